@@ -1,0 +1,19 @@
+/* An opened checkpoint: a folder of safetensors (one file, or shards with an index) with its config.json, or one .gguf file.
+ * mmap'd and validated when opened; nothing is copied. All names are those transformers uses ("model.layers.0.self_attn.q_proj.weight"),
+ * whatever the file calls them. */
+#ifndef TANDEM_MEMORY_MODEL_FILE_H
+#define TANDEM_MEMORY_MODEL_FILE_H
+
+#include "memory/model_config.h"
+
+typedef struct tdm_model_file tdm_model_file;
+typedef struct tdm_gguf tdm_gguf;
+
+/* path: a folder, or a file that ends in .gguf. */
+tdm_status tdm_model_file_open(tdm_model_file **f, const char *path, tdm_error *err);
+void tdm_model_file_close(tdm_model_file *f);
+const tdm_model_config *tdm_model_file_config(const tdm_model_file *f);
+const tdm_gguf *tdm_model_file_gguf(const tdm_model_file *f); /* NULL for a folder; for the tokenizer */
+const char *tdm_model_file_path(const tdm_model_file *f);
+
+#endif

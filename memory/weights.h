@@ -1,0 +1,52 @@
+/* The one copy of the base weights.
+ *   created   tdm_weights_open, once per process    released  tdm_weights_close, last
+ *   bytes     the slab's `weights` region, tdm_weights_bytes of it; the tensor table lies in malloc'd memory of its own
+ *   borrowed  by infer/ and train/ as const tdm_weight: read-only, good until close
+ *   threads   nothing changes after open returns, so readers need no lock */
+#ifndef TANDEM_MEMORY_WEIGHTS_H
+#define TANDEM_MEMORY_WEIGHTS_H
+
+#include "memory/model_file.h"
+
+/* The seven projections, in the order they are listed everywhere. */
+typedef enum tdm_proj { TDM_PROJ_Q, TDM_PROJ_K, TDM_PROJ_V, TDM_PROJ_O, TDM_PROJ_GATE, TDM_PROJ_UP, TDM_PROJ_DOWN, TDM_PROJ_COUNT } tdm_proj;
+extern const char *const tdm_proj_names[TDM_PROJ_COUNT]; /* "q_proj", ... */
+
+/* What the recipe's model section asks for. */
+typedef struct tdm_weights_options {
+    tdm_scheme scheme;      /* ignored for a checkpoint that is FP8 already: its own scheme is kept, without requantization */
+    bool scheme_given;      /* the user named one: a checkpoint stored in another FP8 scheme is then refused */
+    tdm_act_quant act;
+    bool pow2;
+    int64_t first_layers_bf16, last_layers_bf16;
+    const char *const *keep_bf16; /* names or substrings of modules that stay BF16 ("lm_head"); NULL-terminated, or NULL */
+} tdm_weights_options;
+
+typedef struct tdm_layer_weights {
+    tdm_weight proj[TDM_PROJ_COUNT];
+    tdm_cview norm_attn, norm_ffn;  /* [1, D] bf16 */
+    tdm_cview norm_q, norm_k;       /* [1, Dh] bf16, or absent */
+} tdm_layer_weights;
+
+typedef struct tdm_weights tdm_weights;
+
+/* Bytes the region needs, from the file's headers alone (nothing is read). Every tensor starts 64-byte aligned. */
+tdm_status tdm_weights_bytes(const tdm_model_file *f, const tdm_weights_options *o, size_t *bytes, tdm_error *err);
+/* Streams the tensors in one by one: never more than one tensor (by rows) beyond the buffer. Missing, extra, misshapen, NaN or Inf:
+ * an error that names file and tensor. Pages of the mapped file are dropped as they are used. */
+tdm_status tdm_weights_open(tdm_weights **w, const tdm_model_file *f, const tdm_weights_options *o, void *region, size_t region_bytes,
+                            tdm_error *err);
+void tdm_weights_close(tdm_weights *w);
+
+const tdm_model_config *tdm_weights_config(const tdm_weights *w);
+const tdm_layer_weights *tdm_weights_layer(const tdm_weights *w, int64_t layer);
+const tdm_weight *tdm_weights_embedding(const tdm_weights *w); /* [V, D] */
+const tdm_weight *tdm_weights_head(const tdm_weights *w);      /* [V, D]; the embedding itself when tied */
+tdm_cview tdm_weights_final_norm(const tdm_weights *w);
+/* FNV-1a 64 over all bytes of the buffer: it must never change (promise 1); also names the base in checkpoints. */
+uint64_t tdm_weights_hash(const tdm_weights *w);
+
+/* Projection's shape [N, K] from the config. */
+void tdm_proj_shape(const tdm_model_config *c, tdm_proj p, int64_t *n, int64_t *k);
+
+#endif
