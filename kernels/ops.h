@@ -240,7 +240,8 @@ typedef struct tdm_sample {
 } tdm_sample;
 
 /* logprob: ln p(target) and entropy (nats) of the processed distribution; p stays in `logits` (in place) for logprob_backward.
- *   logits [T, V] f32 -> probabilities on the support, 0 elsewhere
+ *   logits [T, V] f32 -> probabilities on the support, 0 elsewhere; the sign bit is set where a penalised raw logit was negative
+ *   (backward then knows which factor the penalty had)
  *   support [T, ceil(V/32)] as sampling recorded it, or NULL (then sampling's top-k, top-p, min-p decide, if set)
  * A target outside its support has logprob -INFINITY. */
 typedef struct tdm_logprob {
@@ -262,7 +263,6 @@ typedef struct tdm_logprob_backward {
     const tdm_sampling *sampling;
     const int32_t *const *history;
     const int32_t *history_len;
-    const uint8_t *history_positive; /* unused by the CPU: sign of the raw logit is kept by sign bit of p's row scratch */
 } tdm_logprob_backward;
 
 /* ---- Optimizer --------------------------------------------------------------------------------------------------------------- */
