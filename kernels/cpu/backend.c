@@ -1,0 +1,20 @@
+/* The table of this instruction set. */
+#include "kernels/cpu/ops_cpu.h"
+
+/* Operations run one after the other, so they share the workspace: the largest wins. */
+static size_t workspace_bytes(const tdm_limits *limits, int threads)
+{
+    threads = tdm_cpu_threads(threads);
+    size_t most = 0;
+    (void)limits;
+    return most;
+}
+
+extern const tdm_backend TDM_CPU(backend);
+const tdm_backend TDM_CPU(backend) = {
+    .name = "cpu-" TDM_ISA_NAME,
+    .workspace_bytes = workspace_bytes,
+    .stream_open = tdm_cpu_stream_open,
+    .stream_close = tdm_cpu_stream_close,
+    .stream_sync = tdm_cpu_stream_sync,
+};

@@ -1,0 +1,144 @@
+/* Views and host-side number formats: exact, scalar. */
+#include "kernels/ops.h"
+
+#include <math.h>
+#include <string.h>
+
+size_t tdm_dtype_bytes(tdm_dtype t)
+{
+    switch (t) {
+    case TDM_DTYPE_F32:
+    case TDM_DTYPE_I32: return 4;
+    case TDM_DTYPE_BF16: return 2;
+    case TDM_DTYPE_E4M3:
+    case TDM_DTYPE_U8: return 1;
+    }
+    TDM_ASSERT(!"a dtype of ops.h");
+    return 0;
+}
+
+const char *tdm_dtype_name(tdm_dtype t)
+{
+    switch (t) {
+    case TDM_DTYPE_F32: return "f32";
+    case TDM_DTYPE_BF16: return "bf16";
+    case TDM_DTYPE_E4M3: return "e4m3";
+    case TDM_DTYPE_I32: return "i32";
+    case TDM_DTYPE_U8: return "u8";
+    }
+    return "unknown";
+}
+
+tdm_cview tdm_cview_rows(tdm_cview v, int64_t first, int64_t count)
+{
+    TDM_ASSERT(first >= 0 && count >= 0 && first <= v.rows - count);
+    if (v.data) v.data = (const char *)v.data + (size_t)first * (size_t)v.stride * tdm_dtype_bytes(v.dtype);
+    v.rows = count;
+    return v;
+}
+
+tdm_view tdm_view_rows(tdm_view v, int64_t first, int64_t count)
+{
+    TDM_ASSERT(first >= 0 && count >= 0 && first <= v.rows - count);
+    if (v.data) v.data = (char *)v.data + (size_t)first * (size_t)v.stride * tdm_dtype_bytes(v.dtype);
+    v.rows = count;
+    return v;
+}
+
+static float bits_to_f32(uint32_t u)
+{
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
+static uint32_t f32_to_bits(float f)
+{
+    uint32_t u;
+    memcpy(&u, &f, sizeof u);
+    return u;
+}
+
+float tdm_e4m3_to_f32(uint8_t code)
+{
+    const uint32_t sign = (uint32_t)(code & 0x80u) << 24, exponent = (code >> 3) & 15u, mantissa = code & 7u;
+    if ((code & 0x7fu) == 0x7fu) return bits_to_f32(sign | 0x7fc00000u);
+    if (exponent == 0) return bits_to_f32(sign | f32_to_bits((float)mantissa * 0x1p-9f));
+    return bits_to_f32(sign | (exponent + 120u) << 23 | mantissa << 20);
+}
+
+uint8_t tdm_f32_to_e4m3(float f)
+{
+    const uint32_t bits = f32_to_bits(f), magnitude = bits & 0x7fffffffu;
+    const uint8_t sign = (uint8_t)(bits >> 24 & 0x80u);
+    if (magnitude > 0x7f800000u) return sign | 0x7fu;
+    if (magnitude >= 0x43e00000u) return sign | 0x7eu; /* 448 and up */
+    if (magnitude < 0x3c800000u)                       /* below 2^-6: the addition rounds to a multiple of 2^-9 */
+        return (uint8_t)(sign | (f32_to_bits(bits_to_f32(magnitude) + 0x1p14f) - f32_to_bits(0x1p14f)));
+    const uint32_t rounded = magnitude + 0x7ffffu + (magnitude >> 20 & 1u);
+    return (uint8_t)(sign | ((rounded >> 20) - (120u << 3))); /* a carry out of the mantissa raises the exponent */
+}
+
+float tdm_f16_to_f32(uint16_t h)
+{
+    const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 0x3ffu;
+    if (exponent == 31) return bits_to_f32(sign | 0x7f800000u | (mantissa ? 0x400000u : 0u) | mantissa << 13);
+    if (exponent == 0) return bits_to_f32(sign | f32_to_bits((float)mantissa * 0x1p-24f));
+    return bits_to_f32(sign | (exponent + 112u) << 23 | mantissa << 13);
+}
+
+float tdm_fp8_scale(float amax, bool pow2)
+{
+    float scale = amax / TDM_E4M3_MAX;
+    if (!(scale > 0.0f)) return amax > 0.0f ? 0x1p-149f : 1.0f; /* the quotient may underflow; a scale of 0 would divide by it */
+    if (!pow2 || isinf(scale)) return scale;
+    int exponent;
+    const float mantissa = frexpf(scale, &exponent); /* scale = mantissa * 2^exponent, mantissa in [0.5, 1) */
+    return ldexpf(1.0f, mantissa == 0.5f ? exponent - 1 : exponent);
+}
+
+static void quantize_row(uint8_t *codes, const float *x, int64_t n, float scale)
+{
+    for (int64_t i = 0; i < n; i++) codes[i] = tdm_f32_to_e4m3(x[i] / scale);
+}
+
+static float row_amax(const float *x, int64_t n)
+{
+    float amax = 0.0f;
+    for (int64_t i = 0; i < n; i++) {
+        const float a = fabsf(x[i]);
+        if (a > amax) amax = a;
+    }
+    return amax;
+}
+
+/* One band of up to 128 rows: each 128-column block gets the scale of its own amax. */
+static void quantize_band(uint8_t *codes, float *scale, const float *x, int64_t rows, int64_t cols, bool pow2)
+{
+    for (int64_t c = 0; c < cols; c += TDM_FP8_BLOCK) {
+        const int64_t width = tdm_min_i64(TDM_FP8_BLOCK, cols - c);
+        float amax = 0.0f;
+        for (int64_t r = 0; r < rows; r++) amax = fmaxf(amax, row_amax(x + r * cols + c, width));
+        scale[c / TDM_FP8_BLOCK] = tdm_fp8_scale(amax, pow2);
+        for (int64_t r = 0; r < rows; r++)
+            quantize_row(codes + r * cols + c, x + r * cols + c, width, scale[c / TDM_FP8_BLOCK]);
+    }
+}
+
+void tdm_quantize_weight(uint8_t *codes, float *scale, const float *x, int64_t rows, int64_t cols, tdm_scheme scheme, bool pow2,
+                         float tensor_amax)
+{
+    TDM_ASSERT(scheme != TDM_SCHEME_BF16);
+    const int64_t bands = tdm_ceil_div(cols, TDM_FP8_BLOCK);
+    if (scheme == TDM_SCHEME_FP8_TENSOR) scale[0] = tdm_fp8_scale(tensor_amax, pow2);
+    for (int64_t r = 0; r < rows; r++) {
+        if (scheme == TDM_SCHEME_FP8_BLOCK) {
+            if (r % TDM_FP8_BLOCK) continue;
+            quantize_band(codes + r * cols, scale + r / TDM_FP8_BLOCK * bands, x + r * cols,
+                          tdm_min_i64(TDM_FP8_BLOCK, rows - r), cols, pow2);
+            continue;
+        }
+        if (scheme == TDM_SCHEME_FP8_CHANNEL) scale[r] = tdm_fp8_scale(row_amax(x + r * cols, cols), pow2);
+        quantize_row(codes + r * cols, x + r * cols, cols, scale[scheme == TDM_SCHEME_FP8_CHANNEL ? r : 0]);
+    }
+}
