@@ -1,0 +1,190 @@
+/* A recipe: the YAML file a person writes, checked against the schema and resolved with defaults and command-line overrides.
+ *
+ *   created   tdm_recipe_open or tdm_recipe_parse         released  tdm_recipe_close
+ *   owns      every string and list it points to; good until close
+ *   threads   nothing changes after open returns, so readers need no lock
+ *
+ * The schema keeps file, line and column of every value: a check made much later points at the line with tdm_recipe_where. */
+#ifndef TANDEM_RUNTIME_RECIPE_RECIPE_H
+#define TANDEM_RUNTIME_RECIPE_RECIPE_H
+
+#include "kernels/ops.h"
+#include "memory/weights.h"
+
+typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_SFT } tdm_algorithm;
+/* How the per-token losses of a batch become one number; the definitions are TRL's. */
+typedef enum tdm_loss_kind {
+    TDM_LOSS_GRPO,    /* mean over sequences of each one's token mean */
+    TDM_LOSS_BNPO,    /* token mean over the micro-batch */
+    TDM_LOSS_DR_GRPO, /* token sum over sequences * max_new_tokens */
+    TDM_LOSS_DAPO     /* token mean over the whole batch */
+} tdm_loss_kind;
+typedef enum tdm_schedule { TDM_SCHEDULE_CONSTANT, TDM_SCHEDULE_LINEAR, TDM_SCHEDULE_COSINE } tdm_schedule;
+typedef enum tdm_optimizer_kind { TDM_OPTIMIZER_ADAMW, TDM_OPTIMIZER_SGD } tdm_optimizer_kind;
+typedef enum tdm_kl_type { TDM_KL_K1, TDM_KL_K2, TDM_KL_K3 } tdm_kl_type;
+typedef enum tdm_advantage {
+    TDM_ADVANTAGE_GROUP_STD,    /* (r - group mean) / (group std + 1e-4) */
+    TDM_ADVANTAGE_BATCH_STD,    /* (r - group mean) / (batch std + 1e-4) */
+    TDM_ADVANTAGE_NONE,         /* r - group mean */
+    TDM_ADVANTAGE_LEAVE_ONE_OUT /* r - mean of the others of the group */
+} tdm_advantage;
+typedef enum tdm_ratio_level { TDM_RATIO_TOKEN, TDM_RATIO_SEQUENCE } tdm_ratio_level;
+typedef enum tdm_correction { TDM_CORRECTION_NONE, TDM_CORRECTION_TRUNCATE, TDM_CORRECTION_MASK } tdm_correction;
+typedef enum tdm_checkpointing { TDM_CHECKPOINTING_AUTO, TDM_CHECKPOINTING_NONE, TDM_CHECKPOINTING_LAYER } tdm_checkpointing;
+typedef enum tdm_place { TDM_PLACE_DEVICE, TDM_PLACE_HOST } tdm_place;
+typedef enum tdm_offload { TDM_OFFLOAD_NONE, TDM_OFFLOAD_OPTIMIZER } tdm_offload;
+typedef enum tdm_numerics { TDM_NUMERICS_FAST, TDM_NUMERICS_EXACT } tdm_numerics;
+typedef enum tdm_reward_kind {
+    TDM_REWARD_NUMBER, TDM_REWARD_EXACT, TDM_REWARD_REGEX, TDM_REWARD_FORMAT, TDM_REWARD_LENGTH, /* `type:` */
+    TDM_REWARD_PYTHON, TDM_REWARD_COMMAND, TDM_REWARD_PLUGIN                                     /* by the key that names the source */
+} tdm_reward_kind;
+typedef enum tdm_on_error { TDM_ON_ERROR_STOP, TDM_ON_ERROR_ZERO } tdm_on_error;
+
+typedef struct tdm_strings { const char *const *items; int64_t count; } tdm_strings; /* items is NULL-terminated, never NULL */
+typedef struct tdm_numbers { const int64_t *items; int64_t count; } tdm_numbers;
+
+/* A string that is absent is "", never NULL. Paths are as written: relative to the working directory. */
+typedef struct tdm_recipe_model {
+    const char *path;          /* folder or .gguf; always given */
+    tdm_scheme weights;        /* tdm_recipe_given(r, "model.weights") says whether the user named it */
+    tdm_act_quant activations; /* without meaning when weights is bf16 */
+    bool pow2_scale;
+    int64_t first_layers_bf16, last_layers_bf16;
+    tdm_strings keep_bf16;
+} tdm_recipe_model;
+
+typedef struct tdm_recipe_adapter {
+    int64_t rank;
+    double alpha, dropout;
+    const char *init;    /* "": fresh (A random, B zero); else a PEFT adapter folder to start from */
+    bool target[TDM_PROJ_COUNT];
+    bool rslora;         /* scale alpha / sqrt(rank) instead of alpha / rank */
+} tdm_recipe_adapter;
+
+typedef struct tdm_recipe_data {
+    const char *train, *eval; /* JSONL files */
+    const char *system;       /* "": no system message */
+    const char *prompt;       /* template of the user message, "{column}"; "": the row's own messages, prompt or question, the first there is */
+    bool shuffle;
+    int64_t max_prompt_tokens;
+} tdm_recipe_data;
+
+typedef struct tdm_recipe_rollout {
+    int64_t prompts_per_step, generations, max_new_tokens;
+    double temperature, top_p, min_p, repetition_penalty;
+    int64_t top_k;           /* 0: off */
+    tdm_strings stop;
+    tdm_numbers stop_token_ids;
+    const char *replay;      /* "": generate; else recorded rollouts */
+    int64_t max_sequences;   /* sequences decoded together; 0: as many as fit */
+} tdm_recipe_rollout;
+
+typedef struct tdm_recipe_reward {
+    tdm_reward_kind kind;
+    const char *name;        /* unique in the list: reward/NAME in the metrics */
+    double weight;
+    const char *answer;      /* template: "{answer}"; number, exact, regex */
+    const char *pattern;     /* regex, format */
+    const char *python;      /* file.py:function */
+    tdm_strings command;     /* argv */
+    const char *plugin;      /* file.so */
+    const char *python_interpreter; /* python */
+    double timeout_s;        /* python, command: for one batch, and for a worker to start */
+    tdm_on_error on_error;
+    int64_t workers;         /* processes a batch is divided among */
+    int64_t max, buffer;     /* length, in tokens: reward falls over the last `buffer` of `max` tokens */
+    double penalty;          /* length: factor on the penalty */
+} tdm_recipe_reward;
+
+typedef struct tdm_recipe_importance {
+    tdm_ratio_level level;   /* of the policy ratio (GSPO: sequence) and of the correction */
+    tdm_correction correction;
+    double cap;
+} tdm_recipe_importance;
+
+typedef struct tdm_recipe_train {
+    tdm_algorithm algorithm;
+    tdm_loss_kind loss;      /* `loss: gspo` is resolved to GRPO with importance.level SEQUENCE */
+    int64_t steps, epochs_per_rollout, minibatches;
+    int64_t batch_size;      /* sft: samples a step */
+    double lr;
+    tdm_schedule schedule;
+    int64_t warmup_steps;
+    tdm_optimizer_kind optimizer;
+    double betas[2], eps, weight_decay;
+    double max_grad_norm;    /* 0: no clipping */
+    double clip_low, clip_high;
+    double kl;               /* beta; 0: the reference is not evaluated */
+    tdm_kl_type kl_type;
+    tdm_advantage advantage;
+    tdm_recipe_importance importance;
+    int64_t micro_tokens;    /* tokens of one forward and backward */
+    tdm_checkpointing checkpointing;
+    bool mask_truncated;     /* completions cut at max_new_tokens enter no loss */
+} tdm_recipe_train;
+
+typedef struct tdm_recipe_memory {
+    int64_t budget_bytes;    /* 0: auto */
+    int64_t kv_bytes;        /* `kv: SIZE`; 0: auto */
+    tdm_dtype kv_dtype;      /* `kv: fp8`: TDM_DTYPE_E4M3; else TDM_DTYPE_BF16 */
+    tdm_offload offload;
+    tdm_place embedding;
+} tdm_recipe_memory;
+
+typedef struct tdm_recipe_checkpoint { int64_t every, keep; } tdm_recipe_checkpoint; /* every 0: at the end only; keep 0: all */
+typedef struct tdm_recipe_log {
+    int64_t every;           /* steps between progress lines; metrics.jsonl has every step */
+    int64_t rollouts;        /* steps between rollout files; 0: none */
+    bool tensorboard, report;
+} tdm_recipe_log;
+
+typedef struct tdm_recipe {
+    tdm_recipe_model model;
+    tdm_recipe_adapter adapter;
+    tdm_recipe_data data;
+    tdm_recipe_rollout rollout;
+    const tdm_recipe_reward *reward;
+    int64_t reward_count;
+    tdm_recipe_train train;
+    tdm_recipe_memory memory;
+    tdm_numerics numerics;
+    tdm_recipe_checkpoint checkpoint;
+    tdm_recipe_log log;
+    int64_t seed;            /* 0 or above */
+    const char *output;      /* run folder; default runs/NAME of the recipe's file */
+    int64_t threads;         /* CPU threads; 0: all this process may use */
+    struct tdm_recipe_store *store; /* private: strings, lists and where each value stands */
+} tdm_recipe;
+
+/* Reads, applies overrides ("section.key=value", the value YAML; "reward[0].weight=2" reaches into the list) in order, fills in
+ * defaults and checks what can be checked without model or data. Every failure is TDM_ERR_RECIPE with file:line:col or the
+ * override as `where`; a file that cannot be read too. */
+tdm_status tdm_recipe_open(tdm_recipe **r, const char *path, const char *const *overrides, int override_count, tdm_error *err);
+/* The same from memory; name is what errors call it. */
+tdm_status tdm_recipe_parse(tdm_recipe **r, const char *text, size_t len, const char *name, const char *const *overrides,
+                            int override_count, tdm_error *err);
+void tdm_recipe_close(tdm_recipe *r); /* NULL: nothing */
+
+/* "configs/gsm8k.yaml:31:12", "command line: memory.budget=8GiB", or, for a default, "configs/gsm8k.yaml: memory.budget".
+ * key: "memory.budget", "train.importance.cap", "reward[1].pattern". Returns buf. */
+enum { TDM_RECIPE_WHERE = 512 };
+const char *tdm_recipe_where(const tdm_recipe *r, const char *key, char buf[TDM_RECIPE_WHERE]);
+/* Whether file or command line gave the key a value (otherwise it is the default). */
+bool tdm_recipe_given(const tdm_recipe *r, const char *key);
+
+/* The CPU backend refuses what only a device can do (memory.offload), with the reason. */
+tdm_status tdm_recipe_check_cpu(const tdm_recipe *r, tdm_error *err);
+
+/* The resolved recipe as YAML: reads back to the same recipe. The caller frees *text. */
+tdm_status tdm_recipe_text(const tdm_recipe *r, char **text, size_t *len, tdm_error *err);
+/* Complete or absent: written beside path, synced, renamed. */
+tdm_status tdm_recipe_write(const tdm_recipe *r, const char *path, tdm_error *err);
+
+/* For --resume: TDM_ERR_RECIPE naming the first key of `now` whose value changed in a way that matters since `then`.
+ * Free to change: where things lie and how often they are written (output, checkpoint, log, data.eval, model.path: the base is
+ * known by its hash), what does not change a result (memory but for kv's dtype, threads, rollout.max_sequences,
+ * train.checkpointing, train.micro_tokens but for bnpo, a reward's timeout_s, workers, on_error, python_interpreter), and
+ * train.steps while the schedule is constant. */
+tdm_status tdm_recipe_compare(const tdm_recipe *then, const tdm_recipe *now, tdm_error *err);
+
+#endif
