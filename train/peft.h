@@ -1,0 +1,61 @@
+/* LoRA adapters as PEFT keeps them: a folder with adapter_model.safetensors and adapter_config.json.
+ * Source: huggingface/peft, src/peft/tuners/lora/config.py, utils/save_and_load.py; checked against the package by
+ * tests/conformance/check_peft.py.
+ *
+ * Written: keys base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight [R, K] and lora_B.weight [N, R], f32 or bf16.
+ * Read: what PEFT wrote for one of our architectures. Whatever would change the computation and is not plain LoRA on the seven
+ * projections (DoRA, aLoRA, rank_pattern, modules_to_save, lora_bias, layer replication, adapters on lm_head, ...) is refused by
+ * its name: an adapter that is silently half loaded is worse than none. */
+#ifndef TANDEM_TRAIN_PEFT_H
+#define TANDEM_TRAIN_PEFT_H
+
+#include <jansson.h>
+
+#include "memory/safetensors.h"
+#include "memory/weights.h"
+
+enum { TDM_PEFT_MAX_RANK = 65536 };
+
+typedef struct tdm_peft_config {
+    int64_t rank;
+    double alpha, dropout;
+    bool rslora;                  /* scaling alpha / sqrt(rank) instead of alpha / rank */
+    bool targets[TDM_PROJ_COUNT];
+    char base_model[1024];        /* base_model_name_or_path; may be "" */
+} tdm_peft_config;
+double tdm_peft_scaling(const tdm_peft_config *c);
+
+typedef struct tdm_peft_pair {
+    int64_t layer;
+    tdm_proj proj;
+    tdm_cview a, b; /* [R, K], [N, R]; f32 or bf16, contiguous */
+} tdm_peft_pair;
+
+/* The tensor name of one half, as in the file. */
+enum { TDM_PEFT_NAME_BYTES = 128 };
+void tdm_peft_tensor_name(char out[TDM_PEFT_NAME_BYTES], int64_t layer, tdm_proj proj, bool b);
+
+/* For a checkpoint that wants to write the folder itself: entries A, B, A, B, ... ; names and array are one allocation, the
+ * caller's (free); data stays borrowed. NULL: out of memory. */
+tdm_st_entry *tdm_peft_entries(const tdm_peft_pair *pairs, int64_t count);
+json_t *tdm_peft_config_json(const tdm_peft_config *c); /* new reference; NULL: out of memory */
+extern const char *const tdm_peft_metadata[];            /* {"format", "pt", NULL}: what transformers expects in the header */
+
+/* Writes the folder (made when missing), both files synced. Not atomic as a whole: a checkpoint renames the folder. */
+tdm_status tdm_peft_save(const char *dir, const tdm_peft_config *c, const tdm_peft_pair *pairs, int64_t count, tdm_error *err);
+
+/* An opened adapter; views are good until close. f16 tensors were converted to f32. */
+typedef struct tdm_peft tdm_peft;
+/* Pairs come sorted by layer, then projection. Each target of the config has a pair in every layer, unless the config names layers
+ * (layers_to_transform) or the target is a pattern; then what is there counts. Values are finite. Errors: TDM_ERR_INPUT. */
+tdm_status tdm_peft_open(tdm_peft **p, const char *dir, const tdm_model_config *model, tdm_error *err);
+void tdm_peft_close(tdm_peft *p);
+const tdm_peft_config *tdm_peft_config_of(const tdm_peft *p);
+const tdm_peft_pair *tdm_peft_pairs(const tdm_peft *p, int64_t *count);
+
+/* adapter_config.json from its bytes (not trusted). *resolve: the targets are to be taken from the tensors (target_modules is a
+ * pattern); *some_layers: layers_to_transform or exclude_modules is set. */
+tdm_status tdm_peft_config_parse(tdm_peft_config *c, bool *resolve, bool *some_layers, const char *text, size_t len, const char *where,
+                                 tdm_error *err);
+
+#endif
