@@ -1,0 +1,492 @@
+#!/usr/bin/env python3
+"""Tiny random models and what PyTorch, transformers, PEFT and TRL make of them.
+
+    python tests/golden/make_goldens_models.py [tests/golden/data/models]
+
+Needs torch, transformers, peft, trl, tokenizers, safetensors (the versions used stand in every expect.json). For each model:
+
+    config.json, model*.safetensors (BF16), tokenizer.json, tokenizer_config.json   what `--model` takes
+    adapter/               a PEFT adapter with random A and B, all values representable in BF16
+    expect.json            log-probabilities: FP32, BF16, and a simulation of each FP8 scheme; greedy continuations; SFT and GRPO cases
+    sft.jsonl, sft.safetensors              rows and how 3 SGD steps in FP32 move the adapter
+    replay.jsonl, grpo.safetensors          recorded rollouts and how 1 SGD step of each case in FP32 moves it, "CASE/TENSOR"
+
+A move is `after - before` stored in F16: its rounding, 2^-11 of the move, is far below what BF16 arithmetic does to it.
+Of the BF16 runs only the loss and, per tensor, the distance to FP32 are kept: that is what the acceptance rule compares with.
+Everything is seeded; nothing here comes from Tandem.
+"""
+import hashlib
+import inspect
+import json
+import math
+import os
+import random
+import shutil
+import sys
+from collections import defaultdict
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+import peft
+import tokenizers
+import transformers
+import trl
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models as tok_models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from trl.trainer import grpo_trainer
+
+import fp8_sim
+
+VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
+            "trl": trl.__version__, "tokenizers": tokenizers.__version__}
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+          "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+CORPUS = ["What is the sum of the numbers? Answer with just the number.", "The answer is the number of the apples and the pears.",
+          "There are some apples in the basket and there are some pears in the other basket.", "question answer question answer the the"]
+
+# name: config class, its arguments, adapter arguments, and which parts are made
+SMALL = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+             max_position_embeddings=256, rms_norm_eps=1e-5, vocab_size=304, bos_token_id=0, eos_token_id=2, pad_token_id=0)
+ROPE3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+         "original_max_position_embeddings": 32, "rope_theta": 10000.0}
+MODELS = {
+    "llama3": dict(config=LlamaConfig, args=dict(SMALL, tie_word_embeddings=True, rope_parameters=ROPE3),
+                   lora=dict(r=2, lora_alpha=4), fp8=True, grpo="all", old_config=True),
+    "llama_linear": dict(config=LlamaConfig, args=dict(SMALL, tie_word_embeddings=False, attention_bias=True, mlp_bias=True,
+                         rope_parameters={"rope_type": "linear", "factor": 2.5, "rope_theta": 10000.0}),
+                         lora=dict(r=2, lora_alpha=4), shards=True),
+    "qwen2": dict(config=Qwen2Config, args=dict(SMALL, tie_word_embeddings=True, vocab_size=320,
+                  rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
+                  lora=dict(r=2, lora_alpha=4), fp8=True, old_config=True),
+    "qwen3": dict(config=Qwen3Config, args=dict(SMALL, tie_word_embeddings=False, head_dim=32,
+                  rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
+                  lora=dict(r=2, lora_alpha=4, use_rslora=True), grpo="some"),
+    "mistral": dict(config=MistralConfig, args=dict(SMALL, tie_word_embeddings=False, sliding_window=12,
+                    rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
+                    lora=dict(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"])),
+    # One layer whose matrices are wider than a block of 128 and end inside one.
+    "qwen3_wide": dict(config=Qwen3Config, args=dict(SMALL, tie_word_embeddings=True, hidden_size=144, intermediate_size=160,
+                       num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=1, head_dim=32,
+                       rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
+                       lora=dict(r=2, lora_alpha=4), fp8=True),
+}
+LENGTHS = [1, 2, 7, 33, 64, 90, 17, 40]
+
+
+def make_tokenizer(folder):
+    """Byte-level BPE with single digits, ChatML specials first: ids 0, 1, 2."""
+    tok = Tokenizer(tok_models.BPE())
+    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
+                                                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    tok.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=304, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    tok.train_from_iterator(CORPUS, trainer)
+    assert tok.get_vocab_size() == 304
+    data = json.loads(tok.to_str())
+    write_json(os.path.join(folder, "tokenizer.json"), data)
+    write_json(os.path.join(folder, "tokenizer_config.json"),
+               {"bos_token": "<|endoftext|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>",
+                "add_bos_token": False, "model_max_length": 256, "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CHATML})
+    return tok
+
+
+def write_json(path, value):
+    with open(path, "w") as f:
+        json.dump(value, f, separators=(",", ":"), ensure_ascii=True)
+        f.write("\n")
+
+
+def write_jsonl(path, rows):
+    with open(path, "w") as f:
+        for row in rows:
+            f.write(json.dumps(row, separators=(",", ":")) + "\n")
+
+
+def make_weights(model, gen):
+    """Weights of a size that makes the logits matter (initializer_range 0.02 would leave every model nearly uniform)."""
+    for name, p in model.named_parameters():
+        if "norm" in name:
+            value = 1 + 0.2 * torch.randn(p.shape, generator=gen)
+        elif name.endswith("bias"):
+            value = 0.2 * torch.randn(p.shape, generator=gen)
+        elif "embed" in name:
+            value = 0.8 * torch.randn(p.shape, generator=gen) / math.sqrt(p.shape[1])
+        else:
+            value = 0.7 * torch.randn(p.shape, generator=gen) / math.sqrt(p.shape[1])
+            if "layers" in name:  # a wide row and a wide column, as trained models have
+                value[:, 3] *= 2
+                value[5, :] *= 2
+        with torch.no_grad():
+            p.copy_(value.bfloat16().float())
+
+
+def old_style(config):
+    """The same facts under the keys transformers 4 wrote."""
+    rope = config.pop("rope_parameters")
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    config["torch_dtype"] = config.pop("dtype")
+    return config
+
+
+def make_model(name, spec, folder):
+    gen = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big"))
+    config = spec["config"](**spec["args"])
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    make_weights(model, gen)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="100KB" if spec.get("shards") else "1GB")
+    model.float()
+    path = os.path.join(folder, "config.json")
+    with open(path) as f:
+        saved = json.load(f)
+    write_json(path, old_style(saved) if spec.get("old_config") else saved)
+    tok = make_tokenizer(folder)
+    adapter = make_adapter(spec, folder, gen)
+    return tok, adapter
+
+
+def make_adapter(spec, folder, gen):
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    args = dict(target_modules=PROJECTIONS, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
+    args.update(spec["lora"])
+    model = get_peft_model(base, LoraConfig(**args))
+    with torch.no_grad():
+        for pname, p in model.named_parameters():
+            if "lora_A" in pname:
+                p.copy_((torch.randn(p.shape, generator=gen) / math.sqrt(p.shape[1])).bfloat16().float())
+            elif "lora_B" in pname:
+                p.copy_((0.2 * torch.randn(p.shape, generator=gen) / math.sqrt(args["r"])).bfloat16().float())
+    path = os.path.join(folder, "adapter")
+    model.peft_config["default"].base_model_name_or_path = None
+    model.save_pretrained(path)
+    os.remove(os.path.join(path, "README.md"))
+    file = os.path.join(path, "adapter_config.json")
+    with open(file) as f:
+        write_json(file, json.load(f))
+    return path
+
+
+def load(folder, dtype, adapter=False, trainable=False, scheme=None):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    if scheme:
+        fp8_sim.swap(model, scheme)
+    if adapter:
+        model = PeftModel.from_pretrained(model, os.path.join(folder, "adapter"), is_trainable=trainable, autocast_adapter_dtype=False)
+        model = model.to(dtype)
+    return model
+
+
+def logprobs_of(model, ids):
+    """[len - 1] ln p(ids[1:] | before), the softmax in FP32 whatever the model's dtype."""
+    logits = model(input_ids=torch.tensor([ids])).logits[0, :-1].float()
+    return torch.log_softmax(logits, -1).gather(-1, torch.tensor(ids[1:]).unsqueeze(-1)).squeeze(-1)
+
+
+def short(x):
+    return float("%.7g" % x)
+
+
+@torch.no_grad()
+def score_all(model, sequences):
+    return [[None] + [short(x) for x in logprobs_of(model, ids).tolist()] for ids in sequences]
+
+
+def fp8_score(folder, adapter, scheme, sequences, plain):
+    """The simulation with BF16 around the linears, and how the shift it causes compares with that of a second simulation with FP32
+    around them: FP8 codes flip with the last bits of an activation, so two faithful implementations agree only this well."""
+    half = score_all(load(folder, torch.bfloat16, adapter, scheme=scheme), sequences)
+    full = score_all(load(folder, torch.float32, adapter, scheme=scheme), sequences)
+    flat = lambda rows: torch.tensor([x for row in rows for x in row[1:]], dtype=torch.float64)
+    shift, other = flat(half) - flat(plain["bf16"]), flat(full) - flat(plain["fp32"])
+    return {"bf16": half, "bias": short(shift.mean()), "std": short(shift.std()), "other_bias": short(other.mean()),
+            "other_std": short(other.std()), "correlation": short(torch.corrcoef(torch.stack([shift, other]))[0, 1])}
+
+
+@torch.no_grad()
+def greedy(model, ids, count):
+    """Greedy continuation and the margin of each choice over the second, so a check can stop where rounding may decide."""
+    out, margins = list(ids), []
+    for _ in range(count):
+        top = torch.topk(model(input_ids=torch.tensor([out])).logits[0, -1].float(), 2)
+        out.append(int(top.indices[0]))
+        margins.append(short(float(top.values[0] - top.values[1])))
+    return {"prompt_ids": ids, "ids": out[len(ids):], "margins": margins}
+
+
+def distances(model, reference):
+    state = {k: v for k, v in peft.get_peft_model_state_dict(model).items()}
+    return {k: short(float((state[k].double() - reference[k].double()).norm())) for k in reference}
+
+
+def adapter_state(model):
+    return {k: v.detach().clone().contiguous() for k, v in peft.get_peft_model_state_dict(model).items()}
+
+
+def move(folder, reference):
+    before = load_file(os.path.join(folder, "adapter", "adapter_model.safetensors"))
+    return {k: (v - before[k].float()).half() for k, v in reference.items()}
+
+
+def parameters(model):
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def pick_lr(model, loss, fraction):
+    """A rate that moves the adapter by about `fraction` of its norm, so that its change is far above BF16 rounding."""
+    loss.backward()
+    norm = lambda xs: math.sqrt(sum(float(x.detach().double().square().sum()) for x in xs))
+    rate = fraction * norm(parameters(model)) / norm([p.grad for p in parameters(model)])
+    for p in parameters(model):
+        p.grad = None
+    return float("%.2g" % rate)
+
+
+# ---- SFT: prompt and completion, loss on the completion's tokens, mean over the batch's tokens -------------------------------------
+
+def sft_rows(tok, rng):
+    rows = []
+    for _ in range(12):
+        a, b = rng.randrange(100), rng.randrange(100)
+        words = " ".join(rng.choice(["the", "apples", "number", "sum", "pears"]) for _ in range(rng.randrange(1, 8)))
+        prompt, completion = f"What is {a}+{b} of {words}?", f" The answer is {a + b}."
+        p, c = tok.encode(prompt).ids, tok.encode(completion).ids
+        assert tok.encode(prompt + completion).ids == p + c
+        rows.append({"prompt": prompt, "completion": completion, "prompt_ids": p, "completion_ids": c + [2]})
+    return rows
+
+
+def sft_loss(model, rows):
+    total, count = 0.0, 0
+    for row in rows:
+        lp = logprobs_of(model, row["prompt_ids"] + row["completion_ids"])[-len(row["completion_ids"]):]
+        total, count = total - lp.sum(), count + len(lp)
+    return total / count
+
+
+def sft_run(folder, dtype, rows, lr):
+    model = load(folder, dtype, adapter=True, trainable=True)
+    optimizer = torch.optim.SGD(parameters(model), lr=lr)
+    losses = []
+    for step in range(3):
+        optimizer.zero_grad()
+        loss = sft_loss(model, rows[4 * step:4 * step + 4])
+        loss.backward()
+        optimizer.step()
+        losses.append(short(float(loss)))
+    return model, losses
+
+
+def make_sft(folder, tok, rng):
+    rows = sft_rows(tok, rng)
+    model = load(folder, torch.float32, adapter=True, trainable=True)
+    lr = pick_lr(model, sft_loss(model, rows[:4]), 0.05)
+    full, losses = sft_run(folder, torch.float32, rows, lr)
+    reference = adapter_state(full)
+    half, half_losses = sft_run(folder, torch.bfloat16, rows, lr)
+    write_jsonl(os.path.join(folder, "sft.jsonl"), [{k: r[k] for k in ("prompt", "completion")} for r in rows])
+    save_file(move(folder, reference), os.path.join(folder, "sft.safetensors"))
+    return {"lr": lr, "batch_size": 4, "steps": 3, "fp32_loss": losses, "bf16_loss": half_losses, "bf16_distance": distances(half, reference),
+            "completion_tokens": [len(r["completion_ids"]) for r in rows]}
+
+
+# ---- GRPO family by replay -----------------------------------------------------------------------------------------------------------
+
+MAX_NEW = 16
+
+
+def clear_noise(rng, count):
+    """Differences that stay clear of every bound a case clips at, so that BF16 and FP32 take the same branch everywhere:
+    tokens of ln(0.8 .. 1.28), sequence means of ln(0.97) and ln(1.04), sequence sums of ln(1.15)."""
+    while True:
+        noise = [rng.choice([-1, 1]) * (rng.uniform(0, 0.07) if rng.random() < 0.8 else rng.uniform(0.3, 0.4)) for _ in range(count)]
+        mean, total = sum(noise) / count, sum(noise)
+        if all(abs(mean + b) > 0.008 for b in (math.log(0.97), math.log(1.04))) and abs(total + math.log(1.15)) > 0.1:
+            return noise
+
+
+def make_replay(folder, rng):
+    """4 groups of 4; the sampler's log-probabilities are the FP32 model's with noise, so that clipping and correction have work."""
+    model = load(folder, torch.float32, adapter=True)
+    rows = []
+    with torch.no_grad():
+        for group in range(4):
+            prompt = [rng.randrange(3, 300) for _ in range(rng.randrange(2, 9))]
+            for _ in range(4):
+                completion = [rng.randrange(3, 300) for _ in range(rng.randrange(1, 12))]
+                lp = logprobs_of(model, prompt + completion)[-len(completion):]
+                noisy = [short(min(-1e-3, float(x) + d)) for x, d in zip(lp, clear_noise(rng, len(lp)))]
+                reward = 1.0 if group == 2 else rng.choice([0.0, 0.25, 1.0, 2.0])  # group 2: equal rewards, no advantage
+                rows.append({"group": group, "prompt_ids": prompt, "completion_ids": completion, "logprobs": noisy, "reward": reward})
+    write_jsonl(os.path.join(folder, "replay.jsonl"), rows)
+    return rows
+
+
+def advantages_of(rows, kind):
+    """TRL's GRPOTrainer (1.16): std with Bessel's correction, 1e-4 added; leave-one-out as in RLOO."""
+    r = torch.tensor([x["reward"] for x in rows]).view(4, 4)
+    mean = r.mean(1, keepdim=True)
+    if kind == "group_std":
+        return ((r - mean) / (r.std(1, keepdim=True) + 1e-4)).flatten()
+    if kind == "batch_std":
+        return ((r - mean) / (r.std() + 1e-4)).flatten()
+    if kind == "leave_one_out":
+        return (r - (r.sum(1, keepdim=True) - r) / 3).flatten()
+    assert kind == "none"
+    return (r - mean).flatten()
+
+
+def correction_ratio(old, sampler, mask, level, kind, cap):
+    """_generate_and_score_completions of TRL 1.16, from `per_token_logps_diff` on, with clip_min None."""
+    diff = (old - sampler) * mask
+    if level == "sequence":
+        diff = diff.sum(-1, keepdim=True)
+    ratio = torch.exp(diff)
+    if kind == "truncate":
+        return torch.clamp(ratio, max=cap)
+    return ratio.masked_fill(ratio > cap, 0.0)
+
+
+def trl_compute_loss(kl_type):
+    """TRL's own GRPOTrainer._compute_loss. It has k3 alone; for k1 and k2 (Schulman's names, as in verl and NeMo-RL) that one
+    expression is replaced in its source."""
+    if kl_type == "k3":
+        return grpo_trainer.GRPOTrainer._compute_loss
+    source = inspect.cleandoc("\n" + inspect.getsource(grpo_trainer.GRPOTrainer._compute_loss))
+    k3 = "torch.exp(ref_per_token_logps - per_token_logps) - (ref_per_token_logps - per_token_logps) - 1"
+    other = {"k1": "per_token_logps - ref_per_token_logps", "k2": "0.5 * (per_token_logps - ref_per_token_logps) ** 2"}[kl_type]
+    assert source.count(k3) == 1
+    scope = dict(vars(grpo_trainer))
+    exec(source.replace(k3, other), scope)
+    return scope["_compute_loss"]
+
+
+class Accelerator:
+    num_processes = 1
+    gather = staticmethod(lambda x: x)
+    gather_for_metrics = staticmethod(lambda x: x)
+    reduce = staticmethod(lambda x, reduction="sum": x)
+
+
+def padded_logprobs(model, rows, width):
+    values = [F.pad(logprobs_of(model, r["prompt_ids"] + r["completion_ids"])[-len(r["completion_ids"]):],
+                    (0, width - len(r["completion_ids"]))) for r in rows]
+    return torch.stack(values)
+
+
+def grpo_loss(model, rows, case):
+    width = max(len(r["completion_ids"]) for r in rows)
+    pad = lambda xs, value: torch.tensor([list(x) + [value] * (width - len(x)) for x in xs])
+    mask = pad([[1] * len(r["completion_ids"]) for r in rows], 0)
+    sampler = pad([r["logprobs"] for r in rows], 0.0)
+    inputs = {"prompt_ids": torch.zeros(len(rows), 1, dtype=torch.long), "prompt_mask": torch.ones(len(rows), 1, dtype=torch.long),
+              "completion_ids": pad([r["completion_ids"] for r in rows], 0), "completion_mask": mask,
+              "advantages": advantages_of(rows, case["advantage"]), "num_items_in_batch": mask.sum()}
+    corrected = case["correction"] != "none"
+    with torch.no_grad():
+        if corrected:
+            old = padded_logprobs(model, rows, width)
+            inputs["old_per_token_logps"] = old
+            inputs["importance_sampling_ratio"] = correction_ratio(old, sampler, mask, case["level"], case["correction"], case["cap"])
+        else:
+            inputs["old_per_token_logps"] = sampler
+        if case["kl"]:
+            with model.disable_adapter():
+                inputs["ref_per_token_logps"] = padded_logprobs(model, rows, width)
+    logps = lambda *a, **k: (padded_logprobs(model, rows, width), torch.zeros(len(rows), width), None)
+    trainer = SimpleNamespace(
+        _get_per_token_logps_and_entropies=logps, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
+        importance_sampling_level=case["level"], beta=case["kl"], loss_type=case["loss"], epsilon_low=case["clip_low"],
+        epsilon_high=case["clip_high"], use_vllm=corrected, vllm_importance_sampling_correction=corrected,
+        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1), model=SimpleNamespace(training=True),
+        current_gradient_accumulation_steps=1, accelerator=Accelerator, max_completion_length=MAX_NEW, aux_loss_enabled=False,
+        _entropy_bonus_enabled=False, use_adaptive_entropy=False, _metrics={"train": defaultdict(list)})
+    loss = trl_compute_loss(case["kl_type"])(trainer, model, inputs)
+    return loss, {k: v[0] for k, v in trainer._metrics["train"].items() if v}
+
+
+def grpo_cases(which):
+    base = dict(loss="dapo", level="token", advantage="group_std", clip_low=0.2, clip_high=0.2, kl=0.0, kl_type="k3", correction="none", cap=1.15)
+    cases = {"dapo": {}, "grpo": dict(loss="grpo"), "gspo_kl": dict(loss="grpo", level="sequence", clip_low=0.03, clip_high=0.04, kl=0.1)}
+    if which == "all":
+        cases.update({
+            "bnpo": dict(loss="bnpo"), "dr_grpo": dict(loss="dr_grpo", advantage="none"),
+            "gspo": dict(loss="grpo", level="sequence", clip_low=0.03, clip_high=0.04),
+            "batch_std": dict(loss="grpo", advantage="batch_std"), "leave_one_out": dict(advantage="leave_one_out"),
+            "clip_higher": dict(clip_low=0.1, clip_high=0.28),
+            "kl_k1": dict(kl=0.2, kl_type="k1"), "kl_k2": dict(kl=0.2, kl_type="k2", loss="grpo"), "kl_k3": dict(kl=0.2, loss="bnpo"),
+            "token_truncate": dict(correction="truncate"), "token_mask": dict(correction="mask", loss="grpo"),
+            "sequence_truncate": dict(correction="truncate", level="sequence"),
+            "sequence_mask": dict(correction="mask", level="sequence", loss="dr_grpo"),
+            "mask_kl": dict(correction="mask", kl=0.1)})
+    return {name: {**base, **case} for name, case in cases.items()}
+
+
+def grpo_step(folder, dtype, rows, case, lr):
+    model = load(folder, dtype, adapter=True, trainable=True)
+    loss, metrics = grpo_loss(model, rows, case)
+    loss.backward()
+    torch.optim.SGD(parameters(model), lr=lr).step()
+    return model, short(float(loss)), metrics
+
+
+def make_grpo(folder, which, rng):
+    rows = make_replay(folder, rng)
+    out, tensors = {}, {}
+    for name, case in grpo_cases(which).items():
+        model = load(folder, torch.float32, adapter=True, trainable=True)
+        lr = pick_lr(model, grpo_loss(model, rows, case)[0], 0.2)
+        full, loss, metrics = grpo_step(folder, torch.float32, rows, case, lr)
+        reference = adapter_state(full)
+        half, half_loss, _ = grpo_step(folder, torch.bfloat16, rows, case, lr)
+        tensors.update({f"{name}/{k}": v for k, v in move(folder, reference).items()})
+        out[name] = {**case, "lr": lr, "fp32_loss": loss, "bf16_loss": half_loss, "bf16_distance": distances(half, reference),
+                     "kl_metric": short(metrics["kl"]) if "kl" in metrics else None,
+                     "clip_fraction": short(metrics["clip_ratio/region_mean"])}
+    save_file(tensors, os.path.join(folder, "grpo.safetensors"))
+    return {"max_new_tokens": MAX_NEW, "prompts_per_step": 4, "generations": 4, "cases": out}
+
+
+def make_expect(name, spec, folder, tok):
+    rng = random.Random(name)
+    vocab = 304
+    sequences = [[rng.randrange(vocab) for _ in range(n)] for n in LENGTHS]
+    expect = {"versions": VERSIONS, "sequences": sequences, "score": {}}
+    for adapter in (False, True):
+        key = "adapter" if adapter else "base"
+        full, half = load(folder, torch.float32, adapter), load(folder, torch.bfloat16, adapter)
+        expect["score"][key] = {"fp32": score_all(full, sequences), "bf16": score_all(half, sequences)}
+        if not adapter:
+            expect["greedy"] = [greedy(full, s[:n], 12) for s, n in ((sequences[2], 7), (sequences[3], 20))]
+        for scheme in fp8_sim.SCHEMES if spec.get("fp8") else ():
+            expect["score"][key][scheme] = fp8_score(folder, adapter, scheme, sequences, expect["score"][key])
+    if spec.get("fp8"):
+        expect["quantized"] = {s: fp8_sim.fingerprints(load(folder, torch.bfloat16), s) for s in fp8_sim.SCHEMES}
+    texts = ["What is 12+7?", "The answer\n is  19 <|im_end|>", "naïve \U0001f600 Ünïcode", ""]
+    expect["tokenize"] = [{"text": t, "ids": tok.encode(t).ids} for t in texts]
+    expect["sft"] = make_sft(folder, tok, rng)
+    if spec.get("grpo"):
+        expect["grpo"] = make_grpo(folder, spec["grpo"], rng)
+    write_json(os.path.join(folder, "expect.json"), expect)
+
+
+def main():
+    root = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), "data", "models")
+    transformers.utils.logging.disable_progress_bar()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    for name, spec in MODELS.items():
+        folder = os.path.join(root, name)
+        tok, _ = make_model(name, spec, folder)
+        make_expect(name, spec, folder, tok)
+        print(name, sum(os.path.getsize(os.path.join(d, f)) for d, _, fs in os.walk(folder) for f in fs), "bytes", flush=True)
+
+
+if __name__ == "__main__":
+    main()
