@@ -164,12 +164,13 @@ def make_adapter(spec, folder, gen):
             elif "lora_B" in pname:
                 p.copy_((0.2 * torch.randn(p.shape, generator=gen) / math.sqrt(args["r"])).bfloat16().float())
     path = os.path.join(folder, "adapter")
-    model.peft_config["default"].base_model_name_or_path = None
     model.save_pretrained(path)
     os.remove(os.path.join(path, "README.md"))
     file = os.path.join(path, "adapter_config.json")
     with open(file) as f:
-        write_json(file, json.load(f))
+        config = json.load(f)
+    config.update(base_model_name_or_path=None, target_modules=sorted(config["target_modules"]))
+    write_json(file, config)
     return path
 
 
