@@ -1,0 +1,47 @@
+#include "infer/adapter.h"
+
+#include <math.h>
+
+#include "kernels/philox.h"
+
+void tdm_adapter_init(tdm_adapter *a, const tdm_adapter_spec *spec, const tdm_model_config *c)
+{
+    *a = (tdm_adapter){.spec = *spec, .layers = c->layers};
+    a->scale = spec->rslora ? spec->alpha / sqrtf((float)spec->rank) : spec->alpha / (float)spec->rank;
+    int64_t at = 0;
+    for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+        a->offset_a[p] = a->offset_b[p] = -1;
+        tdm_proj_shape(c, (tdm_proj)p, &a->n[p], &a->k[p]);
+        if (!spec->target[p]) continue;
+        a->offset_a[p] = at;
+        at += spec->rank * a->k[p];
+        a->offset_b[p] = at;
+        at += spec->rank * a->n[p];
+    }
+    a->layer_count = at;
+    a->count = at * c->layers;
+}
+
+static tdm_cview at(const tdm_adapter *a, int64_t layer, int64_t offset, int64_t rows, int64_t cols)
+{
+    if (offset < 0) return (tdm_cview){0};
+    return (tdm_cview){a->param + layer * a->layer_count + offset, TDM_DTYPE_BF16, rows, cols, cols};
+}
+
+tdm_cview tdm_adapter_a(const tdm_adapter *a, int64_t layer, tdm_proj p) { return at(a, layer, a->offset_a[p], a->spec.rank, a->k[p]); }
+tdm_cview tdm_adapter_b(const tdm_adapter *a, int64_t layer, tdm_proj p) { return at(a, layer, a->offset_b[p], a->n[p], a->spec.rank); }
+
+void tdm_adapter_init_params(const tdm_adapter *a, uint64_t seed, float *master)
+{
+    for (int64_t layer = 0; layer < a->layers; layer++)
+        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+            if (a->offset_a[p] < 0) continue;
+            const float bound = 1.0f / sqrtf((float)a->k[p]);
+            float *m = master + layer * a->layer_count;
+            for (int64_t i = 0; i < a->spec.rank * a->k[p]; i++) {
+                const tdm_philox4 r = tdm_philox(seed, (uint32_t)i, (uint32_t)layer, (uint32_t)p, 0x4c6f5241u /* "LoRA": apart from sampling */);
+                m[a->offset_a[p] + i] = (2.0f * tdm_uniform(r.v[0]) - 1.0f) * bound;
+            }
+            for (int64_t i = 0; i < a->spec.rank * a->n[p]; i++) m[a->offset_b[p] + i] = 0.0f;
+        }
+}
