@@ -32,6 +32,7 @@ static size_t lay_host(tdm_engine *e, char *base)
     TAKE(ids, tokens);
     TAKE(position, tokens);
     TAKE(head_row, tokens);
+    TAKE(ready, seqs);
     TAKE(q_start, seqs + 1);
     TAKE(kv_len, seqs);
     TAKE(pages, seqs * per);
@@ -286,7 +287,7 @@ static tdm_status finish_step(tdm_engine *e, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     int64_t rows = 0;
-    int32_t *ready = e->head_row + e->spec.batch_tokens - e->running; /* behind the rows that sample_rows writes */
+    int32_t *ready = e->ready;
     for (int64_t b = 0; b < e->running; b++) {
         tdm_slot *slot = &e->slot[b];
         slot->cached += slot->take;

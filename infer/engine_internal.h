@@ -50,6 +50,7 @@ struct tdm_engine {
     /* this step's batch */
     int32_t *ids, *position, *q_start, *kv_len, *pages;
     int32_t *head_row;       /* [batch_tokens] rows of x that want logits */
+    int32_t *ready;          /* [sequences] slots whose prefix is complete */
     tdm_batch batch;
     /* arguments of sample, [sequences] */
     int32_t *token;

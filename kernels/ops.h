@@ -325,6 +325,10 @@ typedef struct tdm_backend {
     tdm_status (*embed)(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, tdm_error *err);
     /* gather_rows: y[i] = x[row[i]]; same dtype. */
     tdm_status (*gather_rows)(tdm_stream *s, tdm_view y, tdm_cview x, const int32_t *row, tdm_error *err);
+    /* scatter_rows: y[row[i]] = x[i]; same dtype; no row twice. */
+    tdm_status (*scatter_rows)(tdm_stream *s, tdm_view y, tdm_cview x, const int32_t *row, tdm_error *err);
+    /* zero: every element of y becomes 0. */
+    tdm_status (*zero)(tdm_stream *s, tdm_view y, tdm_error *err);
     /* convert: y = x with another dtype (f32 <-> bf16, round to nearest even), or a copy. */
     tdm_status (*convert)(tdm_stream *s, tdm_view y, tdm_cview x, tdm_error *err);
     /* dropout: y = x * keep / (1 - p), keep drawn by Philox from (seed, stream id, token[t], column); bf16. p in [0, 1). */

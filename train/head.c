@@ -1,0 +1,136 @@
+/* From hidden states to log-probabilities and back, a tile of tokens at a time: the logits of a whole batch never exist. */
+#include "train/trainer_internal.h"
+
+#include <string.h>
+
+static tdm_status tile_forward(tdm_trainer *t, int64_t n, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_model *m = t->m;
+    const tdm_view last = t->x[t->spec.forward_only ? 0 : m->c->layers], x = tdm_view_rows(t->head.x, 0, n);
+    TDM_TRY(st, m->be->gather_rows(m->s, x, tdm_view_const(tdm_view_rows(last, 0, t->batch.tokens)), t->row, err), done);
+    TDM_TRY(st, tdm_forward_head(m, tdm_view_const(x), t->head.xn, t->head.rstd, t->head.codes, t->head.scales, t->head.logits, err), done);
+done:
+    return st;
+}
+
+tdm_status tdm_head_logprobs(tdm_trainer *t, int64_t first, int64_t n, tdm_train_item *items, const tdm_sampling *sampling, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const int64_t words = tdm_ceil_div(t->m->c->vocab, 32);
+    const bool penalty = sampling->repetition_penalty != 1.0f;
+    bool support = false;
+    for (int64_t i = 0; i < n; i++) {
+        const tdm_head_token *tok = &t->token[first + i];
+        const tdm_sequence *s = items[tok->item].seq;
+        t->row[i] = tok->row;
+        t->target[i] = tok->target;
+        t->history[i] = s->tokens;
+        t->history_len[i] = (int32_t)(s->prompt + tok->index);
+        if (!s->support) continue;
+        support = true;
+        memcpy(t->support + i * words, s->support + tok->index * words, (size_t)words * sizeof *t->support);
+    }
+    TDM_TRY(st, tile_forward(t, n, err), done);
+    const tdm_logprob a = {.logits = tdm_view_rows(t->head.logits, 0, n), .target = t->target, .logprob = t->lp, .entropy = t->entropy,
+                           .support = support ? t->support : NULL, .sampling = sampling, .history = penalty ? t->history : NULL,
+                           .history_len = penalty ? t->history_len : NULL};
+    TDM_TRY(st, t->m->be->logprob(t->m->s, &a, err), done);
+    TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done);
+    for (int64_t i = 0; i < n; i++) {
+        const tdm_head_token *tok = &t->token[first + i];
+        items[tok->item].lp[tok->index] = t->lp[i];
+        if (items[tok->item].entropy) items[tok->item].entropy[tok->index] = t->entropy[i];
+    }
+done:
+    return st;
+}
+
+tdm_status tdm_head_score(tdm_trainer *t, tdm_train_item *items, const tdm_sampling *sampling, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    for (int64_t first = 0; first < t->tokens_head; first += t->spec.head_rows)
+        TDM_TRY(st, tdm_head_logprobs(t, first, tdm_min_i64(t->spec.head_rows, t->tokens_head - first), items, sampling, err), done);
+done:
+    return st;
+}
+
+static tdm_loss_tokens loss_tokens(const tdm_train_item *it)
+{
+    return (tdm_loss_tokens){.count = tdm_sequence_completion(it->seq), .lp = it->lp, .old = it->old, .sampler = it->sampler, .ref = it->ref,
+                             .mask = it->mask, .advantage = it->advantage, .weight = it->weight};
+}
+
+/* d loss / d lp of the tile's tokens, where a token's loss is its own. */
+static void tile_coefs(tdm_trainer *t, int64_t first, int64_t n, const tdm_train_item *items, const tdm_loss_config *loss, tdm_loss_sums *sums)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const tdm_head_token *tok = &t->token[first + i];
+        const tdm_loss_tokens tokens = loss_tokens(&items[tok->item]);
+        tdm_loss_eval(loss, &tokens, tok->index, 1, &t->coef[i], sums);
+    }
+}
+
+/* d loss / d lp of every head token of the micro-batch, sequence by sequence. */
+static void sequence_coefs(tdm_trainer *t, const tdm_train_item *items, const tdm_loss_config *loss, tdm_loss_sums *sums)
+{
+    for (int64_t i = 0; i < t->tokens_head;) {
+        const int64_t item = t->token[i].item;
+        const tdm_loss_tokens tokens = loss_tokens(&items[item]);
+        /* coefficients of a whole completion never outnumber the micro-batch's tokens, and masked ones are dropped below */
+        float *out = t->sequence_coef + i;
+        TDM_ASSERT(i + tokens.count <= t->spec.micro_tokens);
+        tdm_loss_eval(loss, &tokens, 0, tokens.count, out, sums);
+        int64_t kept = 0;
+        for (; i < t->tokens_head && t->token[i].item == item; i++) out[kept++] = out[t->token[i].index];
+    }
+}
+
+static tdm_status tile_backward(tdm_trainer *t, int64_t n, const tdm_sampling *sampling, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_model *m = t->m;
+    const bool penalty = sampling->repetition_penalty != 1.0f;
+    tdm_head_buffers *h = &t->head;
+    const tdm_view dlogits = tdm_view_rows(h->dlogits, 0, n), dxn = tdm_view_rows(h->dxn, 0, n), dx = tdm_view_rows(h->dx, 0, n);
+    const tdm_logprob_backward lp = {.dlogits = dlogits, .p = tdm_view_const(tdm_view_rows(h->logits, 0, n)), .target = t->target,
+                                     .coef = t->coef, .sampling = sampling, .history = penalty ? t->history : NULL,
+                                     .history_len = penalty ? t->history_len : NULL};
+    TDM_TRY(st, m->be->logprob_backward(m->s, &lp, err), done);
+    const tdm_linear_backward l = {.dx = dxn, .dy = tdm_view_const(dlogits), .w = tdm_weights_head(m->w)};
+    TDM_TRY(st, m->be->linear_backward(m->s, &l, err), done);
+    TDM_TRY(st, m->be->zero(m->s, dx, err), done);
+    TDM_TRY(st,
+            m->be->rms_norm_backward(m->s, dx, tdm_view_const(dxn), tdm_view_const(tdm_view_rows(h->x, 0, n)), tdm_weights_final_norm(m->w),
+                                     tdm_view_const(tdm_view_rows(h->rstd, 0, n)), err),
+            done);
+    TDM_TRY(st, m->be->scatter_rows(m->s, tdm_view_rows(t->back.dx, 0, t->batch.tokens), tdm_view_const(dx), t->row, err), done);
+done:
+    return st;
+}
+
+static void count_entropy(const tdm_trainer *t, int64_t n, tdm_loss_sums *sums)
+{
+    for (int64_t i = 0; i < n; i++) sums->entropy += (double)t->entropy[i];
+}
+
+tdm_status tdm_head_train(tdm_trainer *t, tdm_train_item *items, const tdm_train_pass *pass, tdm_loss_sums *sums, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const bool by_sequence = tdm_loss_needs_sequence(pass->loss);
+    if (by_sequence) {
+        TDM_TRY(st, tdm_head_score(t, items, pass->sampling, err), done);
+        sequence_coefs(t, items, pass->loss, sums);
+    }
+    TDM_TRY(st, t->m->be->zero(t->m->s, tdm_view_rows(t->back.dx, 0, t->batch.tokens), err), done);
+    for (int64_t first = 0; first < t->tokens_head; first += t->spec.head_rows) {
+        const int64_t n = tdm_min_i64(t->spec.head_rows, t->tokens_head - first);
+        TDM_TRY(st, tdm_head_logprobs(t, first, n, items, pass->sampling, err), done);
+        if (by_sequence) memcpy(t->coef, t->sequence_coef + first, (size_t)n * sizeof *t->coef);
+        else tile_coefs(t, first, n, items, pass->loss, sums);
+        count_entropy(t, n, sums);
+        TDM_TRY(st, tile_backward(t, n, pass->sampling, err), done);
+    }
+done:
+    return st;
+}

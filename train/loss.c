@@ -1,0 +1,177 @@
+#include "train/loss.h"
+
+#include <math.h>
+
+bool tdm_loss_needs_sequence(const tdm_loss_config *c) { return c->kind != TDM_LOSS_SFT && c->sequence_level; }
+
+double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequences, int64_t total_tokens)
+{
+    switch (c->kind) {
+    case TDM_LOSS_GRPO: return 1.0 / ((double)tdm_max_i64(tokens, 1) * (double)tdm_max_i64(sequences, 1));
+    case TDM_LOSS_DR_GRPO: return 1.0 / ((double)tdm_max_i64(sequences, 1) * (double)c->max_new_tokens);
+    case TDM_LOSS_BNPO:
+    case TDM_LOSS_DAPO:
+    case TDM_LOSS_SFT: break;
+    }
+    return 1.0 / (double)tdm_max_i64(total_tokens, 1);
+}
+
+static bool in_loss(const tdm_loss_tokens *t, int64_t i) { return !t->mask || t->mask[i]; }
+static double old_of(const tdm_loss_tokens *t, int64_t i) { return t->old ? t->old[i] : t->lp[i]; }
+
+/* The correction's factor for log-ratio delta = old - sampler. */
+static double correction(const tdm_loss_config *c, double delta)
+{
+    if (c->correction == TDM_CORRECTION_NONE) return 1.0;
+    const double ratio = exp(delta);
+    if (isnan(ratio)) return 0.0; /* a sampler that gave -inf to its own token says nothing usable */
+    if (ratio <= c->cap) return ratio;
+    return c->correction == TDM_CORRECTION_TRUNCATE ? c->cap : 0.0;
+}
+
+static double kl_of(tdm_kl_kind kind, double lp, double ref, double *derivative)
+{
+    const double d = lp - ref;
+    switch (kind) {
+    case TDM_KL_K1: *derivative = 1.0; return d;
+    case TDM_KL_K2: *derivative = d; return 0.5 * d * d;
+    case TDM_KL_K3: break;
+    }
+    *derivative = 1.0 - exp(-d);
+    return exp(-d) + d - 1.0;
+}
+
+/* The clipped objective at ratio w: the loss, and d loss / d (log w). */
+static double clipped_loss(const tdm_loss_config *c, double w, double a, double *derivative, bool *clipped)
+{
+    const double low = 1.0 - c->clip_low, high = 1.0 + c->clip_high;
+    const double bounded = w < low ? low : w > high ? high : w;
+    *clipped = (w < low && a < 0.0) || (w > high && a > 0.0);
+    *derivative = *clipped ? 0.0 : -w * a;
+    return -fmin(w * a, bounded * a);
+}
+
+static void count_token(const tdm_loss_tokens *t, int64_t i, tdm_loss_sums *s)
+{
+    s->tokens++;
+    if (!t->sampler) return;
+    const double m = fabs((double)t->lp[i] - (double)t->sampler[i]);
+    s->mismatch += m;
+    s->mismatch_tokens++;
+    if (!(m <= s->mismatch_max)) s->mismatch_max = m;
+}
+
+/* KL's part, never weighted by the correction. */
+static double add_kl(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t i, tdm_loss_sums *s)
+{
+    if (!t->ref) return 0.0;
+    double derivative;
+    const double kl = kl_of(c->kl_kind, t->lp[i], t->ref[i], &derivative);
+    s->kl += kl;
+    s->loss += t->weight * c->kl * kl;
+    return t->weight * c->kl * derivative;
+}
+
+static void eval_sequence(const tdm_loss_config *c, const tdm_loss_tokens *t, float *coef, tdm_loss_sums *s)
+{
+    double d = 0.0, delta = 0.0;
+    int64_t tokens = 0;
+    for (int64_t i = 0; i < t->count; i++) {
+        if (!in_loss(t, i)) continue;
+        tokens++;
+        d += (double)t->lp[i] - old_of(t, i);
+        if (t->sampler) delta += old_of(t, i) - (double)t->sampler[i];
+    }
+    const double length = (double)tdm_max_i64(tokens, 1);
+    double derivative;
+    bool clipped;
+    const double loss = clipped_loss(c, exp(d / length), t->advantage, &derivative, &clipped);
+    const double u = t->sampler ? correction(c, delta) : 1.0;
+    s->clipped += clipped;
+    s->clip_count += 1.0;
+    for (int64_t i = 0; i < t->count; i++) {
+        coef[i] = 0.0f;
+        if (!in_loss(t, i)) continue;
+        s->loss += t->weight * u * loss;
+        /* each token's loss is the sequence's; its ratio depends on every token by 1 / length: the factors cancel in the sum */
+        coef[i] = (float)(t->weight * u * derivative + add_kl(c, t, i, s));
+        count_token(t, i, s);
+    }
+}
+
+static double eval_token(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t i, tdm_loss_sums *s)
+{
+    if (c->kind == TDM_LOSS_SFT) {
+        s->loss -= t->weight * (double)t->lp[i];
+        return -t->weight;
+    }
+    double derivative;
+    bool clipped;
+    const double old = old_of(t, i);
+    const double loss = clipped_loss(c, exp((double)t->lp[i] - old), t->advantage, &derivative, &clipped);
+    const double u = t->sampler ? correction(c, old - (double)t->sampler[i]) : 1.0;
+    s->loss += t->weight * u * loss;
+    s->clipped += clipped;
+    s->clip_count += 1.0;
+    return t->weight * u * derivative + add_kl(c, t, i, s);
+}
+
+void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t first, int64_t n, float *coef, tdm_loss_sums *sums)
+{
+    if (tdm_loss_needs_sequence(c)) {
+        TDM_ASSERT(first == 0 && n == t->count);
+        eval_sequence(c, t, coef, sums);
+        return;
+    }
+    for (int64_t i = first; i < first + n; i++) {
+        coef[i - first] = 0.0f;
+        if (!in_loss(t, i)) continue;
+        coef[i - first] = (float)eval_token(c, t, i, sums);
+        count_token(t, i, sums);
+    }
+}
+
+typedef struct moments {
+    double mean, std;
+    int64_t count;
+    bool equal;
+} moments;
+
+static moments moments_of(const double *x, int64_t first, int64_t last)
+{
+    moments m = {.equal = true};
+    double least = INFINITY, most = -INFINITY;
+    for (int64_t i = first; i < last; i++) {
+        if (isnan(x[i])) continue;
+        m.count++;
+        m.mean += x[i];
+        least = fmin(least, x[i]);
+        most = fmax(most, x[i]);
+    }
+    if (m.count == 0) return m;
+    m.mean /= (double)m.count;
+    m.equal = least == most;
+    for (int64_t i = first; i < last; i++)
+        if (!isnan(x[i])) m.std += (x[i] - m.mean) * (x[i] - m.mean);
+    m.std = m.count > 1 ? sqrt(m.std / (double)(m.count - 1)) : 0.0;
+    return m;
+}
+
+void tdm_advantages(tdm_advantage kind, const double *reward, const int64_t *group_start, int64_t groups, double *advantage)
+{
+    const moments batch = moments_of(reward, 0, group_start[groups]);
+    for (int64_t g = 0; g < groups; g++) {
+        const moments m = moments_of(reward, group_start[g], group_start[g + 1]);
+        for (int64_t i = group_start[g]; i < group_start[g + 1]; i++) {
+            advantage[i] = 0.0;
+            if (isnan(reward[i]) || m.equal) continue;
+            const double centered = reward[i] - m.mean;
+            switch (kind) {
+            case TDM_ADVANTAGE_GROUP_STD: advantage[i] = centered / (m.std + 1e-4); break;
+            case TDM_ADVANTAGE_BATCH_STD: advantage[i] = centered / (batch.std + 1e-4); break;
+            case TDM_ADVANTAGE_NONE: advantage[i] = centered; break;
+            case TDM_ADVANTAGE_LEAVE_ONE_OUT: advantage[i] = centered * (double)m.count / (double)(m.count - 1); break;
+            }
+        }
+    }
+}

@@ -1,0 +1,57 @@
+/* Policy-gradient losses on log-probabilities, and the advantages they weigh. Host arithmetic in double on a few numbers a token.
+ * Definitions are TRL's (trl/trainer/grpo_trainer.py, _compute_loss):
+ *   d = lp - old; token level w = exp(d); sequence level w = exp(mean of d over the sequence's tokens)
+ *   l = -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A), times the importance weight of the correction, plus kl * KL(lp, ref)
+ *   grpo: mean over sequences of the mean over tokens | bnpo, dapo: sum over tokens / tokens of the optimizer step
+ *   dr_grpo: sum over tokens / (sequences * max_new_tokens)
+ * The correction exp(old - sampler), per token or the product over the sequence, is truncated at cap, or 0 above it (mask). */
+#ifndef TANDEM_TRAIN_LOSS_H
+#define TANDEM_TRAIN_LOSS_H
+
+#include "kernels/base.h"
+
+typedef enum tdm_loss_kind { TDM_LOSS_GRPO, TDM_LOSS_BNPO, TDM_LOSS_DR_GRPO, TDM_LOSS_DAPO, TDM_LOSS_SFT } tdm_loss_kind;
+typedef enum tdm_kl_kind { TDM_KL_K1, TDM_KL_K2, TDM_KL_K3 } tdm_kl_kind;
+typedef enum tdm_correction { TDM_CORRECTION_NONE, TDM_CORRECTION_TRUNCATE, TDM_CORRECTION_MASK } tdm_correction;
+typedef enum tdm_advantage { TDM_ADVANTAGE_GROUP_STD, TDM_ADVANTAGE_BATCH_STD, TDM_ADVANTAGE_NONE, TDM_ADVANTAGE_LEAVE_ONE_OUT } tdm_advantage;
+
+typedef struct tdm_loss_config {
+    tdm_loss_kind kind;
+    bool sequence_level; /* ratio and correction per sequence (GSPO) */
+    double clip_low, clip_high, kl, cap;
+    tdm_kl_kind kl_kind;
+    tdm_correction correction;
+    int64_t max_new_tokens; /* dr_grpo's constant */
+} tdm_loss_config;
+
+/* What is known of a token before the trainer's pass. NULL arrays: old is lp itself (the first pass), no sampler, no reference. */
+typedef struct tdm_loss_tokens {
+    int64_t count;
+    const float *lp, *old, *sampler, *ref; /* [count] */
+    const uint8_t *mask;                   /* [count] 1: in the loss; NULL: all */
+    double advantage, weight;              /* weight: this sequence's factor on each token's loss, from tdm_loss_weight */
+} tdm_loss_tokens;
+
+typedef struct tdm_loss_sums {
+    double loss;                 /* the step's loss, already normalized */
+    double kl, entropy;          /* sums over tokens */
+    double clipped, clip_count;  /* tokens, or sequences at sequence level */
+    double mismatch, mismatch_max;
+    int64_t tokens, mismatch_tokens;
+} tdm_loss_sums;
+
+/* True where the loss of a token depends on other tokens of its sequence, so all log-probabilities are needed first. */
+bool tdm_loss_needs_sequence(const tdm_loss_config *c);
+/* The factor of each token of a sequence with `tokens` in the loss, in an optimizer step of `sequences` and `total_tokens`. */
+double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequences, int64_t total_tokens);
+/* d loss / d lp of tokens [first, first + n) into coef [n], and their part of the sums. At token level any range may be asked for by
+ * itself; at sequence level the whole sequence at once. */
+void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t first, int64_t n, float *coef, tdm_loss_sums *sums);
+
+/* Advantages of rewards [groups * group_size]; NaN: no reward was given (the sample gets 0 and does not count in the group).
+ *   group_std   (r - mean) / (std + 1e-4), Bessel's correction     batch_std  (r - mean of group) / (std of batch + 1e-4)
+ *   none        r - mean of group                                  leave_one_out  r - mean of the others
+ * A group of equal rewards says nothing about the policy: its advantages are 0. */
+void tdm_advantages(tdm_advantage kind, const double *reward, const int64_t *group_start, int64_t groups, double *advantage);
+
+#endif

@@ -1,0 +1,99 @@
+/* Micro-batches: packing sequences, running the forward over them, handing them to head and backward. */
+#include "train/trainer_internal.h"
+
+/* Items [first, returned) fit one micro-batch. */
+static int64_t micro_end(const tdm_trainer *t, const tdm_train_item *items, int64_t first, int64_t count)
+{
+    int64_t tokens = 0, i = first;
+    for (; i < count && i - first < t->spec.sequences; i++) {
+        tokens += items[i].seq->count - 1; /* nothing is predicted from the last token */
+        if (tokens > t->spec.micro_tokens) break;
+    }
+    TDM_ASSERT(i > first);
+    return i;
+}
+
+static bool wanted(const tdm_train_item *it, int64_t index) { return !it->mask || it->mask[index]; }
+
+static void pack(tdm_trainer *t, const tdm_train_item *items, int64_t first, int64_t end)
+{
+    const int64_t page = t->m->be->kv_page_tokens;
+    int64_t row = 0, next_page = 0;
+    t->tokens_head = 0;
+    for (int64_t i = first; i < end; i++) {
+        const tdm_train_item *it = &items[i];
+        const tdm_sequence *s = it->seq;
+        const int64_t b = i - first, n = s->count - 1;
+        TDM_ASSERT(n >= 1 && s->prompt >= 1 && s->count <= t->spec.context);
+        t->q_start[b] = (int32_t)row;
+        t->kv_len[b] = (int32_t)n;
+        for (int64_t p = 0; p < tdm_ceil_div(n, page); p++) t->pages[b * t->page_stride + p] = (int32_t)next_page++;
+        for (int64_t j = 0; j < n; j++, row++) {
+            t->ids[row] = s->tokens[j];
+            t->position[row] = (int32_t)j;
+            t->dropout_token[row] = it->dropout_token + (uint32_t)j;
+            const int64_t index = j + 1 - s->prompt;
+            if (index >= 0 && wanted(it, index))
+                t->token[t->tokens_head++] = (tdm_head_token){(int32_t)row, s->tokens[j + 1], i, index};
+        }
+    }
+    t->q_start[end - first] = (int32_t)row;
+    t->batch = (tdm_batch){.tokens = row, .sequences = end - first, .q_start = t->q_start, .kv_len = t->kv_len, .position = t->position,
+                           .pages = t->pages, .pages_stride = t->page_stride};
+}
+
+static tdm_status forward(tdm_trainer *t, const tdm_run *run, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const int64_t layers = t->m->c->layers;
+    const bool tape = !t->spec.forward_only;
+    TDM_TRY(st, tdm_forward_embed(run, tdm_view_rows(t->x[0], 0, t->batch.tokens), t->ids, err), done);
+    for (int64_t l = 0; l < layers; l++) {
+        tdm_layer_acts *a = &t->acts[tape && !t->spec.checkpointing ? l : 0];
+        a->x_in = t->x[tape ? l : 0];
+        TDM_TRY(st, tdm_forward_layer(run, l, a, t->x[tape ? l + 1 : 0], err), done);
+    }
+done:
+    return st;
+}
+
+static tdm_run run_of(const tdm_trainer *t, const tdm_adapter *adapter, float dropout, uint64_t seed)
+{
+    return (tdm_run){.m = t->m, .adapter = adapter, .batch = &t->batch, .scratch = t->scratch,
+                     .dropout = {.p = dropout, .seed = seed, .token = t->dropout_token}};
+}
+
+tdm_status tdm_trainer_score(tdm_trainer *t, const tdm_adapter *adapter, tdm_train_item *items, int64_t count, const tdm_sampling *sampling,
+                             tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    for (int64_t first = 0; first < count;) {
+        const int64_t end = micro_end(t, items, first, count);
+        pack(t, items, first, end);
+        const tdm_run run = run_of(t, adapter, 0.0f, 0);
+        TDM_TRY(st, forward(t, &run, err), done);
+        TDM_TRY(st, tdm_head_score(t, items, sampling, err), done);
+        first = end;
+    }
+done:
+    return st;
+}
+
+tdm_status tdm_trainer_accumulate(tdm_trainer *t, const tdm_train_pass *pass, tdm_train_item *items, int64_t count, tdm_loss_sums *sums,
+                                  tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    TDM_ASSERT(!t->spec.forward_only);
+    for (int64_t first = 0; first < count;) {
+        if (pass->keep_going && !pass->keep_going(pass->ctx)) return TDM_STOPPED;
+        const int64_t end = micro_end(t, items, first, count);
+        pack(t, items, first, end);
+        const tdm_run run = run_of(t, pass->adapter, pass->dropout, pass->dropout_seed);
+        TDM_TRY(st, forward(t, &run, err), done);
+        TDM_TRY(st, tdm_head_train(t, items, pass, sums, err), done);
+        TDM_TRY(st, tdm_backward_layers(t, &run, pass->opt, err), done);
+        first = end;
+    }
+done:
+    return st;
+}

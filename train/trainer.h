@@ -1,0 +1,72 @@
+/* The trainer: packed micro-batches through the one forward with a tape, log-probabilities by tiles of tokens, and backward through the
+ * same bytes the rollout reads.
+ *   - sequences are packed without padding; a sequence is never split;
+ *   - logits exist for `head_rows` tokens at a time, and only for tokens that are in the loss;
+ *   - gradients are summed token by token in the order of the items, so the micro-batch split does not change a bit;
+ *   - with checkpointing a layer keeps its input only and is run again in backward: the same bits. */
+#ifndef TANDEM_TRAIN_TRAINER_H
+#define TANDEM_TRAIN_TRAINER_H
+
+#include "infer/sequence.h"
+#include "train/loss.h"
+#include "train/optimizer.h"
+
+typedef struct tdm_trainer_spec {
+    int64_t micro_tokens; /* T of a micro-batch; at least the longest sequence */
+    int64_t sequences;    /* B of a micro-batch, at most */
+    int64_t context;      /* longest sequence */
+    int64_t head_rows;
+    int64_t rank;
+    bool checkpointing;   /* keep layer inputs only */
+    bool forward_only;    /* no tape: scoring */
+    bool dropout;
+} tdm_trainer_spec;
+
+/* One sequence to score or to train on. "Completion" means tokens [prompt, count); arrays are indexed from 0 at `prompt`. */
+typedef struct tdm_train_item {
+    const tdm_sequence *seq;
+    const uint8_t *mask;  /* 1: in the loss; NULL: all of the completion */
+    const float *sampler; /* the sampler's log-probabilities, or NULL */
+    const float *old;     /* frozen before the first update, or NULL: lp itself */
+    const float *ref;     /* the reference's, or NULL */
+    double advantage, weight;
+    float *lp;            /* filled; never NULL */
+    float *entropy;       /* filled when not NULL */
+    uint32_t dropout_token; /* names the sequence's first token in dropout masks */
+} tdm_train_item;
+
+typedef struct tdm_trainer tdm_trainer;
+
+/* Bytes of the train layout, by part, for the plan. */
+typedef struct tdm_trainer_bytes {
+    size_t tape, kv, scratch, head, host;
+} tdm_trainer_bytes;
+tdm_trainer_bytes tdm_trainer_count(const tdm_backend *be, const tdm_model_config *c, tdm_dtype kv_dtype, const tdm_trainer_spec *spec);
+/* The four regions may lie anywhere in the train layout. */
+typedef struct tdm_trainer_regions {
+    void *tape, *kv, *scratch, *head;
+} tdm_trainer_regions;
+tdm_status tdm_trainer_open(tdm_trainer **t, const tdm_model *m, const tdm_trainer_spec *spec, const tdm_trainer_regions *regions,
+                            tdm_error *err);
+void tdm_trainer_close(tdm_trainer *t);
+
+/* Log-probabilities (and entropy) of the items' completions under the adapter (NULL: off), of the distribution that `sampling`
+ * describes, on the recorded supports where the sequences have them. */
+tdm_status tdm_trainer_score(tdm_trainer *t, const tdm_adapter *adapter, tdm_train_item *items, int64_t count, const tdm_sampling *sampling,
+                             tdm_error *err);
+/* The same, and the loss's gradient is added to opt->grad. dropout p on the adapter's input (0: off) with masks keyed by seed.
+ * keep_going (may be NULL) is asked before each micro-batch; false ends with TDM_STOPPED. */
+typedef struct tdm_train_pass {
+    const tdm_adapter *adapter;
+    const tdm_loss_config *loss;
+    const tdm_sampling *sampling;
+    tdm_optimizer *opt;
+    float dropout;
+    uint64_t dropout_seed;
+    bool (*keep_going)(void *ctx);
+    void *ctx;
+} tdm_train_pass;
+tdm_status tdm_trainer_accumulate(tdm_trainer *t, const tdm_train_pass *pass, tdm_train_item *items, int64_t count, tdm_loss_sums *sums,
+                                  tdm_error *err);
+
+#endif

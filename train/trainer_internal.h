@@ -1,0 +1,70 @@
+/* What trainer.c (micro-batches), tape.c (memory), backward.c (layers) and head.c (log-probabilities, loss) share. */
+#ifndef TANDEM_TRAIN_TRAINER_INTERNAL_H
+#define TANDEM_TRAIN_TRAINER_INTERNAL_H
+
+#include "train/trainer.h"
+
+/* Buffers of backward. Views share memory where their lives do not meet. */
+typedef struct tdm_backward_buffers {
+    tdm_view dx;      /* [T, D] f32: gradient of the residual stream */
+    tdm_view dxn;     /* [T, D] f32: of a normalized input */
+    tdm_view dwide;   /* [T, max(F, H*Dh)] f32: of silu(gate) * up, then of the attention output */
+    tdm_view dy;      /* [T, D] bf16: rounded dx */
+    tdm_view dq, dk, dv; /* bf16 */
+    tdm_view dh;      /* [T, R] bf16 */
+    tdm_view lora_dx; /* [T, widest] f32, dropout only */
+} tdm_backward_buffers;
+
+typedef struct tdm_head_buffers {
+    tdm_view x, dx;   /* [rows, D] f32: picked hidden states, their gradients */
+    tdm_view xn;      /* [rows, D] bf16 */
+    tdm_view dxn;     /* [rows, D] f32 */
+    tdm_view rstd;    /* [rows, 1] */
+    tdm_view codes, scales;
+    tdm_view logits;  /* [rows, V] f32 */
+    tdm_view dlogits; /* [rows, V] bf16 */
+} tdm_head_buffers;
+
+/* A token whose log-probability is wanted: row of the hidden state that predicts it. */
+typedef struct tdm_head_token {
+    int32_t row, target;
+    int64_t item, index; /* index in the item's completion */
+} tdm_head_token;
+
+struct tdm_trainer {
+    const tdm_model *m;
+    tdm_trainer_spec spec;
+    int64_t kv_pages, page_stride;
+    tdm_view *x;              /* [L + 1]: input of each layer, and the output; forward_only: one, used by all */
+    tdm_layer_acts *acts;     /* [L], or [1] with checkpointing */
+    tdm_scratch scratch;
+    tdm_backward_buffers back;
+    tdm_head_buffers head;
+    /* the micro-batch at hand */
+    tdm_batch batch;
+    int32_t *ids, *position, *q_start, *kv_len, *pages;
+    uint32_t *dropout_token;
+    tdm_head_token *token;    /* [micro_tokens] */
+    int64_t tokens_head;
+    /* arguments of the head's ops, [head_rows] */
+    int32_t *row, *target;
+    float *lp, *entropy, *coef;
+    uint32_t *support;        /* [head_rows, ceil(V/32)] */
+    const int32_t **history;
+    int32_t *history_len;
+    float *sequence_coef;     /* [micro_tokens]: d loss / d lp when a loss needs whole sequences */
+    void *host;
+};
+
+void tdm_trainer_lay(tdm_trainer *t, const tdm_backend *be, const tdm_model_config *c, tdm_dtype kv_dtype,
+                     const tdm_trainer_regions *r, tdm_trainer_bytes *bytes);
+
+/* One call of the head over tokens [first, first + n) of t->token. */
+tdm_status tdm_head_logprobs(tdm_trainer *t, int64_t first, int64_t n, tdm_train_item *items, const tdm_sampling *sampling, tdm_error *err);
+/* Log-probabilities of all head tokens; then loss and its gradient into back.dx. */
+tdm_status tdm_head_score(tdm_trainer *t, tdm_train_item *items, const tdm_sampling *sampling, tdm_error *err);
+tdm_status tdm_head_train(tdm_trainer *t, tdm_train_item *items, const tdm_train_pass *pass, tdm_loss_sums *sums, tdm_error *err);
+/* Layers L-1 .. 0, from back.dx; gradients of the adapter are added to opt->grad. */
+tdm_status tdm_backward_layers(tdm_trainer *t, const tdm_run *run, tdm_optimizer *opt, tdm_error *err);
+
+#endif
