@@ -29,7 +29,7 @@ static double correction(const tdm_loss_config *c, double delta)
     return c->correction == TDM_CORRECTION_TRUNCATE ? c->cap : 0.0;
 }
 
-static double kl_of(tdm_kl_kind kind, double lp, double ref, double *derivative)
+static double kl_of(tdm_kl_type kind, double lp, double ref, double *derivative)
 {
     const double d = lp - ref;
     switch (kind) {

@@ -11,7 +11,7 @@
 #include "kernels/base.h"
 
 typedef enum tdm_loss_kind { TDM_LOSS_GRPO, TDM_LOSS_BNPO, TDM_LOSS_DR_GRPO, TDM_LOSS_DAPO, TDM_LOSS_SFT } tdm_loss_kind;
-typedef enum tdm_kl_kind { TDM_KL_K1, TDM_KL_K2, TDM_KL_K3 } tdm_kl_kind;
+typedef enum tdm_kl_type { TDM_KL_K1, TDM_KL_K2, TDM_KL_K3 } tdm_kl_type;
 typedef enum tdm_correction { TDM_CORRECTION_NONE, TDM_CORRECTION_TRUNCATE, TDM_CORRECTION_MASK } tdm_correction;
 typedef enum tdm_advantage { TDM_ADVANTAGE_GROUP_STD, TDM_ADVANTAGE_BATCH_STD, TDM_ADVANTAGE_NONE, TDM_ADVANTAGE_LEAVE_ONE_OUT } tdm_advantage;
 
@@ -19,7 +19,7 @@ typedef struct tdm_loss_config {
     tdm_loss_kind kind;
     bool sequence_level; /* ratio and correction per sequence (GSPO) */
     double clip_low, clip_high, kl, cap;
-    tdm_kl_kind kl_kind;
+    tdm_kl_type kl_kind;
     tdm_correction correction;
     int64_t max_new_tokens; /* dr_grpo's constant */
 } tdm_loss_config;

@@ -10,26 +10,11 @@
 
 #include "kernels/ops.h"
 #include "memory/weights.h"
+#include "train/loss.h"
+#include "train/optimizer.h"
 
 typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_SFT } tdm_algorithm;
-/* How the per-token losses of a batch become one number; the definitions are TRL's. */
-typedef enum tdm_loss_kind {
-    TDM_LOSS_GRPO,    /* mean over sequences of each one's token mean */
-    TDM_LOSS_BNPO,    /* token mean over the micro-batch */
-    TDM_LOSS_DR_GRPO, /* token sum over sequences * max_new_tokens */
-    TDM_LOSS_DAPO     /* token mean over the whole batch */
-} tdm_loss_kind;
-typedef enum tdm_schedule { TDM_SCHEDULE_CONSTANT, TDM_SCHEDULE_LINEAR, TDM_SCHEDULE_COSINE } tdm_schedule;
-typedef enum tdm_optimizer_kind { TDM_OPTIMIZER_ADAMW, TDM_OPTIMIZER_SGD } tdm_optimizer_kind;
-typedef enum tdm_kl_type { TDM_KL_K1, TDM_KL_K2, TDM_KL_K3 } tdm_kl_type;
-typedef enum tdm_advantage {
-    TDM_ADVANTAGE_GROUP_STD,    /* (r - group mean) / (group std + 1e-4) */
-    TDM_ADVANTAGE_BATCH_STD,    /* (r - group mean) / (batch std + 1e-4) */
-    TDM_ADVANTAGE_NONE,         /* r - group mean */
-    TDM_ADVANTAGE_LEAVE_ONE_OUT /* r - mean of the others of the group */
-} tdm_advantage;
 typedef enum tdm_ratio_level { TDM_RATIO_TOKEN, TDM_RATIO_SEQUENCE } tdm_ratio_level;
-typedef enum tdm_correction { TDM_CORRECTION_NONE, TDM_CORRECTION_TRUNCATE, TDM_CORRECTION_MASK } tdm_correction;
 typedef enum tdm_checkpointing { TDM_CHECKPOINTING_AUTO, TDM_CHECKPOINTING_NONE, TDM_CHECKPOINTING_LAYER } tdm_checkpointing;
 typedef enum tdm_place { TDM_PLACE_DEVICE, TDM_PLACE_HOST } tdm_place;
 typedef enum tdm_offload { TDM_OFFLOAD_NONE, TDM_OFFLOAD_OPTIMIZER } tdm_offload;
