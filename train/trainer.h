@@ -7,6 +7,7 @@
 #ifndef TANDEM_TRAIN_TRAINER_H
 #define TANDEM_TRAIN_TRAINER_H
 
+#include "infer/model.h"
 #include "infer/sequence.h"
 #include "train/loss.h"
 #include "train/optimizer.h"
