@@ -247,8 +247,10 @@ static tdm_status make_dir(const char *path, tdm_error *err)
 {
     if (faults.down) errno = EIO;
     else if (mkdir(path, 0777) == 0) {
+        char parent[TDM_PATH_BYTES];
+        parent_of(parent, path);
         observed(TDM_FS_MKDIR, path, NULL);
-        return TDM_OK;
+        return tdm_fs_sync_dir(parent, err); /* what is synced inside is reachable only if the name is on the disk too */
     } else if (errno == EEXIST && tdm_fs_is_dir(path)) return TDM_OK;
     return TDM_FAIL(err, TDM_ERR_OTHER, path, HINT_SPACE, "cannot make the folder: %s", strerror(errno));
 }
@@ -290,6 +292,21 @@ tdm_status tdm_fs_rename(const char *from, const char *to, tdm_error *err)
         return TDM_FAIL(err, TDM_ERR_OTHER, to, HINT_SPACE, "cannot rename into place: %s", strerror(errno));
     observed(TDM_FS_RENAME, from, to);
     return TDM_OK;
+}
+
+tdm_status tdm_fs_exchange(const char *from, const char *to, tdm_error *err)
+{
+    if (faulty(TDM_FAULT_RENAME)) goto fail;
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_EXCHANGE) != 0) {
+        char aside[TDM_PATH_BYTES];
+        int n = snprintf(aside, sizeof aside, "%s.old", from);
+        if ((errno != EINVAL && errno != ENOSYS) || n < 0 || (size_t)n >= sizeof aside) goto fail;
+        if (rename(to, aside) != 0 || rename(from, to) != 0 || rename(aside, from) != 0) goto fail;
+    }
+    observed(TDM_FS_RENAME, from, to);
+    return TDM_OK;
+fail:
+    return TDM_FAIL(err, TDM_ERR_OTHER, to, HINT_SPACE, "cannot rename into place: %s", strerror(errno));
 }
 
 /* Empties the folder behind fd (which it closes), link by link, through folder handles: nothing outside can be reached by

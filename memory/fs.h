@@ -27,9 +27,11 @@ tdm_status tdm_file_close(tdm_file *f, tdm_error *err);                         
 tdm_status tdm_fs_read(const char *path, size_t limit, char **data, size_t *bytes, tdm_error *err);
 /* path holds either what it held before or all of data: temporary file beside it, sync, rename, sync of the folder. */
 tdm_status tdm_fs_write(const char *path, const void *data, size_t bytes, tdm_error *err);
-tdm_status tdm_fs_mkdirs(const char *path, tdm_error *err);            /* like mkdir -p */
+tdm_status tdm_fs_mkdirs(const char *path, tdm_error *err);            /* like mkdir -p; the names are on the disk when it returns */
 tdm_status tdm_fs_sync_dir(const char *path, tdm_error *err);
 tdm_status tdm_fs_rename(const char *from, const char *to, tdm_error *err); /* does not sync the folder */
+/* Both names exist and change places in one instant; where the file system cannot do that, `to` is gone for an instant. */
+tdm_status tdm_fs_exchange(const char *from, const char *to, tdm_error *err);
 tdm_status tdm_fs_remove_tree(const char *path, tdm_error *err);       /* follows no link; fine when nothing is there */
 bool tdm_fs_is_file(const char *path);
 bool tdm_fs_is_dir(const char *path);

@@ -1,0 +1,115 @@
+/* rollouts/step-000010.jsonl: completions with their rewards, in a form that rollout.replay reads back. */
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/run/metrics.h"
+
+tdm_status tdm_rollout_log_open(tdm_rollout_log *log, const char *run_dir, int64_t step, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char dir[TDM_PATH_BYTES], name[64], tmp[TDM_PATH_BYTES];
+    memset(log, 0, sizeof *log);
+    log->file.fd = -1;
+    TDM_TRY(st, tdm_fs_join(dir, run_dir, "rollouts", err), done);
+    TDM_TRY(st, tdm_fs_mkdirs(dir, err), done);
+    snprintf(name, sizeof name, "step-%06" PRId64 ".jsonl", step);
+    TDM_TRY(st, tdm_fs_join(log->path, dir, name, err), done);
+    snprintf(name, sizeof name, ".step-%06" PRId64 ".jsonl.tmp", step);
+    TDM_TRY(st, tdm_fs_join(tmp, dir, name, err), done);
+    st = tdm_file_create(&log->file, tmp, err);
+done:
+    return st;
+}
+
+static void put_ids(tdm_text *t, const char *key, const int32_t *ids, int64_t count)
+{
+    tdm_text_printf(t, ",\"%s\":[", key);
+    for (int64_t i = 0; i < count; i++) tdm_text_printf(t, "%s%" PRId32, i ? "," : "", ids[i]);
+    tdm_text_puts(t, "]");
+}
+
+/* A number, or null where there is none: a reward may say None. */
+static void put_number(tdm_text *t, double v)
+{
+    if (isfinite(v)) tdm_text_number(t, v);
+    else tdm_text_puts(t, "null");
+}
+
+tdm_status tdm_rollout_log_put(tdm_rollout_log *log, const tdm_rollout_record *r, tdm_error *err)
+{
+    tdm_text *t = &log->line;
+    tdm_text_clear(t);
+    tdm_text_printf(t, "{\"group\":%" PRId64 ",\"prompt\":", r->group);
+    tdm_text_json(t, r->prompt, r->prompt_len);
+    tdm_text_puts(t, ",\"completion\":");
+    tdm_text_json(t, r->completion, r->completion_len);
+    tdm_text_puts(t, ",\"reward\":");
+    put_number(t, r->reward);
+    tdm_text_puts(t, ",\"rewards\":{");
+    for (int64_t i = 0; i < r->reward_count; i++) {
+        if (i) tdm_text_puts(t, ",");
+        tdm_text_json(t, r->reward_names[i], strlen(r->reward_names[i]));
+        tdm_text_puts(t, ":");
+        put_number(t, r->reward_values[i]);
+    }
+    tdm_text_puts(t, "},\"advantage\":");
+    put_number(t, r->advantage);
+    tdm_text_printf(t, ",\"truncated\":%s", r->truncated ? "true" : "false");
+    put_ids(t, "prompt_ids", r->prompt_ids, r->prompt_count);
+    put_ids(t, "completion_ids", r->completion_ids, r->completion_count);
+    if (r->logprobs) {
+        tdm_text_puts(t, ",\"logprobs\":[");
+        for (int64_t i = 0; i < r->completion_count; i++) {
+            if (i) tdm_text_puts(t, ",");
+            put_number(t, (double)r->logprobs[i]);
+        }
+        tdm_text_puts(t, "]");
+    }
+    tdm_text_puts(t, "}\n");
+    tdm_status st = tdm_text_check(t, log->path, err);
+    return st != TDM_OK ? st : tdm_file_put(&log->file, t->data, t->len, err);
+}
+
+tdm_status tdm_rollout_log_close(tdm_rollout_log *log, tdm_error *err)
+{
+    tdm_status st = tdm_file_close(&log->file, err);
+    if (st == TDM_OK) st = tdm_fs_rename(log->file.path, log->path, err);
+    if (st != TDM_OK) unlink(log->file.path);
+    tdm_text_free(&log->line);
+    return st;
+}
+
+void tdm_rollout_log_abort(tdm_rollout_log *log)
+{
+    bool open = log->file.fd >= 0;
+    (void)tdm_file_close(&log->file, NULL);
+    if (open) unlink(log->file.path);
+    tdm_text_free(&log->line);
+}
+
+tdm_status tdm_rollout_log_truncate(const char *run_dir, int64_t step, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_names names = {0};
+    char dir[TDM_PATH_BYTES], path[TDM_PATH_BYTES];
+    TDM_TRY(st, tdm_fs_join(dir, run_dir, "rollouts", err), done);
+    if (!tdm_fs_is_dir(dir)) goto done;
+    TDM_TRY(st, tdm_fs_list(dir, &names, err), done);
+    for (int64_t i = 0; i < names.count; i++) {
+        int64_t s = 0;
+        int end = 0;
+        bool later = sscanf(names.names[i], "step-%" SCNd64 ".jsonl%n", &s, &end) == 1 && end > 0 && !names.names[i][end] && s > step;
+        bool torn = strncmp(names.names[i], ".step-", 6) == 0;
+        if (!later && !torn) continue;
+        TDM_TRY(st, tdm_fs_join(path, dir, names.names[i], err), done);
+        TDM_TRY(st, tdm_fs_remove_tree(path, err), done);
+    }
+done:
+    tdm_names_free(&names);
+    return st;
+}
