@@ -1,8 +1,8 @@
 /* Views and host-side number formats: exact, scalar. */
 #include "kernels/ops.h"
+#include "kernels/cpu/common/e4m3.h"
 
 #include <math.h>
-#include <string.h>
 
 size_t tdm_dtype_bytes(tdm_dtype t)
 {
@@ -45,46 +45,15 @@ tdm_view tdm_view_rows(tdm_view v, int64_t first, int64_t count)
     return v;
 }
 
-static float bits_to_f32(uint32_t u)
-{
-    float f;
-    memcpy(&f, &u, sizeof f);
-    return f;
-}
-
-static uint32_t f32_to_bits(float f)
-{
-    uint32_t u;
-    memcpy(&u, &f, sizeof u);
-    return u;
-}
-
-float tdm_e4m3_to_f32(uint8_t code)
-{
-    const uint32_t sign = (uint32_t)(code & 0x80u) << 24, exponent = (code >> 3) & 15u, mantissa = code & 7u;
-    if ((code & 0x7fu) == 0x7fu) return bits_to_f32(sign | 0x7fc00000u);
-    if (exponent == 0) return bits_to_f32(sign | f32_to_bits((float)mantissa * 0x1p-9f));
-    return bits_to_f32(sign | (exponent + 120u) << 23 | mantissa << 20);
-}
-
-uint8_t tdm_f32_to_e4m3(float f)
-{
-    const uint32_t bits = f32_to_bits(f), magnitude = bits & 0x7fffffffu;
-    const uint8_t sign = (uint8_t)(bits >> 24 & 0x80u);
-    if (magnitude > 0x7f800000u) return sign | 0x7fu;
-    if (magnitude >= 0x43e00000u) return sign | 0x7eu; /* 448 and up */
-    if (magnitude < 0x3c800000u)                       /* below 2^-6: the addition rounds to a multiple of 2^-9 */
-        return (uint8_t)(sign | (f32_to_bits(bits_to_f32(magnitude) + 0x1p14f) - f32_to_bits(0x1p14f)));
-    const uint32_t rounded = magnitude + 0x7ffffu + (magnitude >> 20 & 1u);
-    return (uint8_t)(sign | ((rounded >> 20) - (120u << 3))); /* a carry out of the mantissa raises the exponent */
-}
+float tdm_e4m3_to_f32(uint8_t code) { return tdm_e4m3_expand(code); }
+uint8_t tdm_f32_to_e4m3(float f) { return tdm_e4m3_round(f); }
 
 float tdm_f16_to_f32(uint16_t h)
 {
     const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, mantissa = h & 0x3ffu;
-    if (exponent == 31) return bits_to_f32(sign | 0x7f800000u | (mantissa ? 0x400000u : 0u) | mantissa << 13);
-    if (exponent == 0) return bits_to_f32(sign | f32_to_bits((float)mantissa * 0x1p-24f));
-    return bits_to_f32(sign | (exponent + 112u) << 23 | mantissa << 13);
+    if (exponent == 31) return tdm_bits_f32(sign | 0x7f800000u | (mantissa ? 0x400000u : 0u) | mantissa << 13);
+    if (exponent == 0) return tdm_bits_f32(sign | tdm_f32_bits((float)mantissa * 0x1p-24f));
+    return tdm_bits_f32(sign | (exponent + 112u) << 23 | mantissa << 13);
 }
 
 float tdm_fp8_scale(float amax, bool pow2)

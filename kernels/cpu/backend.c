@@ -5,8 +5,7 @@
 static size_t workspace_bytes(const tdm_limits *limits, int threads)
 {
     threads = tdm_cpu_threads(threads);
-    size_t most = 0;
-    (void)limits;
+    size_t most = TDM_CPU(linear_workspace_bytes)(limits, threads);
     return most;
 }
 
@@ -17,4 +16,8 @@ const tdm_backend TDM_CPU(backend) = {
     .stream_open = tdm_cpu_stream_open,
     .stream_close = tdm_cpu_stream_close,
     .stream_sync = tdm_cpu_stream_sync,
+
+    .quantize_act = TDM_CPU(quantize_act),
+    .linear = TDM_CPU(linear),
+    .linear_backward = TDM_CPU(linear_backward),
 };

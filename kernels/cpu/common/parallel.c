@@ -19,7 +19,7 @@ void __tsan_release(void *addr);
 #endif
 
 /* Pieces a thread gets on average: enough to even out threads that the machine slows down, few enough to cost nothing. */
-enum { PIECES_PER_THREAD = 8 };
+enum { PIECES_PER_THREAD = 32 };
 
 typedef struct region {
     atomic_llong next;
