@@ -59,7 +59,7 @@ static void retire(tdm_engine *e, const tdm_sequence *sequences)
     e->running = kept;
 }
 
-tdm_status tdm_engine_score(tdm_engine *e, const tdm_adapter *adapter, const tdm_sequence *sequences, int64_t count, int64_t prefill,
+tdm_status tdm_engine_score(tdm_engine *e, const tdm_adapter *adapter, const tdm_sequence *sequences, int64_t count,
                             float *const *logprob, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -74,7 +74,8 @@ tdm_status tdm_engine_score(tdm_engine *e, const tdm_adapter *adapter, const tdm
         for (int64_t b = 0; b < e->running; b++) {
             tdm_slot *slot = &e->slot[b];
             const int64_t total = sequences[slot->sample].count;
-            const int64_t ahead = slot->cached < prefill ? tdm_min_i64(prefill, total) - slot->cached : 1;
+            const int64_t prefill = (total + 1) / 2;
+            const int64_t ahead = slot->cached < prefill ? prefill - slot->cached : 1;
             slot->take = tdm_min_i64(ahead, left - (e->running - 1 - b));
             left -= slot->take;
         }

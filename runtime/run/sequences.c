@@ -1,0 +1,70 @@
+#include "runtime/run/sequences.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct cursor {
+    char *base; /* NULL: only counts */
+    size_t at;
+} cursor;
+
+static void *take(cursor *c, size_t bytes)
+{
+    void *p = c->base ? c->base + c->at : NULL;
+    c->at += tdm_align_up(bytes, 16);
+    return p;
+}
+
+static size_t lay(tdm_sequences *s, const tdm_sequences_spec *spec, char *base)
+{
+    cursor c = {.base = base};
+    const size_t n = (size_t)spec->count, completion = (size_t)spec->completion;
+    const size_t words = (size_t)tdm_ceil_div(spec->vocab, 32);
+    s->count = spec->count;
+    s->seq = take(&c, n * sizeof *s->seq);
+    float ***tables[] = {&s->old, &s->ref, &s->lp, &s->entropy};
+    for (size_t t = 0; spec->train && t < TDM_COUNT(tables); t++) *tables[t] = take(&c, n * sizeof(float *));
+    for (size_t i = 0; i < n; i++) {
+        tdm_sequence q = {.tokens = take(&c, (size_t)(spec->prompt + spec->completion) * sizeof(int32_t)),
+                          .logprob = take(&c, completion * sizeof(float)),
+                          .support = spec->support ? take(&c, completion * words * sizeof(uint32_t)) : NULL};
+        if (base) s->seq[i] = q;
+        for (size_t t = 0; spec->train && t < TDM_COUNT(tables); t++) {
+            float *row = take(&c, completion * sizeof(float));
+            if (base) (*tables[t])[i] = row;
+        }
+    }
+    return c.at;
+}
+
+size_t tdm_sequences_bytes(const tdm_sequences_spec *spec)
+{
+    tdm_sequences s = {0};
+    return lay(&s, spec, NULL);
+}
+
+tdm_status tdm_sequences_open(tdm_sequences *s, const tdm_sequences_spec *spec, tdm_error *err)
+{
+    *s = (tdm_sequences){0};
+    const size_t bytes = tdm_sequences_bytes(spec);
+    s->memory = calloc(1, bytes);
+    if (!s->memory)
+        return TDM_FAIL(err, TDM_ERR_BUDGET, NULL, "lower rollout.prompts_per_step or rollout.generations", "out of memory for %lld sequences",
+                        (long long)spec->count);
+    lay(s, spec, s->memory);
+    return TDM_OK;
+}
+
+void tdm_sequences_close(tdm_sequences *s)
+{
+    free(s->memory);
+    *s = (tdm_sequences){0};
+}
+
+void tdm_sequence_start(tdm_sequence *s, const int32_t *prompt, int64_t count, int64_t completion)
+{
+    memcpy(s->tokens, prompt, (size_t)count * sizeof *prompt);
+    s->prompt = s->count = count;
+    s->room = count + completion;
+    s->finish = TDM_FINISH_NONE;
+}

@@ -1,0 +1,226 @@
+#include "runtime/run/session.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static tdm_limits limits_of(const tdm_session *s)
+{
+    const tdm_session_spec *p = &s->spec;
+    const tdm_model_config *c = s->config;
+    return (tdm_limits){.tokens = tdm_max_i64(p->rollout ? p->engine.batch_tokens : 0, p->train ? p->trainer.micro_tokens : 0),
+                        .width = tdm_max_i64(tdm_max_i64(c->ffn, c->width), c->heads * c->head_dim),
+                        .vocab = c->vocab,
+                        .head_rows = tdm_max_i64(p->rollout ? p->engine.head_rows : 0, p->train ? p->trainer.head_rows : 0),
+                        .heads = c->heads,
+                        .head_dim = c->head_dim,
+                        .rank = s->has_adapter ? s->adapter.spec.rank : 0,
+                        .context = tdm_max_i64(p->rollout ? p->engine.context : 0, p->train ? p->trainer.context : 0)};
+}
+
+static size_t adapter_bytes(const tdm_session *s)
+{
+    if (!s->has_adapter) return 0;
+    return tdm_optimizer_bytes(s->adapter.count, s->spec.optimizer ? s->spec.optimizer->kind : TDM_OPTIMIZER_SGD);
+}
+
+/* The table, for the choices that stand in s->spec. */
+static tdm_status make_plan(tdm_session *s, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_session_spec *p = &s->spec;
+    tdm_plan *plan = &s->plan;
+    const tdm_limits limits = limits_of(s);
+    size_t weights;
+    TDM_TRY(st, tdm_weights_bytes(s->file, &p->weights, &weights, err), done);
+    tdm_plan_init(plan);
+    s->item_weights = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "weights", weights, "use an FP8 scheme in model.weights");
+    s->item_adapter = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "adapter, optimizer", adapter_bytes(s), "lower adapter.rank");
+    s->item_workspace = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "workspace", s->be->workspace_bytes(&limits, p->threads), "lower train.micro_tokens");
+    size_t host = p->host_bytes + tdm_model_table_bytes(s->config, limits.context);
+    if (p->rollout) {
+        s->item_kv = tdm_plan_add(plan, TDM_PHASE_ROLLOUT, "kv pages", tdm_kv_cache_bytes(s->be, s->config, p->kv_dtype, p->engine.kv_pages),
+                                  "lower memory.kv or rollout.max_sequences");
+        s->item_rollout = tdm_plan_add(plan, TDM_PHASE_ROLLOUT, "decode buffers", tdm_engine_buffer_bytes(s->config, &p->engine),
+                                       "lower rollout.max_sequences");
+        host += tdm_engine_host_bytes(s->be, &p->engine);
+    }
+    if (p->train) {
+        const tdm_trainer_bytes b = tdm_trainer_count(s->be, s->config, p->kv_dtype, &p->trainer);
+        s->item_tape = tdm_plan_add(plan, TDM_PHASE_TRAIN, "saved activations", b.tape,
+                                    p->trainer.checkpointing || p->forward_only ? "lower train.micro_tokens" : "set train.checkpointing: layer");
+        s->item_train_kv = tdm_plan_add(plan, TDM_PHASE_TRAIN, "keys, values", b.kv, "lower train.micro_tokens");
+        s->item_scratch = tdm_plan_add(plan, TDM_PHASE_TRAIN, "gradients, scratch", b.scratch, "lower train.micro_tokens");
+        s->item_head = tdm_plan_add(plan, TDM_PHASE_TRAIN, "logits tiles", b.head, "");
+        host += b.host;
+    }
+    tdm_plan_add(plan, TDM_PHASE_HOST, "program, tokenizer, data", tdm_process_resident_bytes(), "");
+    tdm_plan_add(plan, TDM_PHASE_HOST, "sequences, tables", host, "lower rollout.prompts_per_step or generations");
+    tdm_plan_layout(plan);
+done:
+    return st;
+}
+
+/* Pages: what the recipe says, else as many as are useful; fewer when the budget is tight, down to one sequence at a time. */
+static tdm_status choose_pages(tdm_session *s, tdm_error *err)
+{
+    tdm_session_spec *p = &s->spec;
+    tdm_status st = TDM_OK;
+    if (!p->rollout) return make_plan(s, err);
+    const int64_t least = tdm_engine_min_pages(s->be, &p->engine), most = tdm_engine_max_pages(s->be, &p->engine);
+    const size_t page = tdm_kv_cache_bytes(s->be, s->config, p->kv_dtype, 1);
+    p->engine.kv_pages = most;
+    if (p->kv_bytes > 0) p->engine.kv_pages = tdm_max_i64(least, (int64_t)((size_t)p->kv_bytes / page));
+    TDM_TRY(st, make_plan(s, err), done);
+    if (p->kv_bytes > 0 || s->plan.total_bytes <= s->budget_bytes) goto done;
+    const size_t over = s->plan.total_bytes - s->budget_bytes + TDM_PLAN_ALIGN;
+    p->engine.kv_pages = tdm_max_i64(least, p->engine.kv_pages - (int64_t)(over / page) - 1);
+    TDM_TRY(st, make_plan(s, err), done);
+done:
+    return st;
+}
+
+static tdm_status choose(tdm_session *s, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_session_spec *p = &s->spec;
+    if (p->checkpointing_auto) p->trainer.checkpointing = false;
+    TDM_TRY(st, choose_pages(s, err), done);
+    if (p->checkpointing_auto && p->train && !p->forward_only && s->plan.total_bytes > s->budget_bytes) {
+        p->trainer.checkpointing = true;
+        TDM_TRY(st, choose_pages(s, err), done);
+    }
+done:
+    return st;
+}
+
+static tdm_status describe_adapter(tdm_session *s, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_session_spec *p = &s->spec;
+    tdm_adapter_spec spec = {0};
+    if (p->adapter) spec = *p->adapter;
+    if (p->adapter_dir) {
+        TDM_TRY(st, tdm_peft_open(&s->peft, p->adapter_dir, s->config, err), done);
+        const tdm_peft_config *c = tdm_peft_config_of(s->peft);
+        spec = (tdm_adapter_spec){.rank = c->rank, .alpha = (float)c->alpha, .rslora = c->rslora};
+        memcpy(spec.target, c->targets, sizeof spec.target);
+    }
+    if (!p->adapter && !p->adapter_dir) goto done;
+    s->has_adapter = true;
+    tdm_adapter_init(&s->adapter, &spec, s->config);
+done:
+    return st;
+}
+
+tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    memset(s, 0, sizeof *s);
+    s->spec = *spec;
+    tdm_session_spec *p = &s->spec;
+    TDM_TRY(st, tdm_backend_cpu(NULL, &s->be, err), done);
+    TDM_TRY(st, tdm_model_file_open(&s->file, p->model, err), done);
+    s->config = tdm_model_file_config(s->file);
+    TDM_TRY(st, describe_adapter(s, err), done);
+    p->engine.rank = p->trainer.rank = s->has_adapter ? s->adapter.spec.rank : 0;
+    p->trainer.forward_only = p->forward_only;
+    s->budget_bytes = p->budget_bytes > 0 ? (size_t)p->budget_bytes : tdm_machine_available_bytes() + tdm_process_resident_bytes();
+    TDM_TRY(st, choose(s, err), done);
+done:
+    return st;
+}
+
+tdm_status tdm_session_take_adapter(tdm_session *s, const tdm_peft *peft, tdm_error *err)
+{
+    int64_t count;
+    const tdm_peft_pair *pairs = tdm_peft_pairs(peft, &count);
+    (void)err;
+    for (int64_t i = 0; i < s->adapter.count; i++) s->optimizer.master[i] = 0.0f; /* layers the file leaves out have no adapter */
+    for (int64_t i = 0; i < count; i++) {
+        const tdm_cview halves[2] = {pairs[i].a, pairs[i].b};
+        const int64_t offsets[2] = {s->adapter.offset_a[pairs[i].proj], s->adapter.offset_b[pairs[i].proj]};
+        for (int half = 0; half < 2; half++) {
+            float *to = s->optimizer.master + pairs[i].layer * s->adapter.layer_count + offsets[half];
+            const int64_t n = halves[half].rows * halves[half].cols;
+            TDM_ASSERT(offsets[half] >= 0 && halves[half].stride == halves[half].cols);
+            if (halves[half].dtype == TDM_DTYPE_F32) memcpy(to, halves[half].data, (size_t)n * sizeof *to);
+            else
+                for (int64_t j = 0; j < n; j++) to[j] = tdm_bf16_to_f32(((const uint16_t *)halves[half].data)[j]);
+        }
+    }
+    tdm_optimizer_publish(&s->optimizer);
+    return TDM_OK;
+}
+
+static tdm_status load_adapter(tdm_session *s, tdm_error *err)
+{
+    if (!s->has_adapter) return TDM_OK;
+    const tdm_session_spec *p = &s->spec;
+    const tdm_optimizer_config none = {.kind = TDM_OPTIMIZER_SGD};
+    tdm_optimizer_init(&s->optimizer, p->optimizer ? p->optimizer : &none, s->be, s->stream, &s->adapter,
+                       tdm_slab_at(&s->slab, &s->plan, s->item_adapter));
+    if (s->peft) {
+        const tdm_status st = tdm_session_take_adapter(s, s->peft, err);
+        tdm_peft_close(s->peft);
+        s->peft = NULL;
+        return st;
+    }
+    tdm_adapter_init_params(&s->adapter, p->adapter_seed, s->optimizer.master);
+    tdm_optimizer_publish(&s->optimizer);
+    return TDM_OK;
+}
+
+tdm_status tdm_session_load(tdm_session *s, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_session_spec *p = &s->spec;
+    tdm_plan *plan = &s->plan;
+    TDM_TRY(st, tdm_plan_check(plan, s->budget_bytes, p->budget_where, err), done);
+    TDM_TRY(st, tdm_slab_open(&s->slab, plan, err), done);
+    TDM_TRY(st,
+            s->be->stream_open(&s->stream, tdm_slab_at(&s->slab, plan, s->item_workspace), plan->item[s->item_workspace].bytes, p->threads, err),
+            done);
+    TDM_TRY(st,
+            tdm_weights_open(&s->weights, s->file, &p->weights, tdm_slab_at(&s->slab, plan, s->item_weights),
+                             plan->item[s->item_weights].bytes, err),
+            done);
+    const int64_t positions = limits_of(s).context;
+    TDM_TRY(st, tdm_model_open(&s->model, s->be, s->stream, s->weights, positions, p->kv_dtype, err), done);
+    TDM_TRY(st, load_adapter(s, err), done);
+    if (p->rollout)
+        TDM_TRY(st,
+                tdm_engine_open(&s->engine, &s->model, &p->engine, tdm_slab_at(&s->slab, plan, s->item_kv),
+                                tdm_slab_at(&s->slab, plan, s->item_rollout), err),
+                done);
+    if (p->train) {
+        const tdm_trainer_regions r = {.tape = tdm_slab_at(&s->slab, plan, s->item_tape),
+                                       .kv = tdm_slab_at(&s->slab, plan, s->item_train_kv),
+                                       .scratch = tdm_slab_at(&s->slab, plan, s->item_scratch),
+                                       .head = tdm_slab_at(&s->slab, plan, s->item_head)};
+        TDM_TRY(st, tdm_trainer_open(&s->trainer, &s->model, &p->trainer, &r, err), done);
+    }
+done:
+    return st;
+}
+
+void tdm_session_close(tdm_session *s)
+{
+    tdm_trainer_close(s->trainer);
+    tdm_engine_close(s->engine);
+    tdm_model_close(&s->model);
+    tdm_weights_close(s->weights);
+    if (s->stream) s->be->stream_close(s->stream);
+    tdm_slab_close(&s->slab);
+    tdm_peft_close(s->peft);
+    tdm_model_file_close(s->file);
+    memset(s, 0, sizeof *s);
+}
+
+const tdm_adapter *tdm_session_adapter(const tdm_session *s) { return s->has_adapter ? &s->adapter : NULL; }
+
+void tdm_session_enter(tdm_session *s, tdm_phase phase)
+{
+    (void)phase; /* the layouts differ in who wrote last, not in where anything lies */
+    tdm_slab_flip(&s->slab, &s->plan);
+}

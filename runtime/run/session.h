@@ -1,0 +1,68 @@
+/* A session: the model file, the plan, the slab and what is cut from it, opened in the order that promise 4 asks for: first the
+ * headers are read and the plan is made and checked, then a byte is loaded. Every command that computes opens one. */
+#ifndef TANDEM_RUNTIME_RUN_SESSION_H
+#define TANDEM_RUNTIME_RUN_SESSION_H
+
+#include "infer/engine.h"
+#include "memory/slab.h"
+#include "train/optimizer.h"
+#include "train/peft.h"
+#include "train/trainer.h"
+
+typedef struct tdm_session_spec {
+    const char *model;             /* folder or .gguf */
+    tdm_weights_options weights;
+    const char *adapter_dir;       /* a PEFT adapter to load, or NULL */
+    const tdm_adapter_spec *adapter; /* a fresh adapter, or NULL; with adapter_dir too: what the loaded one must be */
+    const tdm_optimizer_config *optimizer; /* NULL: the adapter is not trained */
+    uint64_t adapter_seed;
+    bool rollout, train, forward_only; /* which layouts are needed; forward_only: a train layout without a tape */
+    tdm_engine_spec engine;        /* kv_pages 0: chosen by the plan; rank is filled in */
+    tdm_trainer_spec trainer;      /* rank is filled in; checkpointing: see below */
+    bool checkpointing_auto;       /* the plan chooses: off when it fits the budget */
+    tdm_dtype kv_dtype;
+    int64_t kv_bytes;              /* for pages; 0: as many as useful within the budget */
+    int64_t budget_bytes;          /* 0: what the machine has free */
+    const char *budget_where;      /* for the error */
+    size_t host_bytes;             /* host memory the caller will use besides */
+    int threads;
+} tdm_session_spec;
+
+typedef struct tdm_session {
+    tdm_session_spec spec;         /* as resolved */
+    const tdm_backend *be;
+    tdm_model_file *file;
+    const tdm_model_config *config;
+    tdm_peft *peft;                /* adapter_dir, until load */
+    tdm_plan plan;
+    size_t budget_bytes;
+    tdm_slab slab;
+    tdm_stream *stream;
+    tdm_weights *weights;
+    tdm_model model;
+    bool has_adapter;
+    tdm_adapter adapter;
+    tdm_optimizer optimizer;       /* masters also without training: an adapter is loaded through them */
+    tdm_engine *engine;
+    tdm_trainer *trainer;
+    int item_weights, item_adapter, item_workspace, item_kv, item_rollout, item_tape, item_train_kv, item_scratch, item_head;
+} tdm_session;
+
+/* Reads headers, makes the plan. The session is usable for printing it; nothing big is allocated. */
+tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_error *err);
+/* Checks the budget, opens the slab, loads the weights, opens engine and trainer. */
+tdm_status tdm_session_load(tdm_session *s, tdm_error *err);
+void tdm_session_close(tdm_session *s);
+/* The adapter to use in a forward, or NULL. */
+const tdm_adapter *tdm_session_adapter(const tdm_session *s);
+/* Enters a phase. Both layouts lie over the same bytes, so nothing moves. */
+void tdm_session_enter(tdm_session *s, tdm_phase phase);
+/* Copies a PEFT adapter's tensors into the masters and publishes them. */
+tdm_status tdm_session_take_adapter(tdm_session *s, const tdm_peft *p, tdm_error *err);
+
+/* Bytes this process holds now and held at most (VmRSS, VmHWM), and what the machine or its container still has. */
+size_t tdm_process_resident_bytes(void);
+size_t tdm_process_peak_bytes(void);
+size_t tdm_machine_available_bytes(void);
+
+#endif
