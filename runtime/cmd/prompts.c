@@ -39,7 +39,7 @@ static tdm_status check(tdm_prompts *p, const tdm_ids *ids, const char *where, t
 tdm_status tdm_prompts_add_text(tdm_prompts *p, const tdm_language *l, const char *text, bool chat, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    tdm_ids *ids;
+    tdm_ids *ids = NULL;
     json_t *vars = NULL;
     TDM_TRY(st, slot(p, &ids, err), done);
     if (chat) {
@@ -74,7 +74,7 @@ done:
 static tdm_status read_line(tdm_prompts *p, const tdm_language *l, const char *line, const char *where, const tdm_model_config *c, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    tdm_ids *ids;
+    tdm_ids *ids = NULL;
     json_error_t je;
     json_t *v = json_loads(line, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &je);
     if (!v) {
