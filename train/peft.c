@@ -1,0 +1,287 @@
+#include "train/peft.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory/fs.h"
+
+enum { MAX_CONFIG_BYTES = 1 << 20 };
+
+const char *const tdm_peft_metadata[] = {"format", "pt", NULL};
+
+void tdm_peft_tensor_name(char out[TDM_PEFT_NAME_BYTES], int64_t layer, tdm_proj proj, bool b)
+{
+    snprintf(out, TDM_PEFT_NAME_BYTES, "base_model.model.model.layers.%" PRId64 ".%s.lora_%c.weight", layer, tdm_peft_proj_paths[proj],
+             b ? 'B' : 'A');
+}
+
+/* ---- writing ---- */
+
+static tdm_st_dtype st_dtype(tdm_cview v)
+{
+    TDM_ASSERT(v.dtype == TDM_DTYPE_F32 || v.dtype == TDM_DTYPE_BF16);
+    TDM_ASSERT_EQ(v.stride, v.cols);
+    return v.dtype == TDM_DTYPE_F32 ? TDM_ST_F32 : TDM_ST_BF16;
+}
+
+tdm_st_entry *tdm_peft_entries(const tdm_peft_pair *pairs, int64_t count)
+{
+    size_t n = (size_t)count * 2, head = n * sizeof(tdm_st_entry);
+    tdm_st_entry *entries = malloc(head + n * TDM_PEFT_NAME_BYTES + 1);
+    if (!entries) return NULL;
+    char *names = (char *)entries + head;
+    for (size_t i = 0; i < n; i++) {
+        const tdm_peft_pair *pair = &pairs[i / 2];
+        tdm_cview v = i % 2 ? pair->b : pair->a;
+        char *name = names + i * TDM_PEFT_NAME_BYTES;
+        tdm_peft_tensor_name(name, pair->layer, pair->proj, i % 2);
+        entries[i] = (tdm_st_entry){.name = name, .dtype = st_dtype(v), .rank = 2, .shape = {v.rows, v.cols}, .data = v.data};
+    }
+    return entries;
+}
+
+tdm_status tdm_peft_save(const char *dir, const tdm_peft_config *c, const tdm_peft_pair *pairs, int64_t count, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char path[TDM_PATH_BYTES];
+    char *text = NULL;                                      /* owned here */
+    json_t *config = tdm_peft_config_json(c);               /* owned here */
+    tdm_st_entry *entries = tdm_peft_entries(pairs, count); /* owned here */
+
+    if (config) text = json_dumps(config, JSON_INDENT(2) | JSON_SORT_KEYS);
+    if (!text || !entries) {
+        st = TDM_FAIL(err, TDM_ERR_OTHER, dir, NULL, "cannot prepare the adapter: out of memory, or a model path that is not UTF-8");
+        goto done;
+    }
+    TDM_TRY(st, tdm_fs_mkdirs(dir, err), done);
+    TDM_TRY(st, tdm_fs_join(path, dir, "adapter_model.safetensors", err), done);
+    TDM_TRY(st, tdm_safetensors_write(path, entries, count * 2, tdm_peft_metadata, err), done);
+    TDM_TRY(st, tdm_fs_join(path, dir, "adapter_config.json", err), done);
+    TDM_TRY(st, tdm_fs_write(path, text, strlen(text), err), done);
+done:
+    free(entries);
+    free(text);
+    json_decref(config);
+    return st;
+}
+
+/* ---- reading ---- */
+
+struct tdm_peft {
+    tdm_peft_config config;
+    tdm_safetensors *file; /* the views point into it, or into converted */
+    tdm_peft_pair *pairs;
+    int64_t count;
+    float **converted; /* f32 copies of f16 tensors */
+    int64_t converted_count;
+};
+
+/* Where a tensor belongs: layer, projection, which half. */
+typedef struct place {
+    int64_t layer;
+    tdm_proj proj;
+    bool b;
+} place;
+
+/* The inverse of tdm_peft_tensor_name; false: not such a name. */
+static bool parse_name(const char *name, place *at)
+{
+    static const char head[] = "base_model.model.model.layers.";
+    char again[TDM_PEFT_NAME_BYTES];
+    if (strncmp(name, head, sizeof head - 1) != 0) return false;
+    char *rest;
+    const char *digits = name + sizeof head - 1;
+    if (*digits < '0' || *digits > '9' || strspn(digits, "0123456789") > 6) return false;
+    at->layer = strtol(digits, &rest, 10);
+    for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+        for (int half = 0; half < 2; half++) {
+            tdm_peft_tensor_name(again, at->layer, (tdm_proj)p, half);
+            if (strcmp(again, name) != 0) continue;
+            at->proj = (tdm_proj)p;
+            at->b = half;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool finite_f32(const void *data, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t u;
+        memcpy(&u, (const char *)data + 4 * i, 4);
+        if ((u & 0x7f800000) == 0x7f800000) return false;
+    }
+    return true;
+}
+
+static bool finite_u16(const void *data, size_t n, uint16_t exponent)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint16_t u;
+        memcpy(&u, (const char *)data + 2 * i, 2);
+        if ((u & exponent) == exponent) return false;
+    }
+    return true;
+}
+
+/* IEEE binary16, finite, to f32: exact. */
+static float f16_to_f32(uint16_t h)
+{
+    int exponent = h >> 10 & 31;
+    float m = (float)(h & 1023);
+    float v = exponent ? ldexpf(m + 1024.0f, exponent - 25) : ldexpf(m, -24);
+    return h & 0x8000 ? -v : v;
+}
+
+static float *convert_f16(tdm_peft *p, const tdm_st_tensor *t)
+{
+    size_t n = t->bytes / 2;
+    float **grown = realloc(p->converted, (size_t)(p->converted_count + 1) * sizeof *grown);
+    if (!grown) return NULL;
+    p->converted = grown;
+    float *out = malloc(n * sizeof *out + 1);
+    if (!out) return NULL;
+    for (size_t i = 0; i < n; i++) {
+        uint16_t h;
+        memcpy(&h, (const char *)t->data + 2 * i, 2);
+        out[i] = f16_to_f32(h);
+    }
+    p->converted[p->converted_count++] = out;
+    return out;
+}
+
+static tdm_status tensor_view(tdm_peft *p, const tdm_st_tensor *t, tdm_cview *v, const char *where, tdm_error *err)
+{
+    bool finite;
+    switch (t->dtype) {
+    case TDM_ST_F32: finite = finite_f32(t->data, t->bytes / 4); break;
+    case TDM_ST_BF16: finite = finite_u16(t->data, t->bytes / 2, 0x7f80); break;
+    case TDM_ST_F16: finite = finite_u16(t->data, t->bytes / 2, 0x7c00); break;
+    default: return TDM_FAIL(err, TDM_ERR_INPUT, where, "save the adapter in F32, BF16 or F16", "dtype cannot be read");
+    }
+    if (!finite) return TDM_FAIL(err, TDM_ERR_INPUT, where, "the training that made it diverged", "holds NaN or infinity");
+    *v = (tdm_cview){t->data, t->dtype == TDM_ST_BF16 ? TDM_DTYPE_BF16 : TDM_DTYPE_F32, t->shape[0], t->shape[1], t->shape[1]};
+    if (t->dtype == TDM_ST_F16 && !(v->data = convert_f16(p, t)))
+        return TDM_FAIL(err, TDM_ERR_OTHER, where, NULL, "out of memory converting %zu bytes of F16", t->bytes);
+    return TDM_OK;
+}
+
+/* Puts one tensor of the file where it belongs. all: [layers * projections]. */
+static tdm_status take_tensor(tdm_peft *p, const tdm_st_tensor *t, const tdm_model_config *model, bool resolve, tdm_peft_pair *all,
+                              const char *path, tdm_error *err)
+{
+    char where[512];
+    place at;
+    snprintf(where, sizeof where, "%.300s: %.200s", path, t->name);
+    if (!parse_name(t->name, &at))
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "tandem computes plain LoRA on the seven projections of each layer",
+                        "the tensor is not part of such an adapter");
+    if (at.layer >= model->layers)
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "is it an adapter of another model?", "the model has %" PRId64 " layers", model->layers);
+    if (!resolve && !p->config.targets[at.proj])
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "config and weights are not of the same adapter", "%s is not in target_modules",
+                        strchr(tdm_peft_proj_paths[at.proj], '.') + 1);
+    int64_t n, k, r = p->config.rank;
+    tdm_proj_shape(model, at.proj, &n, &k);
+    int64_t rows = at.b ? n : r, cols = at.b ? r : k;
+    if (t->rank != 2 || t->shape[0] != rows || t->shape[1] != cols)
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "is it an adapter of another model?",
+                        "shape is [%" PRId64 ", %" PRId64 "]%s, the model and r = %" PRId64 " imply [%" PRId64 ", %" PRId64 "]",
+                        t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0, t->rank == 2 ? "" : " (not a matrix)", r, rows, cols);
+    tdm_peft_pair *pair = &all[at.layer * TDM_PROJ_COUNT + at.proj];
+    pair->layer = at.layer;
+    pair->proj = at.proj;
+    return tensor_view(p, t, at.b ? &pair->b : &pair->a, where, err);
+}
+
+/* Names what should be there and is not; keeps what is. */
+static tdm_status collect_pairs(tdm_peft *p, const tdm_model_config *model, bool resolve, bool some_layers, tdm_peft_pair *all,
+                                const char *path, tdm_error *err)
+{
+    char name[TDM_PEFT_NAME_BYTES];
+    for (int64_t i = 0; i < model->layers * TDM_PROJ_COUNT; i++) {
+        tdm_proj proj = (tdm_proj)(i % TDM_PROJ_COUNT);
+        bool a = all[i].a.data != NULL, b = all[i].b.data != NULL;
+        if (a && b) {
+            p->config.targets[proj] = true;
+            p->pairs[p->count++] = all[i];
+        } else if (a || b || (p->config.targets[proj] && !resolve && !some_layers)) {
+            tdm_peft_tensor_name(name, i / TDM_PROJ_COUNT, proj, a);
+            return TDM_FAIL(err, TDM_ERR_INPUT, path, "the file is incomplete, or of another model", "%s is missing", name);
+        }
+    }
+    if (p->count == 0) return TDM_FAIL(err, TDM_ERR_INPUT, path, "is it a LoRA adapter saved by PEFT?", "holds no LoRA tensors");
+    return TDM_OK;
+}
+
+static tdm_status open_weights(tdm_peft *p, const char *dir, tdm_error *err)
+{
+    char path[TDM_PATH_BYTES], old[TDM_PATH_BYTES];
+    tdm_status st = tdm_fs_join(path, dir, "adapter_model.safetensors", err);
+    if (st == TDM_OK) st = tdm_fs_join(old, dir, "adapter_model.bin", err);
+    if (st == TDM_OK && !tdm_fs_is_file(path) && tdm_fs_is_file(old))
+        st = TDM_FAIL(err, TDM_ERR_INPUT, old, "save it again with safe_serialization=True", "a pickled adapter is not read");
+    return st == TDM_OK ? tdm_safetensors_open(&p->file, path, err) : st;
+}
+
+tdm_status tdm_peft_open(tdm_peft **out, const char *dir, const tdm_model_config *model, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char path[TDM_PATH_BYTES];
+    char *text = NULL;         /* owned here */
+    tdm_peft_pair *all = NULL; /* owned here */
+    size_t bytes = 0, places = (size_t)model->layers * TDM_PROJ_COUNT;
+    bool resolve = false, some_layers = false;
+    tdm_peft *p = calloc(1, sizeof *p); /* the caller's on success */
+
+    *out = NULL;
+    if (p) p->pairs = calloc(places, sizeof *p->pairs);
+    all = calloc(places, sizeof *all);
+    if (!p || !p->pairs || !all) {
+        st = TDM_FAIL(err, TDM_ERR_OTHER, dir, NULL, "out of memory opening the adapter");
+        goto fail;
+    }
+    if (!tdm_fs_is_dir(dir)) {
+        st = TDM_FAIL(err, TDM_ERR_INPUT, dir, "name the folder with adapter_config.json", "is not an adapter folder");
+        goto fail;
+    }
+    TDM_TRY(st, tdm_fs_join(path, dir, "adapter_config.json", err), fail);
+    TDM_TRY(st, tdm_fs_read(path, MAX_CONFIG_BYTES, &text, &bytes, err), fail);
+    TDM_TRY(st, tdm_peft_config_parse(&p->config, &resolve, &some_layers, text, bytes, path, err), fail);
+    TDM_TRY(st, open_weights(p, dir, err), fail);
+    TDM_TRY(st, tdm_fs_join(path, dir, "adapter_model.safetensors", err), fail);
+    for (int64_t i = 0; i < tdm_safetensors_count(p->file); i++)
+        TDM_TRY(st, take_tensor(p, tdm_safetensors_at(p->file, i), model, resolve, all, path, err), fail);
+    TDM_TRY(st, collect_pairs(p, model, resolve, some_layers, all, path, err), fail);
+    free(text);
+    free(all);
+    *out = p;
+    return TDM_OK;
+fail:
+    free(text);
+    free(all);
+    tdm_peft_close(p);
+    return st;
+}
+
+void tdm_peft_close(tdm_peft *p)
+{
+    if (!p) return;
+    for (int64_t i = 0; i < p->converted_count; i++) free(p->converted[i]);
+    free(p->converted);
+    free(p->pairs);
+    tdm_safetensors_close(p->file);
+    free(p);
+}
+
+const tdm_peft_config *tdm_peft_config_of(const tdm_peft *p) { return &p->config; }
+
+const tdm_peft_pair *tdm_peft_pairs(const tdm_peft *p, int64_t *count)
+{
+    *count = p->count;
+    return p->pairs;
+}
