@@ -117,7 +117,16 @@ static void finish_row(const tdm_gemm *g, scratch *z, int64_t row, int64_t i, in
     store_row(g, row, j0, lanes, out);
 }
 
-static void run_task(const job *jb, scratch *z, int64_t m0, int64_t mr, int64_t j0, int64_t lanes)
+/* The panel of columns from j0 on, as it lies in memory. Only the forward's panels are whole rows. */
+static tdm_gemm_ahead panel_bytes(const tdm_gemm_source *p, int64_t j0)
+{
+    const int64_t row = p->m.stride * (p->m.dtype == TDM_DTYPE_E4M3 ? 1 : 2);
+    const char *base = p->m.data;
+    if (!p->transposed || j0 >= p->m.rows) return (tdm_gemm_ahead){base, base};
+    return (tdm_gemm_ahead){base + j0 * row, base + tdm_min_i64(j0 + WIDTH, p->m.rows) * row};
+}
+
+static void run_task(const job *jb, scratch *z, int64_t m0, int64_t mr, int64_t j0, int64_t lanes, tdm_gemm_ahead ahead)
 {
     const tdm_gemm *g = jb->g;
     const tdm_gemm_rows a = {g->a.data + m0 * g->a.stride, g->a.stride};
@@ -126,14 +135,15 @@ static void run_task(const job *jb, scratch *z, int64_t m0, int64_t mr, int64_t 
         const tdm_gemm_rows a2 = {g->a2.data + m0 * g->a2.stride, g->a2.stride};
         for (int64_t k = 0; k < g->depth2; k += DEPTH) {
             const int64_t kc = tdm_min_i64(DEPTH, g->depth2 - k);
-            TDM_CPU(gemm_pack)(z->panel, &g->p2, j0, lanes, k, kc);
+            tdm_gemm_ahead none = {ahead.at, ahead.at};
+            TDM_CPU(gemm_pack)(z->panel, &g->p2, j0, lanes, k, kc, &none);
             rows_plain(z->c2, z->panel, a2, mr, k, kc, lanes);
         }
     }
     if (!by_block) load_scales(z, g, m0, mr, j0, lanes, 0, 1);
     for (int64_t k = 0; k < g->depth; k += DEPTH) {
         const int64_t kc = tdm_min_i64(DEPTH, g->depth - k);
-        TDM_CPU(gemm_pack)(z->panel, &g->p, j0, lanes, k, kc);
+        TDM_CPU(gemm_pack)(z->panel, &g->p, j0, lanes, k, kc, &ahead);
         if (by_block) {
             load_scales(z, g, m0, mr, j0, lanes, k / TDM_FP8_BLOCK, tdm_ceil_div(kc, TDM_FP8_BLOCK));
             rows_by_block(z, a, mr, k, kc, lanes);
@@ -151,7 +161,8 @@ static void run_tasks(void *ctx, int64_t first, int64_t last, int thread)
     scratch *z = tdm_cpu_scratch_slice(jb->s, jb->shared, sizeof *z, thread);
     for (int64_t task = first; task < last; task++) {
         const int64_t m0 = task / jb->panels * jb->rows, j0 = task % jb->panels * WIDTH;
-        run_task(jb, z, m0, tdm_min_i64(jb->rows, g->rows - m0), j0, tdm_min_i64(WIDTH, g->cols - j0));
+        const int64_t next = (task + 1 < last ? task + 1 : task + jb->s->threads) % jb->panels * WIDTH;
+        run_task(jb, z, m0, tdm_min_i64(jb->rows, g->rows - m0), j0, tdm_min_i64(WIDTH, g->cols - j0), panel_bytes(&g->p, next));
     }
 }
 

@@ -26,7 +26,7 @@ enum { TDM_GEMM_LANES = 4, TDM_GEMM_VECTORS = 2, TDM_GEMM_ROWS = 4 };
 #endif
 enum {
     TDM_GEMM_WIDTH = TDM_GEMM_LANES * TDM_GEMM_VECTORS, /* columns of a panel; divides 128 */
-    TDM_GEMM_DEPTH = 512,                               /* k packed at a time; a multiple of 128 */
+    TDM_GEMM_DEPTH = 256,                               /* k packed at a time; a multiple of 128 */
     TDM_GEMM_BLOCK_ROWS = 252,                          /* rows one task takes; a multiple of TDM_GEMM_ROWS */
     TDM_GEMM_CHUNK_ROWS = 504                           /* rows of A expanded at a time, when A is not in elements already */
 };
@@ -79,8 +79,14 @@ bool TDM_CPU(gemm_in_place)(tdm_cview x);
 
 /* ---- between gemm's own files ---- */
 
+/* Bytes that the thread will pack next: fetched while it packs what is before it. */
+typedef struct tdm_gemm_ahead {
+    const char *at, *end;
+} tdm_gemm_ahead;
+
 /* Fills panel [kc / 2 up to 32s][lanes up to whole vectors][2] with P[k0 .. k0 + kc, j0 .. j0 + lanes], zeros around it. */
-void TDM_CPU(gemm_pack)(tdm_gemm_elem *panel, const tdm_gemm_source *p, int64_t j0, int64_t lanes, int64_t k0, int64_t kc);
+void TDM_CPU(gemm_pack)(tdm_gemm_elem *panel, const tdm_gemm_source *p, int64_t j0, int64_t lanes, int64_t k0, int64_t kc,
+                        tdm_gemm_ahead *ahead);
 
 /* c [mr, WIDTH] f32 = A[mr rows, 2 * pairs] panel: begun at 0 or continued from c; or folded onto c, scaled by xs[i] * ws[j]. */
 typedef enum tdm_gemm_mode { TDM_GEMM_BEGIN, TDM_GEMM_CONTINUE, TDM_GEMM_FOLD_FIRST, TDM_GEMM_FOLD } tdm_gemm_mode;

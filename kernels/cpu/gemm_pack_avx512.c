@@ -1,10 +1,7 @@
 /* Packing for VDPBF16PS: bf16 pairs of k in one 32-bit lane. e4m3 becomes bf16 by two lookups, one for each byte. */
-#include "kernels/cpu/gemm.h"
-#include "kernels/cpu/common/e4m3.h"
+#include "kernels/cpu/vec.h"
 
 #if defined(TDM_ISA_avx512)
-
-#include <string.h>
 
 enum { LANES = TDM_GEMM_LANES };
 
@@ -99,35 +96,62 @@ static inline void transpose_words(tdm_gemm_elem *at, int64_t step, __m512i r[16
     }
 }
 
-/* Lanes are rows of the matrix: 16 of them at a time are transposed. The rows of the next 16 are asked for meanwhile, as no
- * prefetcher follows that many streams. */
-static void pack_rows(tdm_gemm_elem *panel, const tdm_gemm_source *p, int64_t j0, int64_t lanes, int64_t k0, int64_t kc)
+/* A step of packing reads 16 lines far apart, which no prefetcher follows; meanwhile the next panel is asked for in its own order. */
+TDM_INLINE void ask(tdm_gemm_ahead *ahead)
+{
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) _mm_prefetch(ahead->at + 64 * i, _MM_HINT_T1);
+    ahead->at = ahead->at + 64 * 16 < ahead->end ? ahead->at + 64 * 16 : ahead->end;
+}
+
+/* One step: 16 rows (fewer where not `whole`), 64 bytes of each. */
+TDM_INLINE void pack_step(tdm_gemm_elem *at, int64_t step, const tables *tab, const char *from, int64_t row_bytes, int64_t rows,
+                          __mmask64 mask, bool codes, bool whole)
+{
+    __m512i r[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++)
+        if (whole)
+            r[i] = _mm512_loadu_si512(from + i * row_bytes);
+        else
+            r[i] = i < rows ? _mm512_maskz_loadu_epi8(mask, from + i * row_bytes) : _mm512_setzero_si512();
+    if (codes)
+        transpose_codes(at, step, tab, r);
+    else
+        transpose_words(at, step, r);
+}
+
+/* Lanes are rows of the matrix: 16 of them at a time are transposed. */
+TDM_INLINE void pack_rows(tdm_gemm_elem *panel, const tdm_gemm_source *p, int64_t j0, int64_t lanes, int64_t k0, int64_t kc,
+                          tdm_gemm_ahead *ahead, bool codes)
 {
     const tables tab = tables_load();
-    const bool codes = p->m.dtype == TDM_DTYPE_E4M3;
-    const int64_t step = tdm_ceil_div(lanes, LANES) * LANES * 2, width = codes ? 64 : 32;
-    const int64_t row_bytes = p->m.stride * (codes ? 1 : 2);
+    const int64_t step = tdm_ceil_div(lanes, LANES) * LANES * 2, size = codes ? 1 : 2, width = 64 / size;
+    const int64_t row_bytes = p->m.stride * size;
     for (int64_t j = 0; j < lanes; j += LANES) {
-        const char *base = (const char *)p->m.data + (j0 + j) * row_bytes + k0 * (codes ? 1 : 2);
+        const char *from = (const char *)p->m.data + (j0 + j) * row_bytes + k0 * size;
         const int64_t rows = tdm_min_i64(LANES, lanes - j);
-        const bool more = j0 + j + 2 * LANES <= p->m.rows;
-        for (int64_t k = 0; k < kc; k += width) {
-            __m512i r[16];
-            const __mmask64 mask = codes ? first_bytes(kc - k) : first_bytes(2 * (kc - k));
-#pragma GCC unroll 16
-            for (int i = 0; i < 16; i++) {
-                const char *from = base + i * row_bytes;
-                r[i] = i < rows ? _mm512_maskz_loadu_epi8(mask, from) : _mm512_setzero_si512();
-                if (more) _mm_prefetch(from + 16 * row_bytes, _MM_HINT_T0);
-            }
+        for (int64_t k = 0; k < kc; k += width, from += 64) {
             tdm_gemm_elem *at = panel + k / 2 * step + j * 2;
-            if (codes)
-                transpose_codes(at, step, &tab, r);
+            ask(ahead);
+            if (rows == LANES && k + width <= kc)
+                pack_step(at, step, &tab, from, row_bytes, rows, 0, codes, true);
             else
-                transpose_words(at, step, r);
-            base += 64;
+                pack_step(at, step, &tab, from, row_bytes, rows, first_bytes(size * (kc - k)), codes, false);
         }
     }
+}
+
+/* Apart, so that each is compiled for its own dtype. */
+static void pack_rows_codes(tdm_gemm_elem *panel, const tdm_gemm_source *p, int64_t j0, int64_t lanes, int64_t k0, int64_t kc,
+                            tdm_gemm_ahead *ahead)
+{
+    pack_rows(panel, p, j0, lanes, k0, kc, ahead, true);
+}
+static void pack_rows_words(tdm_gemm_elem *panel, const tdm_gemm_source *p, int64_t j0, int64_t lanes, int64_t k0, int64_t kc,
+                            tdm_gemm_ahead *ahead)
+{
+    pack_rows(panel, p, j0, lanes, k0, kc, ahead, false);
 }
 
 /* bf16(code * scale) of 64 codes as they stand, 16 a vector, still in f32 and not yet rounded. */
@@ -201,14 +225,14 @@ static void pack_cols_words(tdm_gemm_elem *panel, const tdm_gemm_source *p, int6
         }
 }
 
-void TDM_CPU(gemm_pack)(tdm_gemm_elem *panel, const tdm_gemm_source *p, int64_t j0, int64_t lanes, int64_t k0, int64_t kc)
+void TDM_CPU(gemm_pack)(tdm_gemm_elem *panel, const tdm_gemm_source *p, int64_t j0, int64_t lanes, int64_t k0, int64_t kc,
+                        tdm_gemm_ahead *ahead)
 {
+    const bool codes = p->m.dtype == TDM_DTYPE_E4M3;
     if (p->transposed)
-        pack_rows(panel, p, j0, lanes, k0, kc);
-    else if (p->m.dtype == TDM_DTYPE_E4M3)
-        pack_cols_codes(panel, p, j0, lanes, k0, kc);
+        (codes ? pack_rows_codes : pack_rows_words)(panel, p, j0, lanes, k0, kc, ahead);
     else
-        pack_cols_words(panel, p, j0, lanes, k0, kc);
+        (codes ? pack_cols_codes : pack_cols_words)(panel, p, j0, lanes, k0, kc);
 }
 
 /* ---- A ----------------------------------------------------------------------------------------------------------------------- */

@@ -62,8 +62,10 @@ static void pack_cols(float *panel, const tdm_gemm_source *p, int64_t j0, int64_
     }
 }
 
-void TDM_CPU(gemm_pack)(tdm_gemm_elem *panel, const tdm_gemm_source *p, int64_t j0, int64_t lanes, int64_t k0, int64_t kc)
+void TDM_CPU(gemm_pack)(tdm_gemm_elem *panel, const tdm_gemm_source *p, int64_t j0, int64_t lanes, int64_t k0, int64_t kc,
+                        tdm_gemm_ahead *ahead)
 {
+    (void)ahead;
     (p->transposed ? pack_rows : pack_cols)(panel, p, j0, lanes, k0, kc);
 }
 
