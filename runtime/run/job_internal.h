@@ -1,0 +1,98 @@
+/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_sft.c, job_save.c. */
+#ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
+#define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
+
+#include "runtime/data/dataset.h"
+#include "runtime/data/replay.h"
+#include "runtime/reward/reward.h"
+#include "runtime/run/checkpoint.h"
+#include "runtime/run/job.h"
+#include "runtime/run/language.h"
+#include "runtime/run/metrics.h"
+#include "runtime/run/progress.h"
+#include "runtime/run/sequences.h"
+#include "runtime/run/session.h"
+#include "runtime/run/signals.h"
+#include "runtime/run/tensorboard.h"
+
+/* One prompt of a step. */
+typedef struct tdm_job_prompt {
+    json_t *row;         /* the dataset's row, owned */
+    json_t *messages;    /* what is asked, owned: a list of messages, or a string */
+    tdm_text text;       /* as rendered */
+    tdm_ids ids;
+} tdm_job_prompt;
+
+/* Figures of a step on their way to metrics. */
+typedef struct tdm_job_figures {
+    double rollout_s, reward_s, train_s, flip_s;
+    double grad_norm, lr, loss, kl, entropy, clip_fraction, mismatch_mean, mismatch_max;
+    int64_t prompt_tokens, completion_tokens, longest, truncated;
+} tdm_job_figures;
+
+typedef struct tdm_job {
+    const tdm_recipe *r;
+    const tdm_job_options *o;
+    tdm_language language;
+    tdm_session session;
+    tdm_dataset *data;
+    tdm_replay replay;
+    tdm_rewards *rewards;
+    tdm_sequences sequences;
+    tdm_stops stops;
+    /* sizes of a step */
+    int64_t groups, samples;    /* prompts a step; sequences a step, at most */
+    int64_t context;
+    tdm_sampling sampling;
+    tdm_loss_config loss;
+    tdm_optimizer_config optimizer;
+    /* where the run stands */
+    int64_t step, data_position;
+    int64_t first_step;         /* of this process */
+    int64_t skipped;            /* prompts left out for their length, so far */
+    /* the step at hand */
+    tdm_job_prompt *prompt;     /* [groups] */
+    tdm_request *request;       /* [groups] */
+    int64_t *group_start;       /* [groups + 1] into sequences */
+    int64_t group_count, sequence_count;
+    double *scores;             /* [rewards, samples] */
+    double *total, *advantage;  /* [samples] */
+    tdm_text *completion;       /* [samples] */
+    tdm_reward_sample *reward_sample;
+    tdm_train_item *item;       /* [samples] */
+    uint8_t **mask;             /* sft: [samples] -> [context] */
+    uint8_t *mask_bytes;
+    tdm_job_figures fig;
+    bool updated;               /* the step at hand has changed the adapter */
+    /* outputs */
+    char checkpoints[TDM_PATH_BYTES];
+    int64_t saved_step;         /* newest checkpoint's; -1: none */
+    uint64_t base_hash;
+    tdm_metrics_log metrics;
+    tdm_tensorboard tensorboard;
+    tdm_progress progress;
+    char **reward_key;          /* "reward/NAME" is made by the log; names here */
+} tdm_job;
+
+static inline bool tdm_job_sft(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_SFT; }
+static inline bool tdm_job_replays(const tdm_job *j) { return j->r->rollout.replay[0] != 0; }
+
+/* job_open.c: everything but the run folder. With plan or check nothing big is loaded. */
+tdm_status tdm_job_open(tdm_job *j, const tdm_recipe *r, const tdm_job_options *o, tdm_error *err);
+void tdm_job_close(tdm_job *j);
+
+/* job_rollout.c: prompts -> completions -> rewards -> advantages of one step. */
+tdm_status tdm_job_rollout(tdm_job *j, tdm_error *err);
+tdm_status tdm_job_log_rollouts(tdm_job *j, tdm_error *err);
+/* Encodes one prompt of the data; *fits: false when it is longer than data.max_prompt_tokens. */
+tdm_status tdm_job_prompt_make(tdm_job *j, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err);
+void tdm_job_prompt_clear(tdm_job_prompt *p);
+/* job_sft.c: a batch of examples as items with masks. */
+tdm_status tdm_job_examples(tdm_job *j, tdm_error *err);
+/* job_update.c: reference and old passes, minibatches, optimizer. */
+tdm_status tdm_job_update(tdm_job *j, tdm_error *err);
+/* job_save.c */
+tdm_status tdm_job_folder(tdm_job *j, tdm_error *err);  /* fresh: makes the run folder; resume: loads the newest checkpoint */
+tdm_status tdm_job_save(tdm_job *j, tdm_error *err);
+
+#endif

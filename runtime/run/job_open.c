@@ -1,0 +1,244 @@
+/* From a recipe to an opened job: text side, data, rewards, then the plan, then the bytes. */
+#include "runtime/run/job_internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void settle_sizes(tdm_job *j)
+{
+    const tdm_recipe *r = j->r;
+    if (tdm_job_sft(j)) {
+        j->groups = j->samples = r->train.batch_size;
+        j->context = r->data.max_prompt_tokens + r->rollout.max_new_tokens;
+        return;
+    }
+    j->groups = r->rollout.prompts_per_step;
+    j->samples = j->groups * (tdm_job_replays(j) ? j->replay.largest_group : r->rollout.generations);
+    j->context = tdm_job_replays(j) ? j->replay.longest_prompt + j->replay.longest_completion : r->data.max_prompt_tokens + r->rollout.max_new_tokens;
+}
+
+static void settle_config(tdm_job *j)
+{
+    const tdm_recipe *r = j->r;
+    const tdm_recipe_train *t = &r->train;
+    j->sampling = (tdm_sampling){.temperature = (float)r->rollout.temperature, .top_p = (float)r->rollout.top_p, .min_p = (float)r->rollout.min_p,
+                                 .repetition_penalty = (float)r->rollout.repetition_penalty, .top_k = (int32_t)r->rollout.top_k};
+    if (tdm_job_sft(j)) j->sampling = (tdm_sampling){.temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f};
+    j->loss = (tdm_loss_config){.kind = tdm_job_sft(j) ? TDM_LOSS_SFT : t->loss, .sequence_level = t->importance.level == TDM_RATIO_SEQUENCE,
+                                .clip_low = t->clip_low, .clip_high = t->clip_high, .kl = t->kl, .kl_kind = t->kl_type,
+                                .correction = t->importance.correction, .cap = t->importance.cap, .max_new_tokens = r->rollout.max_new_tokens};
+    const int64_t updates = tdm_job_sft(j) ? t->minibatches : t->epochs_per_rollout * t->minibatches;
+    j->optimizer = (tdm_optimizer_config){.kind = t->optimizer, .schedule = t->schedule, .lr = t->lr, .beta1 = t->betas[0], .beta2 = t->betas[1],
+                                          .eps = t->eps, .weight_decay = t->weight_decay, .max_grad_norm = t->max_grad_norm,
+                                          .warmup_updates = t->warmup_steps * updates, .total_updates = t->steps * updates};
+}
+
+static bool truncates(const tdm_sampling *s) { return s->temperature > 0.0f && (s->top_k > 0 || s->top_p < 1.0f || s->min_p > 0.0f); }
+
+static tdm_sequences_spec store_spec(const tdm_job *j, const tdm_model_config *c)
+{
+    const tdm_recipe *r = j->r;
+    if (tdm_job_sft(j)) return (tdm_sequences_spec){.count = j->samples, .prompt = 1, .completion = j->context - 1, .vocab = c->vocab, .train = true};
+    const bool replay = tdm_job_replays(j);
+    return (tdm_sequences_spec){.count = j->samples, .prompt = replay ? j->replay.longest_prompt : r->data.max_prompt_tokens,
+                                .completion = replay ? j->replay.longest_completion : r->rollout.max_new_tokens, .vocab = c->vocab,
+                                .support = !replay && truncates(&j->sampling), .train = true};
+}
+
+static tdm_status check_context(const tdm_job *j, const tdm_model_config *c, tdm_error *err)
+{
+    char where[TDM_RECIPE_WHERE];
+    if (j->context <= c->context) return TDM_OK;
+    return TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(j->r, "rollout.max_new_tokens", where), "lower data.max_prompt_tokens or rollout.max_new_tokens",
+                    "prompts and completions of %" PRId64 " tokens pass the model's context of %" PRId64, j->context, c->context);
+}
+
+/* Promise 3: what would make a log-probability depend on its neighbours is refused. The schema has refused what the recipe alone shows. */
+static tdm_status check_exact(const tdm_job *j, tdm_error *err)
+{
+    char where[TDM_RECIPE_WHERE];
+    const tdm_model_config *c = j->session.config;
+    if (j->r->numerics != TDM_NUMERICS_EXACT) return TDM_OK;
+    for (int64_t l = 0; l < c->layers; l++)
+        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+            const tdm_weight *w = &tdm_weights_layer(j->session.weights, l)->proj[p];
+            if (w->scheme == TDM_SCHEME_FP8_TENSOR && w->act == TDM_ACT_DYNAMIC)
+                return TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(j->r, "numerics", where), "use fp8_channel or fp8_block, static activations, or numerics: fast",
+                                "exact cannot take the model's dynamic per-tensor activation scales: they depend on the batch");
+        }
+    return TDM_OK;
+}
+
+static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_session_spec *s, tdm_adapter_spec *adapter, char where[TDM_RECIPE_WHERE])
+{
+    const tdm_recipe *r = j->r;
+    const bool rollout = !tdm_job_sft(j) && !tdm_job_replays(j);
+    const tdm_sequences_spec store = store_spec(j, c);
+    *adapter = (tdm_adapter_spec){.rank = r->adapter.rank, .alpha = (float)r->adapter.alpha, .rslora = r->adapter.rslora};
+    memcpy(adapter->target, r->adapter.target, sizeof adapter->target);
+    *s = (tdm_session_spec){
+        .model = r->model.path,
+        .weights = {.scheme = r->model.weights, .scheme_given = tdm_recipe_given(r, "model.weights"), .act = r->model.activations,
+                    .pow2 = r->model.pow2_scale, .first_layers_bf16 = r->model.first_layers_bf16, .last_layers_bf16 = r->model.last_layers_bf16,
+                    .keep_bf16 = r->model.keep_bf16.items},
+        .adapter_dir = r->adapter.init[0] ? r->adapter.init : NULL,
+        .adapter = adapter,
+        .optimizer = &j->optimizer,
+        .adapter_seed = (uint64_t)r->seed,
+        .rollout = rollout,
+        .train = true,
+        .checkpointing_auto = r->train.checkpointing == TDM_CHECKPOINTING_AUTO,
+        .kv_dtype = r->memory.kv_dtype,
+        .kv_bytes = r->memory.kv_bytes,
+        .budget_bytes = r->memory.budget_bytes,
+        .budget_where = tdm_recipe_where(r, "memory.budget", where),
+        .host_bytes = tdm_sequences_bytes(&store),
+        .threads = (int)r->threads,
+    };
+    const int64_t running = r->rollout.max_sequences > 0 ? r->rollout.max_sequences : 256;
+    s->engine = (tdm_engine_spec){.sequences = tdm_min_i64(running, j->samples), .samples = j->samples, .requests = j->groups, .context = j->context,
+                                  .batch_tokens = tdm_max_i64(512, tdm_min_i64(running, j->samples)),
+                                  .head_rows = tdm_min_i64(128, tdm_min_i64(running, j->samples))};
+    const int64_t micro = tdm_max_i64(tdm_min_i64(r->train.micro_tokens, j->samples * j->context), j->context);
+    s->trainer = (tdm_trainer_spec){.micro_tokens = micro, .sequences = tdm_min_i64(j->samples, tdm_max_i64(16, micro / 16)), .context = j->context,
+                                    .head_rows = 128, .checkpointing = r->train.checkpointing == TDM_CHECKPOINTING_LAYER,
+                                    .dropout = r->adapter.dropout > 0.0};
+}
+
+/* A loaded adapter must be what the recipe describes: its rank, scale and targets go into the saved one. */
+static tdm_status check_adapter(const tdm_job *j, tdm_error *err)
+{
+    char where[TDM_RECIPE_WHERE];
+    const tdm_recipe_adapter *a = &j->r->adapter;
+    const tdm_adapter_spec *s = &j->session.adapter.spec;
+    const char *key = NULL, *what = NULL;
+    if (!a->init[0]) return TDM_OK;
+    if (s->rank != a->rank && tdm_recipe_given(j->r, "adapter.rank")) key = "adapter.rank", what = "rank";
+    else if (s->alpha != (float)a->alpha && tdm_recipe_given(j->r, "adapter.alpha")) key = "adapter.alpha", what = "alpha";
+    else if (s->rslora != a->rslora && tdm_recipe_given(j->r, "adapter.rslora")) key = "adapter.rslora", what = "rslora";
+    else if (memcmp(s->target, a->target, sizeof s->target) != 0 && tdm_recipe_given(j->r, "adapter.targets")) key = "adapter.targets", what = "targets";
+    if (!key) return TDM_OK;
+    return TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(j->r, key, where), "leave the key away to take the adapter's own",
+                    "the adapter in %s has another %s", a->init, what);
+}
+
+static tdm_status open_data(tdm_job *j, const tdm_model_config *c, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    if (tdm_job_replays(j)) {
+        TDM_TRY(st, tdm_replay_open(&j->replay, j->r->rollout.replay, c->vocab, err), done);
+    } else TDM_TRY(st, tdm_dataset_open(&j->data, j->r->data.train, err), done);
+    if (!tdm_job_sft(j) && !tdm_job_replays(j)) TDM_TRY(st, tdm_rewards_open(&j->rewards, j->r, err), done);
+done:
+    return st;
+}
+
+static tdm_status step_tables(tdm_job *j, tdm_error *err)
+{
+    const size_t n = (size_t)j->samples, g = (size_t)j->groups, rewards = j->rewards ? (size_t)tdm_rewards_count(j->rewards) : 0;
+    j->prompt = calloc(g, sizeof *j->prompt);
+    j->request = calloc(g, sizeof *j->request);
+    j->group_start = calloc(g + 1, sizeof *j->group_start);
+    j->scores = calloc(n * rewards + 1, sizeof *j->scores);
+    j->total = calloc(n, sizeof *j->total);
+    j->advantage = calloc(n, sizeof *j->advantage);
+    j->completion = calloc(n, sizeof *j->completion);
+    j->reward_sample = calloc(n, sizeof *j->reward_sample);
+    j->item = calloc(n, sizeof *j->item);
+    bool ok = j->prompt && j->request && j->group_start && j->scores && j->total && j->advantage && j->completion && j->reward_sample && j->item;
+    if (tdm_job_sft(j)) {
+        j->mask = calloc(n, sizeof *j->mask);
+        j->mask_bytes = calloc(n, (size_t)j->context);
+        ok = ok && j->mask && j->mask_bytes;
+        for (size_t i = 0; ok && i < n; i++) j->mask[i] = j->mask_bytes + i * (size_t)j->context;
+    }
+    if (!ok) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the tables of a step");
+    return TDM_OK;
+}
+
+/* One prompt of the data goes through template and tokenizer, so that a broken template or column shows before anything is loaded. */
+static tdm_status try_first_row(tdm_job *j, tdm_error *err)
+{
+    if (!j->data || tdm_job_sft(j)) return TDM_OK;
+    tdm_job_prompt p = {0};
+    bool fits;
+    const tdm_status st = tdm_job_prompt_make(j, tdm_dataset_draw(j->data, (uint64_t)j->r->seed, j->r->data.shuffle, 0), &p, &fits, err);
+    tdm_job_prompt_clear(&p);
+    tdm_text_free(&p.text);
+    tdm_ids_free(&p.ids);
+    return st;
+}
+
+tdm_status tdm_job_open(tdm_job *j, const tdm_recipe *r, const tdm_job_options *o, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char where[TDM_RECIPE_WHERE];
+    tdm_model_file *file = NULL;
+    tdm_session_spec spec;
+    tdm_adapter_spec adapter;
+    memset(j, 0, sizeof *j);
+    j->r = r;
+    j->o = o;
+    j->saved_step = -1;
+    j->metrics.file.fd = j->tensorboard.file.fd = -1;
+    TDM_TRY(st, tdm_recipe_check_cpu(r, err), done);
+    TDM_TRY(st, tdm_model_file_open(&file, r->model.path, err), done);
+    const tdm_model_config *c = tdm_model_file_config(file);
+    TDM_TRY(st, tdm_language_open(&j->language, file, err), done);
+    for (int64_t i = 0; i < r->rollout.stop_token_ids.count && j->language.eos_count < (int)TDM_COUNT(j->language.eos); i++)
+        j->language.eos[j->language.eos_count++] = (int32_t)r->rollout.stop_token_ids.items[i];
+    TDM_TRY(st, open_data(j, c, err), done);
+    settle_sizes(j);
+    settle_config(j);
+    TDM_TRY(st, check_context(j, c, err), done);
+    TDM_TRY(st, step_tables(j, err), done);
+    TDM_TRY(st, try_first_row(j, err), done);
+    tdm_stops_init(&j->stops, &j->language, r->rollout.stop.items);
+    session_spec(j, c, &spec, &adapter, where);
+    const tdm_sequences_spec store = store_spec(j, c);
+    TDM_TRY(st, tdm_session_plan(&j->session, &spec, err), done);
+    TDM_TRY(st, check_adapter(j, err), done);
+    if (o->plan) goto done;
+    TDM_TRY(st, tdm_plan_check(&j->session.plan, j->session.budget_bytes, spec.budget_where, err), done);
+    if (o->check) goto done;
+    TDM_TRY(st, tdm_session_load(&j->session, err), done);
+    TDM_TRY(st, check_exact(j, err), done);
+    TDM_TRY(st, tdm_sequences_open(&j->sequences, &store, err), done);
+    j->base_hash = tdm_weights_hash(j->session.weights);
+done:
+    tdm_model_file_close(file);
+    return st;
+}
+
+void tdm_job_close(tdm_job *j)
+{
+    tdm_error ignored = {0}; /* whatever had to be durable was synced before */
+    (void)tdm_metrics_close(&j->metrics, &ignored);
+    (void)tdm_tensorboard_close(&j->tensorboard, &ignored);
+    for (int64_t i = 0; j->prompt && i < j->groups; i++) {
+        tdm_job_prompt_clear(&j->prompt[i]);
+        tdm_text_free(&j->prompt[i].text);
+        tdm_ids_free(&j->prompt[i].ids);
+    }
+    for (int64_t i = 0; j->completion && i < j->samples; i++) tdm_text_free(&j->completion[i]);
+    free(j->prompt);
+    free(j->request);
+    free(j->group_start);
+    free(j->scores);
+    free(j->total);
+    free(j->advantage);
+    free(j->completion);
+    free(j->reward_sample);
+    free(j->item);
+    free(j->mask);
+    free(j->mask_bytes);
+    tdm_stops_fini(&j->stops);
+    tdm_sequences_close(&j->sequences);
+    tdm_rewards_close(j->rewards);
+    tdm_replay_close(&j->replay);
+    tdm_dataset_close(j->data);
+    tdm_session_close(&j->session);
+    tdm_language_close(&j->language);
+}

@@ -1,0 +1,214 @@
+/* One step's experience: prompts from the data, completions from the engine (or a recording), rewards, advantages. */
+#include "runtime/run/job_internal.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+void tdm_job_prompt_clear(tdm_job_prompt *p)
+{
+    json_decref(p->row);
+    json_decref(p->messages);
+    p->row = p->messages = NULL;
+    p->text.len = 0;
+    p->ids.count = 0;
+}
+
+tdm_status tdm_job_prompt_make(tdm_job *j, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char where[512];
+    json_t *vars = NULL;
+    tdm_job_prompt_clear(p);
+    tdm_dataset_where(j->data, row, where);
+    TDM_TRY(st, tdm_dataset_row(j->data, row, &p->row, err), done);
+    TDM_TRY(st, tdm_row_messages(p->row, j->r->data.system, j->r->data.prompt, where, &p->messages, err), done);
+    vars = json_pack("{s:O,s:b}", "messages", p->messages, "add_generation_prompt", 1);
+    if (!vars) {
+        st = TDM_FAIL(err, TDM_ERR_OTHER, where, "free host memory", "out of memory for a prompt");
+        goto done;
+    }
+    TDM_TRY(st, tdm_language_chat_ids(&j->language, vars, &p->text, &p->ids, err), done);
+    *fits = p->ids.count <= j->r->data.max_prompt_tokens;
+done:
+    json_decref(vars);
+    return st;
+}
+
+/* Prompts that are too long are left out, counted and said once; the counter of draws moves on, so a resume leaves out the same. */
+static tdm_status next_prompt(tdm_job *j, tdm_job_prompt *p, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    for (int64_t tried = 0;; tried++) {
+        bool fits;
+        const int64_t row = tdm_dataset_draw(j->data, (uint64_t)j->r->seed, j->r->data.shuffle, j->data_position++);
+        TDM_TRY(st, tdm_job_prompt_make(j, row, p, &fits, err), done);
+        if (fits) break;
+        if (j->skipped++ == 0) {
+            char where[512];
+            tdm_progress_note(&j->progress, "%s: %lld prompt tokens pass data.max_prompt_tokens %lld; such rows are left out",
+                              tdm_dataset_where(j->data, row, where), (long long)p->ids.count, (long long)j->r->data.max_prompt_tokens);
+        }
+        if (tried >= tdm_dataset_rows(j->data)) {
+            char where[TDM_RECIPE_WHERE];
+            st = TDM_FAIL(err, TDM_ERR_INPUT, tdm_recipe_where(j->r, "data.max_prompt_tokens", where), "raise it", "every prompt is longer than %lld tokens",
+                          (long long)j->r->data.max_prompt_tokens);
+            goto done;
+        }
+    }
+done:
+    return st;
+}
+
+typedef struct tick {
+    tdm_job *j;
+    int64_t total;
+} tick;
+
+static bool on_tick(void *ctx, int64_t done, int64_t tokens)
+{
+    tick *t = ctx;
+    (void)tokens;
+    tdm_progress_phase(&t->j->progress, t->j->step + 1, "rollout", done, t->total);
+    return !tdm_signals_stop();
+}
+
+static tdm_status generate(tdm_job *j, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_recipe_rollout *ro = &j->r->rollout;
+    j->group_count = j->groups;
+    j->sequence_count = j->groups * ro->generations;
+    for (int64_t g = 0; g < j->groups; g++) {
+        tdm_job_prompt *p = &j->prompt[g];
+        const int64_t first = g * ro->generations;
+        j->group_start[g] = first;
+        TDM_TRY(st, next_prompt(j, p, err), done);
+        for (int64_t i = 0; i < ro->generations; i++) tdm_sequence_start(&j->sequences.seq[first + i], p->ids.data, p->ids.count, ro->max_new_tokens);
+        j->request[g] = (tdm_request){.sequence = &j->sequences.seq[first], .samples = ro->generations, .sampling = j->sampling,
+                                      .seed = (uint64_t)j->r->seed, .step = (uint32_t)(j->step + 1), .prompt_index = (uint32_t)g,
+                                      .stop_ids = j->language.eos, .stop_count = j->language.eos_count,
+                                      .stop = ro->stop.count > 0 ? tdm_stops_hit : NULL, .stop_ctx = &j->stops};
+    }
+    j->group_start[j->groups] = j->sequence_count;
+    tick t = {.j = j, .total = j->sequence_count};
+    TDM_TRY(st, tdm_engine_run(j->session.engine, &j->session.adapter, j->request, j->groups, on_tick, &t, err), done);
+done:
+    return st;
+}
+
+static void replay_step(tdm_job *j)
+{
+    const tdm_replay *r = &j->replay;
+    int64_t n = 0;
+    j->group_count = j->groups;
+    for (int64_t g = 0; g < j->groups; g++) {
+        const int64_t from = j->data_position++ % r->groups; /* file order, again and again */
+        j->group_start[g] = n;
+        for (int64_t i = r->group_start[from]; i < r->group_start[from + 1]; i++, n++) {
+            const tdm_replay_row *row = &r->row[i];
+            tdm_sequence *s = &j->sequences.seq[n];
+            tdm_sequence_start(s, row->tokens, row->count, 0);
+            s->prompt = row->prompt;
+            s->finish = TDM_FINISH_LENGTH;
+            for (int e = 0; e < j->language.eos_count; e++)
+                if (row->tokens[row->count - 1] == j->language.eos[e]) s->finish = TDM_FINISH_STOP;
+            if (row->logprob) memcpy(s->logprob, row->logprob, (size_t)(row->count - row->prompt) * sizeof *s->logprob);
+            j->total[n] = row->reward;
+        }
+    }
+    j->group_start[j->groups] = j->sequence_count = n;
+}
+
+static tdm_status reward(tdm_job *j, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    for (int64_t g = 0; g < j->group_count; g++)
+        for (int64_t i = j->group_start[g]; i < j->group_start[g + 1]; i++) {
+            const tdm_sequence *s = &j->sequences.seq[i];
+            tdm_text *text = &j->completion[i];
+            text->len = 0;
+            TDM_TRY(st, tdm_text_append(text, "", 0, err), done);
+            TDM_TRY(st, tdm_language_text(&j->language, s->tokens + s->prompt, tdm_sequence_completion(s), text, err), done);
+            j->reward_sample[i] = (tdm_reward_sample){.prompt = j->prompt[g].messages, .completion = text->data, .completion_len = text->len,
+                                                      .ids = s->tokens + s->prompt, .ids_count = tdm_sequence_completion(s), .row = j->prompt[g].row};
+        }
+    TDM_TRY(st, tdm_rewards_score(j->rewards, j->reward_sample, j->sequence_count, j->scores, err), done);
+    tdm_rewards_combine(j->rewards, j->scores, j->sequence_count, j->total);
+done:
+    return st;
+}
+
+static void count(tdm_job *j)
+{
+    tdm_job_figures *f = &j->fig;
+    for (int64_t i = 0; i < j->sequence_count; i++) {
+        const tdm_sequence *s = &j->sequences.seq[i];
+        f->prompt_tokens += s->prompt;
+        f->completion_tokens += tdm_sequence_completion(s);
+        f->longest = tdm_max_i64(f->longest, tdm_sequence_completion(s));
+        f->truncated += s->finish == TDM_FINISH_LENGTH;
+    }
+}
+
+/* Items for the trainer, in the order of the sequences. */
+static void make_items(tdm_job *j)
+{
+    const bool replay = tdm_job_replays(j);
+    for (int64_t i = 0; i < j->sequence_count; i++) {
+        const tdm_sequence *s = &j->sequences.seq[i];
+        j->item[i] = (tdm_train_item){.seq = s, .sampler = replay && !j->replay.row[0].logprob ? NULL : s->logprob, .advantage = j->advantage[i],
+                                      .lp = j->sequences.lp[i], .entropy = j->sequences.entropy[i]};
+    }
+}
+
+tdm_status tdm_job_rollout(tdm_job *j, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const double start = tdm_now_s();
+    if (tdm_job_replays(j)) replay_step(j);
+    else TDM_TRY(st, generate(j, err), done);
+    const double generated = tdm_now_s();
+    j->fig.rollout_s = generated - start;
+    if (j->rewards) TDM_TRY(st, reward(j, err), done);
+    tdm_advantages(j->r->train.advantage, j->total, j->group_start, j->group_count, j->advantage);
+    j->fig.reward_s = tdm_now_s() - generated;
+    count(j);
+    make_items(j);
+done:
+    return st;
+}
+
+tdm_status tdm_job_log_rollouts(tdm_job *j, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_rollout_log log;
+    const int64_t rewards = j->rewards ? tdm_rewards_count(j->rewards) : 0;
+    enum { MOST = 64 };
+    const char *names[MOST];
+    double values[MOST];
+    const int64_t shown = tdm_min_i64(rewards, MOST);
+    TDM_TRY(st, tdm_rollout_log_open(&log, j->r->output, j->step + 1, err), done);
+    for (int64_t g = 0; g < j->group_count; g++)
+        for (int64_t i = j->group_start[g]; i < j->group_start[g + 1]; i++) {
+            const tdm_sequence *s = &j->sequences.seq[i];
+            for (int64_t k = 0; k < shown; k++) {
+                names[k] = tdm_rewards_name(j->rewards, k);
+                values[k] = j->scores[k * j->sequence_count + i];
+            }
+            const tdm_rollout_record rec = {
+                .group = g, .prompt = j->prompt[g].text.data, .prompt_len = j->prompt[g].text.len, .completion = j->completion[i].data,
+                .completion_len = j->completion[i].len, .prompt_ids = s->tokens, .completion_ids = s->tokens + s->prompt, .prompt_count = s->prompt,
+                .completion_count = tdm_sequence_completion(s), .logprobs = s->logprob, .reward = isnan(j->total[i]) ? 0.0 : j->total[i],
+                .advantage = j->advantage[i], .reward_names = names, .reward_values = values, .reward_count = shown,
+                .truncated = s->finish == TDM_FINISH_LENGTH};
+            st = tdm_rollout_log_put(&log, &rec, err);
+            if (st != TDM_OK) {
+                tdm_rollout_log_abort(&log);
+                goto done;
+            }
+        }
+    st = tdm_rollout_log_close(&log, err);
+done:
+    return st;
+}

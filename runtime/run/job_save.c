@@ -1,0 +1,266 @@
+/* The run folder: making it, saving a checkpoint into it, starting again from one. */
+#include "runtime/run/job_internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/run/report.h"
+
+/* ---- Tensors of a checkpoint --------------------------------------------------------------------------------------------------- */
+
+enum { OPTIMIZER_PARTS = 3 };
+static const char *const part_names[OPTIMIZER_PARTS] = {"master", "exp_avg", "exp_avg_sq"};
+
+static float *part_of(const tdm_optimizer *o, int part) { return part == 0 ? o->master : part == 1 ? o->m : o->v; }
+
+typedef struct tensors {
+    tdm_peft_pair *pair;
+    tdm_st_entry *adapter, *optimizer;
+    char (*name)[TDM_PEFT_NAME_BYTES + 16];
+    int64_t pairs, optimizer_count;
+} tensors;
+
+static void tensors_free(tensors *t)
+{
+    free(t->pair);
+    free(t->adapter);
+    free(t->optimizer);
+    free(t->name);
+}
+
+/* One tensor a layer, projection and half: name.master [R, K] or [N, R]. */
+static void name_optimizer(const tdm_job *j, tensors *t)
+{
+    const tdm_adapter *a = &j->session.adapter;
+    int64_t n = 0;
+    for (int part = 0; part < OPTIMIZER_PARTS; part++) {
+        float *base = part_of(&j->session.optimizer, part);
+        if (!base) continue;
+        for (int64_t i = 0; i < t->pairs; i++)
+            for (int half = 0; half < 2; half++, n++) {
+                const tdm_peft_pair *p = &t->pair[i];
+                char tensor[TDM_PEFT_NAME_BYTES];
+                tdm_peft_tensor_name(tensor, p->layer, p->proj, half == 1);
+                snprintf(t->name[n], sizeof t->name[n], "%s.%s", tensor, part_names[part]);
+                const int64_t offset = half ? a->offset_b[p->proj] : a->offset_a[p->proj];
+                t->optimizer[n] = (tdm_st_entry){.name = t->name[n], .dtype = TDM_ST_F32, .rank = 2,
+                                                 .shape = {half ? a->n[p->proj] : a->spec.rank, half ? a->spec.rank : a->k[p->proj]},
+                                                 .data = base + p->layer * a->layer_count + offset};
+            }
+    }
+    t->optimizer_count = n;
+}
+
+/* The adapter is saved as its FP32 masters: what the forward uses is their BF16 rounding, which every reader makes the same. */
+static tdm_status tensors_make(const tdm_job *j, tensors *t, tdm_error *err)
+{
+    const tdm_adapter *a = &j->session.adapter;
+    *t = (tensors){0};
+    const size_t most = (size_t)(a->layers * TDM_PROJ_COUNT);
+    t->pair = calloc(most, sizeof *t->pair);
+    t->optimizer = calloc(2 * OPTIMIZER_PARTS * most, sizeof *t->optimizer);
+    t->name = calloc(2 * OPTIMIZER_PARTS * most, sizeof *t->name);
+    if (!t->pair || !t->optimizer || !t->name) goto out_of_memory;
+    for (int64_t l = 0; l < a->layers; l++)
+        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+            if (a->offset_a[p] < 0) continue;
+            const float *m = j->session.optimizer.master + l * a->layer_count;
+            t->pair[t->pairs++] = (tdm_peft_pair){.layer = l, .proj = (tdm_proj)p,
+                                                  .a = {m + a->offset_a[p], TDM_DTYPE_F32, a->spec.rank, a->k[p], a->k[p]},
+                                                  .b = {m + a->offset_b[p], TDM_DTYPE_F32, a->n[p], a->spec.rank, a->spec.rank}};
+        }
+    t->adapter = tdm_peft_entries(t->pair, t->pairs);
+    if (!t->adapter) goto out_of_memory;
+    name_optimizer(j, t);
+    return TDM_OK;
+out_of_memory:
+    tensors_free(t);
+    *t = (tensors){0};
+    return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the checkpoint's tables");
+}
+
+static json_t *adapter_config(const tdm_job *j)
+{
+    const tdm_adapter_spec *s = &j->session.adapter.spec;
+    tdm_peft_config c = {.rank = s->rank, .alpha = (double)s->alpha, .dropout = j->r->adapter.dropout, .rslora = s->rslora};
+    memcpy(c.targets, s->target, sizeof c.targets);
+    snprintf(c.base_model, sizeof c.base_model, "%s", j->r->model.path);
+    return tdm_peft_config_json(&c);
+}
+
+tdm_status tdm_job_save(tdm_job *j, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tensors t = {0};
+    char *recipe = NULL;
+    size_t recipe_len;
+    json_t *config = NULL;
+    tdm_checkpoint_state state = {.step = j->step, .data_position = j->data_position, .seed = (uint64_t)j->r->seed, .base_hash = j->base_hash};
+    if (j->saved_step == j->step) return TDM_OK;
+    TDM_TRY(st, tensors_make(j, &t, err), done);
+    TDM_TRY(st, tdm_recipe_text(j->r, &recipe, &recipe_len, err), done);
+    config = adapter_config(j);
+    state.recipe = json_pack("{s:s}", "yaml", recipe);
+    state.counters = json_pack("{s:I,s:I}", "updates", (json_int_t)j->session.optimizer.updates, "skipped", (json_int_t)j->skipped);
+    if (!config || !state.recipe || !state.counters) {
+        st = TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the checkpoint");
+        goto done;
+    }
+    state.recipe_hash = tdm_checkpoint_recipe_hash(state.recipe);
+    /* metrics first: a checkpoint that exists finds every step before it in the file */
+    TDM_TRY(st, tdm_metrics_sync(&j->metrics, err), done);
+    const tdm_checkpoint_parts parts = {.state = &state, .adapter = t.adapter, .adapter_count = 2 * t.pairs, .adapter_config = config,
+                                        .optimizer = t.optimizer, .optimizer_count = t.optimizer_count};
+    TDM_TRY(st, tdm_checkpoint_write(j->checkpoints, &parts, j->r->checkpoint.keep, err), done);
+    j->saved_step = j->step;
+done:
+    free(recipe);
+    json_decref(config);
+    json_decref(state.recipe);
+    json_decref(state.counters);
+    tensors_free(&t);
+    return st;
+}
+
+/* ---- Starting ------------------------------------------------------------------------------------------------------------------ */
+
+static tdm_status load_optimizer(tdm_job *j, const tdm_checkpoint *c, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tensors t = {0};
+    TDM_TRY(st, tensors_make(j, &t, err), done);
+    for (int64_t i = 0; i < t.optimizer_count; i++) {
+        const tdm_st_entry *want = &t.optimizer[i];
+        const tdm_st_tensor *have = tdm_safetensors_find(c->optimizer, want->name);
+        const size_t bytes = (size_t)(want->shape[0] * want->shape[1]) * sizeof(float);
+        if (!have || have->dtype != TDM_ST_F32 || have->bytes != bytes) {
+            st = TDM_FAIL(err, TDM_ERR_INPUT, c->path, "is it a checkpoint of this recipe?", "optimizer.safetensors: %s is %s", want->name,
+                          have ? "of another shape" : "missing");
+            goto done;
+        }
+        memcpy((float *)(uintptr_t)want->data, have->data, bytes);
+    }
+    tdm_optimizer_publish(&j->session.optimizer);
+done:
+    tensors_free(&t);
+    return st;
+}
+
+static tdm_status check_recipe(tdm_job *j, const tdm_checkpoint *c, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_recipe *then = NULL;
+    const char *yaml = json_string_value(json_object_get(c->state.recipe, "yaml"));
+    if (!yaml) return TDM_FAIL(err, TDM_ERR_INPUT, c->path, "was it written by another program?", "state.json holds no recipe");
+    TDM_TRY(st, tdm_recipe_parse(&then, yaml, strlen(yaml), c->path, NULL, 0, err), done);
+    TDM_TRY(st, tdm_recipe_compare(then, j->r, err), done);
+done:
+    tdm_recipe_close(then);
+    return st;
+}
+
+static tdm_status resume_from(tdm_job *j, const char *path, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_checkpoint c = {0};
+    TDM_TRY(st, tdm_checkpoint_open(&c, path, err), done);
+    TDM_TRY(st, check_recipe(j, &c, err), done);
+    if (c.state.base_hash != j->base_hash) {
+        st = TDM_FAIL(err, TDM_ERR_INPUT, path, "give the model the run began with", "the base weights are not those of the checkpoint (hash %016" PRIx64 ", now %016" PRIx64 ")",
+                      c.state.base_hash, j->base_hash);
+        goto done;
+    }
+    TDM_TRY(st, load_optimizer(j, &c, err), done);
+    j->session.optimizer.updates = json_integer_value(json_object_get(c.state.counters, "updates"));
+    j->skipped = json_integer_value(json_object_get(c.state.counters, "skipped"));
+    j->step = j->saved_step = c.state.step;
+    j->data_position = c.state.data_position;
+done:
+    tdm_checkpoint_close(&c);
+    return st;
+}
+
+/* DIR may be a run folder, its checkpoints/ or one checkpoint. */
+static tdm_status find_checkpoint(const tdm_job *j, char path[TDM_PATH_BYTES], bool *found, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char dir[TDM_PATH_BYTES], probe[TDM_PATH_BYTES];
+    const char *from = j->o->resume_dir ? j->o->resume_dir : j->r->output;
+    *found = false;
+    TDM_TRY(st, tdm_fs_join(probe, from, "state.json", err), done);
+    if (tdm_fs_is_file(probe)) {
+        snprintf(path, TDM_PATH_BYTES, "%s", from);
+        *found = true;
+        goto done;
+    }
+    TDM_TRY(st, tdm_fs_join(dir, from, "checkpoints", err), done);
+    if (!tdm_fs_is_dir(dir)) snprintf(dir, sizeof dir, "%s", from);
+    const int64_t step = tdm_checkpoint_newest(dir);
+    if (step < 0) goto done;
+    TDM_TRY(st, tdm_checkpoint_path(path, dir, step, err), done);
+    *found = true;
+done:
+    return st;
+}
+
+static tdm_status write_plan(const tdm_job *j, tdm_error *err)
+{
+    tdm_report_region region[2 * TDM_PLAN_ITEMS];
+    int64_t n = 0;
+    const tdm_plan *p = &j->session.plan;
+    for (int phase = TDM_PHASE_ROLLOUT; phase <= TDM_PHASE_TRAIN; phase++)
+        for (int i = 0; i < p->count; i++) {
+            const tdm_plan_item *it = &p->item[i];
+            if (p->phase_bytes[phase] == 0) continue;
+            if (it->phase == TDM_PHASE_ALWAYS || it->phase == TDM_PHASE_HOST || it->phase == (tdm_phase)phase)
+                region[n++] = (tdm_report_region){phase == TDM_PHASE_ROLLOUT ? "rollout" : "train", it->name, it->bytes};
+        }
+    return tdm_report_memory_write(j->r->output, j->session.budget_bytes, region, n, err);
+}
+
+/* From now on this process writes the folder: the recipe as resolved, the plan, the logs opened behind what they keep. */
+static tdm_status open_logs(tdm_job *j, const char *metrics, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char path[TDM_PATH_BYTES];
+    TDM_TRY(st, tdm_fs_join(path, j->r->output, "recipe.yaml", err), done);
+    TDM_TRY(st, tdm_recipe_write(j->r, path, err), done);
+    TDM_TRY(st, write_plan(j, err), done);
+    TDM_TRY(st, tdm_metrics_open(&j->metrics, metrics, err), done);
+    if (j->r->log.tensorboard) {
+        TDM_TRY(st, tdm_fs_join(path, j->r->output, "tensorboard", err), done);
+        TDM_TRY(st, tdm_tensorboard_open(&j->tensorboard, path, j->step + 1, err), done);
+    }
+done:
+    return st;
+}
+
+tdm_status tdm_job_folder(tdm_job *j, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char checkpoint[TDM_PATH_BYTES], metrics[TDM_PATH_BYTES], where[TDM_RECIPE_WHERE];
+    bool found = false;
+    TDM_TRY(st, tdm_fs_join(j->checkpoints, j->r->output, "checkpoints", err), done);
+    TDM_TRY(st, tdm_fs_join(metrics, j->r->output, "metrics.jsonl", err), done);
+    if (!j->o->resume && tdm_fs_is_file(metrics)) {
+        st = TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(j->r, "output", where), "continue it with --resume, or name another output",
+                      "%s holds a run already", j->r->output);
+        goto done;
+    }
+    if (j->o->resume) TDM_TRY(st, find_checkpoint(j, checkpoint, &found, err), done);
+    if (j->o->resume_dir && !found) {
+        st = TDM_FAIL(err, TDM_ERR_INPUT, j->o->resume_dir, "give a run folder or a checkpoint, or leave =DIR away", "no complete checkpoint there");
+        goto done;
+    }
+    TDM_TRY(st, tdm_fs_mkdirs(j->r->output, err), done);
+    if (found) TDM_TRY(st, resume_from(j, checkpoint, err), done);
+    /* steps after the checkpoint (all of them, when the run died before its first) are done again and logged once */
+    TDM_TRY(st, tdm_metrics_truncate(metrics, j->step, err), done);
+    TDM_TRY(st, tdm_rollout_log_truncate(j->r->output, j->step, err), done);
+    TDM_TRY(st, open_logs(j, metrics, err), done);
+done:
+    return st;
+}

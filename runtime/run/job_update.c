@@ -1,0 +1,143 @@
+/* The update of one step: passes that freeze log-probabilities, then epochs of minibatches. */
+#include "runtime/run/job_internal.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Where sampler and trainer give the same bits, the sampler's log-probabilities are the trainer's first pass. */
+static bool same_bits(const tdm_job *j)
+{
+    if (tdm_job_replays(j) || j->r->adapter.dropout > 0.0) return false;
+    for (int64_t l = 0; l < j->session.config->layers; l++)
+        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+            const tdm_weight *w = &tdm_weights_layer(j->session.weights, l)->proj[p];
+            if (w->scheme == TDM_SCHEME_FP8_TENSOR && w->act == TDM_ACT_DYNAMIC) return false;
+        }
+    return true;
+}
+
+static tdm_status score_into(tdm_job *j, const tdm_adapter *adapter, float *const *rows, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    for (int64_t i = 0; i < j->sequence_count; i++) {
+        j->item[i].lp = rows[i];
+        j->item[i].entropy = NULL;
+    }
+    TDM_TRY(st, tdm_trainer_score(j->session.trainer, adapter, j->item, j->sequence_count, &j->sampling, err), done);
+done:
+    for (int64_t i = 0; i < j->sequence_count; i++) {
+        j->item[i].lp = j->sequences.lp[i];
+        j->item[i].entropy = j->sequences.entropy[i];
+    }
+    return st;
+}
+
+/* Old log-probabilities of the ratio, by the rules of design section 7: with one epoch and no correction the sampler's; else the
+ * trainer's own before the first update. With a single update that is the pass itself (old stays NULL). */
+static tdm_status freeze_old(tdm_job *j, int64_t updates, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_recipe_train *t = &j->r->train;
+    const bool sampler = j->item[0].sampler != NULL;
+    const bool from_sampler = sampler && t->importance.correction == TDM_CORRECTION_NONE && t->epochs_per_rollout == 1;
+    const bool pass = !from_sampler && updates > 1;
+    if (pass && !same_bits(j)) TDM_TRY(st, score_into(j, &j->session.adapter, j->sequences.old, err), done);
+    for (int64_t i = 0; i < j->sequence_count; i++) {
+        if (from_sampler || (pass && same_bits(j))) j->item[i].old = j->item[i].sampler;
+        else if (pass) j->item[i].old = j->sequences.old[i];
+    }
+done:
+    return st;
+}
+
+static int64_t tokens_in_loss(const tdm_train_item *it)
+{
+    const int64_t n = tdm_sequence_completion(it->seq);
+    int64_t kept = 0;
+    if (!it->mask) return n;
+    for (int64_t i = 0; i < n; i++) kept += it->mask[i];
+    return kept;
+}
+
+static bool left_out(const tdm_job *j, const tdm_train_item *it)
+{
+    return !tdm_job_sft(j) && j->r->train.mask_truncated && it->seq->finish == TDM_FINISH_LENGTH;
+}
+
+/* Items [first, end) with their weights; those that are in no loss are moved behind *kept. Order is kept. */
+static void weigh(tdm_job *j, int64_t first, int64_t end, int64_t *kept)
+{
+    int64_t total = 0;
+    *kept = first;
+    for (int64_t i = first; i < end; i++) {
+        if (left_out(j, &j->item[i])) continue;
+        const tdm_train_item it = j->item[*kept];
+        j->item[*kept] = j->item[i];
+        if (*kept != i) j->item[i] = it;
+        total += tokens_in_loss(&j->item[(*kept)++]);
+    }
+    for (int64_t i = first; i < *kept; i++) j->item[i].weight = tdm_loss_weight(&j->loss, tokens_in_loss(&j->item[i]), end - first, total);
+}
+
+static bool keep_going(void *ctx)
+{
+    const tdm_job *j = ctx;
+    /* once the adapter has moved, the step is finished: a checkpoint stands between steps */
+    return j->updated || !tdm_signals_stop();
+}
+
+static tdm_status update(tdm_job *j, int64_t first, int64_t end, tdm_loss_sums *sums, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    int64_t kept;
+    double norm, lr;
+    const tdm_train_pass pass = {.adapter = &j->session.adapter, .loss = &j->loss, .sampling = &j->sampling, .opt = &j->session.optimizer,
+                                 .dropout = (float)j->r->adapter.dropout,
+                                 .dropout_seed = (uint64_t)j->r->seed * 0x9E3779B97F4A7C15ull + (uint64_t)j->session.optimizer.updates,
+                                 .keep_going = keep_going, .ctx = j};
+    weigh(j, first, end, &kept);
+    TDM_TRY(st, tdm_optimizer_zero_grad(&j->session.optimizer, err), done);
+    TDM_TRY(st, tdm_trainer_accumulate(j->session.trainer, &pass, j->item + first, kept - first, sums, err), done);
+    TDM_TRY(st, tdm_optimizer_step(&j->session.optimizer, &norm, &lr, err), done);
+    j->updated = true;
+    j->fig.grad_norm += norm;
+    j->fig.lr = lr;
+done:
+    return st;
+}
+
+tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const double start = tdm_now_s();
+    const tdm_recipe_train *t = &j->r->train;
+    const int64_t epochs = tdm_job_sft(j) ? 1 : t->epochs_per_rollout, parts = tdm_min_i64(t->minibatches, tdm_max_i64(1, j->sequence_count));
+    tdm_loss_sums all = {0}, first_update = {0};
+    int64_t updates = 0;
+    if (!tdm_job_sft(j)) {
+        if (t->kl != 0.0) {
+            TDM_TRY(st, score_into(j, NULL, j->sequences.ref, err), done);
+            for (int64_t i = 0; i < j->sequence_count; i++) j->item[i].ref = j->sequences.ref[i];
+        }
+        TDM_TRY(st, freeze_old(j, epochs * parts, err), done);
+    }
+    for (int64_t e = 0; e < epochs; e++)
+        for (int64_t k = 0; k < parts; k++, updates++) {
+            TDM_TRY(st, update(j, j->sequence_count * k / parts, j->sequence_count * (k + 1) / parts, &all, err), done);
+            if (updates == 0) first_update = all;
+            tdm_progress_phase(&j->progress, j->step + 1, "train", updates + 1, epochs * parts);
+        }
+    tdm_job_figures *f = &j->fig;
+    const double tokens = (double)tdm_max_i64(1, all.tokens), n = (double)tdm_max_i64(1, updates);
+    f->loss = all.loss / n;
+    f->grad_norm /= n;
+    f->kl = all.kl / tokens;
+    f->entropy = all.entropy / tokens;
+    f->clip_fraction = all.clip_count > 0.0 ? all.clipped / all.clip_count : 0.0;
+    /* later updates run under another policy than the sampler's: the mismatch is that of the first */
+    f->mismatch_mean = first_update.mismatch / (double)tdm_max_i64(1, first_update.mismatch_tokens);
+    f->mismatch_max = first_update.mismatch_max;
+done:
+    j->fig.train_s = tdm_now_s() - start;
+    return st;
+}
