@@ -49,26 +49,26 @@ static tdm_status put_pair(tdm_metrics_log *log, int64_t step, const char *prefi
                         "%s%s is %s at step %" PRId64, prefix, name, isnan(value) ? "not a number" : "infinite", step);
     char key[256];
     snprintf(key, sizeof key, "%s%s", prefix, name);
-    tdm_text_puts(&log->line, ",");
-    tdm_text_json(&log->line, key, strlen(key));
-    tdm_text_puts(&log->line, ":");
-    tdm_text_number(&log->line, value);
+    tdm_writer_puts(&log->line, ",");
+    tdm_writer_json(&log->line, key, strlen(key));
+    tdm_writer_puts(&log->line, ":");
+    tdm_writer_number(&log->line, value);
     return TDM_OK;
 }
 
 tdm_status tdm_metrics_put(tdm_metrics_log *log, const tdm_step_metrics *m, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    tdm_text_clear(&log->line);
-    tdm_text_printf(&log->line, "{\"step\":%" PRId64, m->step);
+    tdm_writer_clear(&log->line);
+    tdm_writer_printf(&log->line, "{\"step\":%" PRId64, m->step);
     for (int i = 0; i < TDM_METRIC_COUNT; i++)
         if (m->set[i]) TDM_TRY(st, put_pair(log, m->step, "", tdm_metric_infos[i].key, m->value[i], err), done);
     for (int64_t i = 0; i < m->reward_count; i++)
         TDM_TRY(st, put_pair(log, m->step, "reward/", m->reward_names[i], m->reward_values[i], err), done);
     for (int64_t i = 0; i < m->extra_count; i++)
         TDM_TRY(st, put_pair(log, m->step, "", m->extra_names[i], m->extra_values[i], err), done);
-    tdm_text_puts(&log->line, "}\n");
-    TDM_TRY(st, tdm_text_check(&log->line, log->file.path, err), done);
+    tdm_writer_puts(&log->line, "}\n");
+    TDM_TRY(st, tdm_writer_check(&log->line, log->file.path, err), done);
     st = tdm_file_put(&log->file, log->line.data, log->line.len, err);
 done:
     return st;
@@ -78,7 +78,7 @@ tdm_status tdm_metrics_sync(tdm_metrics_log *log, tdm_error *err) { return tdm_f
 
 tdm_status tdm_metrics_close(tdm_metrics_log *log, tdm_error *err)
 {
-    tdm_text_free(&log->line);
+    tdm_writer_free(&log->line);
     return tdm_file_close(&log->file, err);
 }
 

@@ -6,7 +6,7 @@
 #define TANDEM_RUNTIME_RUN_METRICS_H
 
 #include "memory/fs.h"
-#include "runtime/run/text.h"
+#include "runtime/run/writer.h"
 
 /* In the order of the file. */
 typedef enum tdm_metric {
@@ -43,7 +43,7 @@ static inline void tdm_metric_set(tdm_step_metrics *m, tdm_metric key, double va
 
 typedef struct tdm_metrics_log {
     tdm_file file;
-    tdm_text line;
+    tdm_writer line;
 } tdm_metrics_log;
 
 /* Appends; each line goes out in one write. sync before a checkpoint becomes durable, so that a resume finds every step. */
@@ -82,7 +82,7 @@ typedef struct tdm_rollout_record {
 
 typedef struct tdm_rollout_log {
     tdm_file file;                       /* under a temporary name until close */
-    tdm_text line;
+    tdm_writer line;
     char path[TDM_PATH_BYTES];
 } tdm_rollout_log;
 /* run_dir/rollouts/step-000010.jsonl; close renames it into place, abort (after an error) removes it. */

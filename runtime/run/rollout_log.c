@@ -26,52 +26,52 @@ done:
     return st;
 }
 
-static void put_ids(tdm_text *t, const char *key, const int32_t *ids, int64_t count)
+static void put_ids(tdm_writer *t, const char *key, const int32_t *ids, int64_t count)
 {
-    tdm_text_printf(t, ",\"%s\":[", key);
-    for (int64_t i = 0; i < count; i++) tdm_text_printf(t, "%s%" PRId32, i ? "," : "", ids[i]);
-    tdm_text_puts(t, "]");
+    tdm_writer_printf(t, ",\"%s\":[", key);
+    for (int64_t i = 0; i < count; i++) tdm_writer_printf(t, "%s%" PRId32, i ? "," : "", ids[i]);
+    tdm_writer_puts(t, "]");
 }
 
 /* A number, or null where there is none: a reward may say None. */
-static void put_number(tdm_text *t, double v)
+static void put_number(tdm_writer *t, double v)
 {
-    if (isfinite(v)) tdm_text_number(t, v);
-    else tdm_text_puts(t, "null");
+    if (isfinite(v)) tdm_writer_number(t, v);
+    else tdm_writer_puts(t, "null");
 }
 
 tdm_status tdm_rollout_log_put(tdm_rollout_log *log, const tdm_rollout_record *r, tdm_error *err)
 {
-    tdm_text *t = &log->line;
-    tdm_text_clear(t);
-    tdm_text_printf(t, "{\"group\":%" PRId64 ",\"prompt\":", r->group);
-    tdm_text_json(t, r->prompt, r->prompt_len);
-    tdm_text_puts(t, ",\"completion\":");
-    tdm_text_json(t, r->completion, r->completion_len);
-    tdm_text_puts(t, ",\"reward\":");
+    tdm_writer *t = &log->line;
+    tdm_writer_clear(t);
+    tdm_writer_printf(t, "{\"group\":%" PRId64 ",\"prompt\":", r->group);
+    tdm_writer_json(t, r->prompt, r->prompt_len);
+    tdm_writer_puts(t, ",\"completion\":");
+    tdm_writer_json(t, r->completion, r->completion_len);
+    tdm_writer_puts(t, ",\"reward\":");
     put_number(t, r->reward);
-    tdm_text_puts(t, ",\"rewards\":{");
+    tdm_writer_puts(t, ",\"rewards\":{");
     for (int64_t i = 0; i < r->reward_count; i++) {
-        if (i) tdm_text_puts(t, ",");
-        tdm_text_json(t, r->reward_names[i], strlen(r->reward_names[i]));
-        tdm_text_puts(t, ":");
+        if (i) tdm_writer_puts(t, ",");
+        tdm_writer_json(t, r->reward_names[i], strlen(r->reward_names[i]));
+        tdm_writer_puts(t, ":");
         put_number(t, r->reward_values[i]);
     }
-    tdm_text_puts(t, "},\"advantage\":");
+    tdm_writer_puts(t, "},\"advantage\":");
     put_number(t, r->advantage);
-    tdm_text_printf(t, ",\"truncated\":%s", r->truncated ? "true" : "false");
+    tdm_writer_printf(t, ",\"truncated\":%s", r->truncated ? "true" : "false");
     put_ids(t, "prompt_ids", r->prompt_ids, r->prompt_count);
     put_ids(t, "completion_ids", r->completion_ids, r->completion_count);
     if (r->logprobs) {
-        tdm_text_puts(t, ",\"logprobs\":[");
+        tdm_writer_puts(t, ",\"logprobs\":[");
         for (int64_t i = 0; i < r->completion_count; i++) {
-            if (i) tdm_text_puts(t, ",");
+            if (i) tdm_writer_puts(t, ",");
             put_number(t, (double)r->logprobs[i]);
         }
-        tdm_text_puts(t, "]");
+        tdm_writer_puts(t, "]");
     }
-    tdm_text_puts(t, "}\n");
-    tdm_status st = tdm_text_check(t, log->path, err);
+    tdm_writer_puts(t, "}\n");
+    tdm_status st = tdm_writer_check(t, log->path, err);
     return st != TDM_OK ? st : tdm_file_put(&log->file, t->data, t->len, err);
 }
 
@@ -80,7 +80,7 @@ tdm_status tdm_rollout_log_close(tdm_rollout_log *log, tdm_error *err)
     tdm_status st = tdm_file_close(&log->file, err);
     if (st == TDM_OK) st = tdm_fs_rename(log->file.path, log->path, err);
     if (st != TDM_OK) unlink(log->file.path);
-    tdm_text_free(&log->line);
+    tdm_writer_free(&log->line);
     return st;
 }
 
@@ -89,7 +89,7 @@ void tdm_rollout_log_abort(tdm_rollout_log *log)
     bool open = log->file.fd >= 0;
     (void)tdm_file_close(&log->file, NULL);
     if (open) unlink(log->file.path);
-    tdm_text_free(&log->line);
+    tdm_writer_free(&log->line);
 }
 
 tdm_status tdm_rollout_log_truncate(const char *run_dir, int64_t step, tdm_error *err)

@@ -15,7 +15,7 @@ enum { FRAME_HEAD = 12, FRAME_TAIL = 4, MAX_EVENT_FILE = 1 << 30 };
 
 /* ---- protocol buffers: the wire types we need ---- */
 
-static void put_varint(tdm_text *t, uint64_t v)
+static void put_varint(tdm_writer *t, uint64_t v)
 {
     char bytes[10];
     size_t n = 0;
@@ -24,17 +24,17 @@ static void put_varint(tdm_text *t, uint64_t v)
         v >>= 7;
         n++;
     } while (v);
-    tdm_text_put(t, bytes, n);
+    tdm_writer_put(t, bytes, n);
 }
 
-static void put_fixed(tdm_text *t, uint64_t v, size_t n)
+static void put_fixed(tdm_writer *t, uint64_t v, size_t n)
 {
     char bytes[8];
     for (size_t i = 0; i < n; i++) bytes[i] = (char)(v >> (8 * i));
-    tdm_text_put(t, bytes, n);
+    tdm_writer_put(t, bytes, n);
 }
 
-static void put_double(tdm_text *t, int field, double v)
+static void put_double(tdm_writer *t, int field, double v)
 {
     uint64_t bits;
     memcpy(&bits, &v, sizeof bits);
@@ -42,11 +42,11 @@ static void put_double(tdm_text *t, int field, double v)
     put_fixed(t, bits, 8);
 }
 
-static void put_bytes(tdm_text *t, int field, const char *s, size_t len)
+static void put_bytes(tdm_writer *t, int field, const char *s, size_t len)
 {
     put_varint(t, (uint64_t)field << 3 | 2);
     put_varint(t, len);
-    tdm_text_put(t, s, len);
+    tdm_writer_put(t, s, len);
 }
 
 static size_t varint_size(uint64_t v)
@@ -57,11 +57,11 @@ static size_t varint_size(uint64_t v)
 }
 
 /* Event.wall_time = 1 (double), Event.step = 2 (int64). */
-static void begin_event(tdm_text *t, int64_t step)
+static void begin_event(tdm_writer *t, int64_t step)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    tdm_text_clear(t);
+    tdm_writer_clear(t);
     put_double(t, 1, (double)now.tv_sec + 1e-9 * (double)now.tv_nsec);
     if (step > 0) {
         put_varint(t, 2 << 3 | 0);
@@ -72,7 +72,7 @@ static void begin_event(tdm_text *t, int64_t step)
 /* Summary.value = 1 { tag = 1 (string), simple_value = 2 (float) } */
 static size_t value_size(size_t tag_len) { return 1 + varint_size(tag_len) + tag_len + 1 + 4; }
 
-static void put_value(tdm_text *t, const char *tag, size_t tag_len, double v)
+static void put_value(tdm_writer *t, const char *tag, size_t tag_len, double v)
 {
     float f = (float)v;
     uint32_t bits;
@@ -94,13 +94,13 @@ static uint32_t masked_crc(const char *data, size_t n)
 
 static tdm_status put_record(tdm_tensorboard *t, tdm_error *err)
 {
-    tdm_text *f = &t->frame;
-    tdm_text_clear(f);
+    tdm_writer *f = &t->frame;
+    tdm_writer_clear(f);
     put_fixed(f, t->record.len, 8);
     if (!f->failed) put_fixed(f, masked_crc(f->data, 8), 4);
-    tdm_text_put(f, t->record.data, t->record.len);
+    tdm_writer_put(f, t->record.data, t->record.len);
     put_fixed(f, masked_crc(t->record.data, t->record.len), 4);
-    tdm_status st = tdm_text_check(t->record.failed ? &t->record : f, t->file.path, err);
+    tdm_status st = tdm_writer_check(t->record.failed ? &t->record : f, t->file.path, err);
     return st != TDM_OK ? st : tdm_file_put(&t->file, f->data, f->len, err);
 }
 
@@ -251,7 +251,7 @@ tdm_status tdm_tensorboard_put(tdm_tensorboard *t, const tdm_step_metrics *m, td
 
 tdm_status tdm_tensorboard_close(tdm_tensorboard *t, tdm_error *err)
 {
-    tdm_text_free(&t->record);
-    tdm_text_free(&t->frame);
+    tdm_writer_free(&t->record);
+    tdm_writer_free(&t->frame);
     return tdm_file_close(&t->file, err);
 }

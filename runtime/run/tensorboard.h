@@ -8,7 +8,7 @@
 
 typedef struct tdm_tensorboard {
     tdm_file file;
-    tdm_text record, frame; /* reused, so that a step allocates nothing */
+    tdm_writer record, frame; /* reused, so that a step allocates nothing */
 } tdm_tensorboard;
 
 /* Opens a new event file in dir (made when missing). Events after first_step - 1 that older files hold are cut off, and the new

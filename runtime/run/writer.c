@@ -1,4 +1,4 @@
-#include "runtime/run/text.h"
+#include "runtime/run/writer.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -6,20 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-void tdm_text_free(tdm_text *t)
+void tdm_writer_free(tdm_writer *t)
 {
     free(t->data);
-    *t = (tdm_text){0};
+    *t = (tdm_writer){0};
 }
 
-void tdm_text_clear(tdm_text *t)
+void tdm_writer_clear(tdm_writer *t)
 {
     t->len = 0;
     t->failed = false;
 }
 
 /* Room for n more bytes and the 0. */
-static bool reserve(tdm_text *t, size_t n)
+static bool reserve(tdm_writer *t, size_t n)
 {
     if (t->failed) return false;
     if (n < t->room - t->len) return true; /* room >= len + 1 once anything is there, 0 - 0 before */
@@ -35,7 +35,7 @@ static bool reserve(tdm_text *t, size_t n)
     return true;
 }
 
-void tdm_text_put(tdm_text *t, const char *data, size_t len)
+void tdm_writer_put(tdm_writer *t, const char *data, size_t len)
 {
     if (!reserve(t, len)) return;
     if (len > 0) memcpy(t->data + t->len, data, len);
@@ -43,9 +43,9 @@ void tdm_text_put(tdm_text *t, const char *data, size_t len)
     t->data[t->len] = 0;
 }
 
-void tdm_text_puts(tdm_text *t, const char *s) { tdm_text_put(t, s, strlen(s)); }
+void tdm_writer_puts(tdm_writer *t, const char *s) { tdm_writer_put(t, s, strlen(s)); }
 
-void tdm_text_printf(tdm_text *t, const char *fmt, ...)
+void tdm_writer_printf(tdm_writer *t, const char *fmt, ...)
 {
     va_list args, again;
     va_start(args, fmt);
@@ -60,13 +60,13 @@ void tdm_text_printf(tdm_text *t, const char *fmt, ...)
     va_end(again);
 }
 
-void tdm_text_number(tdm_text *t, double v)
+void tdm_writer_number(tdm_writer *t, double v)
 {
     TDM_ASSERT(isfinite(v));
     char s[40];
     bool whole = v == trunc(v) && fabs(v) < 9007199254740992.0;
     int n = whole ? snprintf(s, sizeof s, "%.0f", v == 0 ? 0.0 : v) : snprintf(s, sizeof s, "%.9g", v);
-    tdm_text_put(t, s, (size_t)n);
+    tdm_writer_put(t, s, (size_t)n);
 }
 
 /* Bytes of the well-formed UTF-8 sequence at s (Unicode 15, table 3-7), 0: not one. */
@@ -83,39 +83,39 @@ static size_t utf8_sequence(const unsigned char *s, size_t left)
     return n;
 }
 
-static void json_string(tdm_text *t, const char *s, size_t len, bool html)
+static void json_string(tdm_writer *t, const char *s, size_t len, bool html)
 {
     const unsigned char *p = (const unsigned char *)s;
-    tdm_text_put(t, "\"", 1);
+    tdm_writer_put(t, "\"", 1);
     for (size_t i = 0; i < len;) {
         size_t n = utf8_sequence(p + i, len - i);
         unsigned char c = p[i];
         if (n == 0) {
-            tdm_text_puts(t, "\xef\xbf\xbd");
+            tdm_writer_puts(t, "\xef\xbf\xbd");
             n = 1;
         } else if (n > 1) {
-            tdm_text_put(t, s + i, n);
+            tdm_writer_put(t, s + i, n);
         } else if (c == '"' || c == '\\') {
             char two[2] = {'\\', (char)c};
-            tdm_text_put(t, two, 2);
+            tdm_writer_put(t, two, 2);
         } else if (c == '\n') {
-            tdm_text_puts(t, "\\n");
+            tdm_writer_puts(t, "\\n");
         } else if (c == '\t') {
-            tdm_text_puts(t, "\\t");
+            tdm_writer_puts(t, "\\t");
         } else if (c < 0x20 || c == 0x7f || (html && (c == '<' || c == '>' || c == '&'))) {
-            tdm_text_printf(t, "\\u%04x", c);
+            tdm_writer_printf(t, "\\u%04x", c);
         } else {
-            tdm_text_put(t, s + i, 1);
+            tdm_writer_put(t, s + i, 1);
         }
         i += n;
     }
-    tdm_text_put(t, "\"", 1);
+    tdm_writer_put(t, "\"", 1);
 }
 
-void tdm_text_json(tdm_text *t, const char *s, size_t len) { json_string(t, s, len, false); }
-void tdm_text_json_html(tdm_text *t, const char *s, size_t len) { json_string(t, s, len, true); }
+void tdm_writer_json(tdm_writer *t, const char *s, size_t len) { json_string(t, s, len, false); }
+void tdm_writer_json_html(tdm_writer *t, const char *s, size_t len) { json_string(t, s, len, true); }
 
-tdm_status tdm_text_check(const tdm_text *t, const char *where, tdm_error *err)
+tdm_status tdm_writer_check(const tdm_writer *t, const char *where, tdm_error *err)
 {
     if (t->failed) return TDM_FAIL(err, TDM_ERR_OTHER, where, NULL, "out of memory writing %zu bytes of text", t->len);
     return TDM_OK;
