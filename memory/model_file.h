@@ -5,6 +5,7 @@
 #define TANDEM_MEMORY_MODEL_FILE_H
 
 #include "memory/model_config.h"
+#include "memory/tensor.h"
 
 typedef struct tdm_model_file tdm_model_file;
 typedef struct tdm_gguf tdm_gguf;
@@ -15,5 +16,13 @@ void tdm_model_file_close(tdm_model_file *f);
 const tdm_model_config *tdm_model_file_config(const tdm_model_file *f);
 const tdm_gguf *tdm_model_file_gguf(const tdm_model_file *f); /* NULL for a folder; for the tokenizer */
 const char *tdm_model_file_path(const tdm_model_file *f);
+
+/* The tensors, sorted by name. */
+int64_t tdm_model_file_count(const tdm_model_file *f);
+const tdm_tensor *tdm_model_file_at(const tdm_model_file *f, int64_t i);
+const tdm_tensor *tdm_model_file_find(const tdm_model_file *f, const char *name); /* NULL: not there */
+/* How a checkpoint that is FP8 already is quantized; NULL: it is not. */
+struct tdm_fp8_checkpoint;
+const struct tdm_fp8_checkpoint *tdm_model_file_fp8(const tdm_model_file *f);
 
 #endif

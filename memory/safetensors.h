@@ -15,19 +15,23 @@ typedef struct tdm_st_tensor {
     int64_t shape[8];
     const void *data;      /* borrowed from the map */
     size_t bytes;
+    const char *type;      /* the dtype as the file spells it */
 } tdm_st_tensor;
 
 typedef struct tdm_safetensors tdm_safetensors;
 
 tdm_status tdm_safetensors_open(tdm_safetensors **f, const char *path, tdm_error *err); /* mmap, validated */
+/* The same from bytes the caller lends until close; `where` names them in errors. */
+tdm_status tdm_safetensors_parse(tdm_safetensors **f, const void *data, size_t bytes, const char *where, tdm_error *err);
 void tdm_safetensors_close(tdm_safetensors *f);
 int64_t tdm_safetensors_count(const tdm_safetensors *f);
-const tdm_st_tensor *tdm_safetensors_at(const tdm_safetensors *f, int64_t i);
+const tdm_st_tensor *tdm_safetensors_at(const tdm_safetensors *f, int64_t i); /* in the order of their bytes */
 const tdm_st_tensor *tdm_safetensors_find(const tdm_safetensors *f, const char *name); /* NULL: not there */
 const char *tdm_safetensors_metadata(const tdm_safetensors *f, const char *key);       /* __metadata__; NULL: not there */
 
-/* Writing: bytes come from a callback-free table; tensors are written in the order given, header padded to 8 bytes, the file is
- * fsync'd before close. metadata: key, value, key, value, ..., NULL (or NULL). */
+/* Writing: bytes come from a callback-free table; tensors are written in the order given, those of wider elements first (the format has
+ * no holes, and readers want every tensor aligned to its element), header padded to 8 bytes, the file is fsync'd before close; a file
+ * that could not be finished is removed. metadata: key, value, key, value, ..., NULL (or NULL). */
 typedef struct tdm_st_entry {
     const char *name;
     tdm_st_dtype dtype;

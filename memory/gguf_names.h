@@ -1,0 +1,12 @@
+/* llama.cpp's tensor names and transformers'. Source: ggml-org/llama.cpp, gguf-py/gguf/tensor_mapping.py. */
+#ifndef TANDEM_MEMORY_GGUF_NAMES_H
+#define TANDEM_MEMORY_GGUF_NAMES_H
+
+#include "kernels/base.h"
+
+/* "blk.3.attn_q.weight" to "model.layers.3.self_attn.q_proj.weight"; false: a name none of our architectures has. */
+bool tdm_gguf_name(const char *stored, char *out, size_t out_bytes);
+/* True for the query and key projections, whose rows the converter interleaves for architecture llama. */
+bool tdm_gguf_name_permuted(const char *stored);
+
+#endif
