@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -52,48 +51,4 @@ void tdm_file_map_drop(const void *data, size_t bytes)
     const uintptr_t begin = ((uintptr_t)data + page - 1) / page * page;
     const uintptr_t end = ((uintptr_t)data + bytes) / page * page;
     if (end > begin) (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
-}
-
-tdm_status tdm_file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, tdm_error *err)
-{
-    tdm_status st = TDM_OK;
-    int fd = -1;
-    size_t size = 0, got = 0;
-    char *buffer = NULL; /* owned here until the end */
-
-    *text = NULL;
-    TDM_TRY(st, open_regular(path, &fd, &size, err), done);
-    if (size > max_bytes) {
-        st = TDM_FAIL(err, TDM_ERR_INPUT, path, "is this the right file?", "%zu bytes, at most %zu are read", size, max_bytes);
-        goto done;
-    }
-    buffer = malloc(size + 1);
-    if (!buffer) {
-        st = TDM_FAIL(err, TDM_ERR_OTHER, path, NULL, "out of memory: %zu bytes", size);
-        goto done;
-    }
-    while (got < size) {
-        ssize_t n = read(fd, buffer + got, size - got);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) {
-            st = TDM_FAIL(err, TDM_ERR_INPUT, path, NULL, "cannot read: %s", strerror(errno));
-            goto done;
-        }
-        if (n == 0) break; /* shortened meanwhile: what is left decides */
-        got += (size_t)n;
-    }
-    buffer[got] = '\0';
-    *bytes = got;
-    *text = buffer;
-    buffer = NULL;
-done:
-    free(buffer);
-    if (fd >= 0) close(fd);
-    return st;
-}
-
-bool tdm_file_exists(const char *path)
-{
-    struct stat info;
-    return stat(path, &info) == 0 && S_ISREG(info.st_mode);
 }

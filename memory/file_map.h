@@ -1,4 +1,4 @@
-/* A whole file mapped for reading, and small files read into memory.
+/* A whole file mapped for reading.
  *   created   tdm_file_map_open     released  tdm_file_map_close
  * A file that another process shortens while it is mapped is outside what can be checked: the kernel then raises SIGBUS. */
 #ifndef TANDEM_MEMORY_FILE_MAP_H
@@ -16,9 +16,5 @@ tdm_status tdm_file_map_open(tdm_file_map *m, const char *path, tdm_error *err);
 void tdm_file_map_close(tdm_file_map *m); /* a zeroed map: nothing */
 /* Lets the process forget the whole pages inside [data, data + bytes): they are read again from the file should anyone look. */
 void tdm_file_map_drop(const void *data, size_t bytes);
-
-/* The bytes of a file of at most max_bytes, NUL-terminated; the caller frees *text. */
-tdm_status tdm_file_read(const char *path, size_t max_bytes, char **text, size_t *bytes, tdm_error *err);
-bool tdm_file_exists(const char *path);
 
 #endif

@@ -26,8 +26,8 @@ typedef struct cursor {
 
 static tdm_status take(cursor *c, size_t n, const unsigned char **out)
 {
-    if (n > c->left) return BAD(c, "the file ends inside its header: %zu bytes needed at byte %zu", n, (size_t)(c->p - c->begin));
     *out = c->p;
+    if (n > c->left) return BAD(c, "the file ends inside its header: %zu bytes needed at byte %zu", n, (size_t)(c->p - c->begin));
     c->p += n;
     c->left -= n;
     return TDM_OK;
@@ -58,7 +58,7 @@ static tdm_status take_u64(cursor *c, uint64_t *out)
 
 static tdm_status take_str(cursor *c, uint64_t max, tdm_str *out)
 {
-    uint64_t length;
+    uint64_t length = 0;
     const unsigned char *p;
     tdm_status st = take_u64(c, &length);
     if (st != TDM_OK) return st;
@@ -71,7 +71,7 @@ static tdm_status take_str(cursor *c, uint64_t max, tdm_str *out)
 static tdm_status read_string_array(cursor *c, tdm_gguf_value *v)
 {
     tdm_status st = TDM_OK;
-    tdm_str s;
+    tdm_str s = {0};
     if (v->count > c->left / 8) return BAD(c, "an array of %" PRIu64 " texts in %zu bytes", v->count, c->left);
     v->data = c->p;
     v->offsets = malloc((size_t)v->count * sizeof *v->offsets + 1);
@@ -94,7 +94,7 @@ static tdm_status check_bools(cursor *c, const unsigned char *p, uint64_t n)
 static tdm_status read_array(cursor *c, tdm_gguf_value *v)
 {
     tdm_status st = TDM_OK;
-    uint32_t item;
+    uint32_t item = 0;
     TDM_TRY(st, take_u32(c, &item), done);
     TDM_TRY(st, take_u64(c, &v->count), done);
     if (item >= TDM_GGUF_TYPES || item == TDM_GGUF_ARRAY) /* ggml itself reads no arrays of arrays */
@@ -112,8 +112,8 @@ done:
 static tdm_status read_value(cursor *c, tdm_gguf_value *v)
 {
     tdm_status st = TDM_OK;
-    uint32_t type;
-    tdm_str s;
+    uint32_t type = 0;
+    tdm_str s = {0};
     TDM_TRY(st, take_str(c, KEY_MAX, &v->key), done);
     if (v->key.len == 0) return BAD(c, "a metadata key without a name");
     TDM_TRY(st, take_u32(c, &type), done);
@@ -173,12 +173,12 @@ static bool tensor_bytes(tdm_tensor *t, int64_t elements, size_t block_bytes)
 static tdm_status read_dims(cursor *c, tdm_tensor *t)
 {
     tdm_status st = TDM_OK;
-    uint32_t rank;
+    uint32_t rank = 0;
     TDM_TRY(st, take_u32(c, &rank), done);
     if (rank < 1 || rank > DIMS_MAX) return BAD(c, "tensor %s has %" PRIu32 " dimensions, 1 to %d are allowed", t->name, rank, DIMS_MAX);
     t->rank = (int)rank;
     for (int i = t->rank - 1; i >= 0; i--) { /* the file has the innermost first */
-        uint64_t n;
+        uint64_t n = 0;
         TDM_TRY(st, take_u64(c, &n), done);
         if (n == 0 || n > INT64_MAX) return BAD(c, "tensor %s has a dimension of %" PRIu64, t->name, n);
         t->shape[i] = (int64_t)n;
@@ -191,8 +191,8 @@ done:
 static tdm_status read_tensor(cursor *c, tdm_tensor *t, uint64_t alignment, uint64_t *offset)
 {
     tdm_status st = TDM_OK;
-    tdm_str name;
-    uint32_t type;
+    tdm_str name = {0};
+    uint32_t type = 0;
     int64_t elements;
     size_t block_bytes;
 
@@ -288,8 +288,8 @@ static tdm_status parse(tdm_gguf *g, const unsigned char *data, size_t bytes, td
     tdm_status st = TDM_OK;
     cursor c = {.p = data, .begin = data, .left = bytes, .where = g->where, .err = err};
     const unsigned char *magic;
-    uint32_t version;
-    uint64_t tensors, values;
+    uint32_t version = 0;
+    uint64_t tensors = 0, values = 0;
 
     TDM_TRY(st, take(&c, 4, &magic), done);
     if (memcmp(magic, "GGUF", 4) != 0) return BAD(&c, "the file does not start with GGUF");

@@ -1,5 +1,5 @@
 #include "memory/json_read.h"
-#include "memory/file_map.h"
+#include "memory/fs.h"
 
 #include <inttypes.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ tdm_status tdm_json_open(json_t **out, const char *path, tdm_error *err)
     size_t bytes = 0;
 
     *out = NULL;
-    TDM_TRY(st, tdm_file_read(path, JSON_MAX_BYTES, &text, &bytes, err), done);
+    TDM_TRY(st, tdm_fs_read(path, JSON_MAX_BYTES, &text, &bytes, err), done);
     TDM_TRY(st, tdm_json_parse(out, text, bytes, path, err), done);
 done:
     free(text);

@@ -1,6 +1,6 @@
 /* config.json. Source: transformers, models/{llama,qwen2,qwen3,mistral}/configuration_*.py for the fields and their defaults. */
 #include "memory/model_config.h"
-#include "memory/file_map.h"
+#include "memory/fs.h"
 #include "memory/json_read.h"
 #include "memory/model_config_check.h"
 
@@ -258,7 +258,7 @@ tdm_status tdm_model_config_read(tdm_model_config *c, const char *folder, tdm_er
     char path[4096];
 
     snprintf(path, sizeof path, "%s/generation_config.json", folder);
-    if (tdm_file_exists(path)) TDM_TRY(st, tdm_json_open(&extra, path, err), done);
+    if (tdm_fs_is_file(path)) TDM_TRY(st, tdm_json_open(&extra, path, err), done);
     snprintf(path, sizeof path, "%s/config.json", folder);
     TDM_TRY(st, tdm_json_open(&root, path, err), done);
     TDM_TRY(st, tdm_model_config_from_json(c, root, extra, path, err), done);

@@ -1,5 +1,5 @@
 #include "memory/model_file.h"
-#include "memory/file_map.h"
+#include "memory/fs.h"
 #include "memory/fp8_checkpoint.h"
 #include "memory/gguf.h"
 #include "memory/gguf_names.h"
@@ -77,7 +77,7 @@ static tdm_status open_folder(tdm_model_file *f, tdm_error *err)
     char path[4096];
 
     snprintf(path, sizeof path, "%s/generation_config.json", f->path);
-    if (tdm_file_exists(path)) TDM_TRY(st, tdm_json_open(&generation, path, err), done);
+    if (tdm_fs_is_file(path)) TDM_TRY(st, tdm_json_open(&generation, path, err), done);
     snprintf(path, sizeof path, "%s/config.json", f->path);
     TDM_TRY(st, tdm_json_open(&config, path, err), done);
     TDM_TRY(st, tdm_model_config_from_json(&f->config, config, generation, path, err), done);

@@ -1,5 +1,5 @@
 #include "memory/model_shards.h"
-#include "memory/file_map.h"
+#include "memory/fs.h"
 #include "memory/json_read.h"
 
 #include <inttypes.h>
@@ -96,13 +96,13 @@ tdm_status tdm_shards_open(tdm_shards *s, const char *folder, tdm_error *err)
 
     *s = (tdm_shards){0};
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    if (tdm_file_exists(path)) { /* transformers, too, looks for the single file first */
+    if (tdm_fs_is_file(path)) { /* transformers, too, looks for the single file first */
         TDM_TRY(st, grow(s, 1, path, err), done);
         TDM_TRY(st, add(s, path, err), done);
         goto done;
     }
     snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
-    if (tdm_file_exists(path)) TDM_TRY(st, open_index(s, folder, path, err), done);
+    if (tdm_fs_is_file(path)) TDM_TRY(st, open_index(s, folder, path, err), done);
     else
         st = TDM_FAIL(err, TDM_ERR_INPUT, folder, "name a model folder or a .gguf file; a pytorch_model.bin must be converted to safetensors first",
                       "neither model.safetensors nor model.safetensors.index.json is there");

@@ -72,7 +72,7 @@ static tdm_status read_offsets(entry *e, tdm_error *err)
 static tdm_status read_tensor(const entry *e, tdm_st_tensor *t, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    int64_t elements, bits;
+    int64_t elements = 0, bits = 0;
     const char *type = json_string_value(json_object_get(e->json, "dtype"));
     if (!type) return bad_tensor(e, err, "\"dtype\" is not a string");
     const tdm_st_type *known = tdm_st_type_find(type);

@@ -1,12 +1,10 @@
+#include "memory/fs.h"
 #include "memory/safetensors.h"
 #include "memory/safetensors_types.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 static const tdm_st_type types[] = {
     {"F32", 32, TDM_ST_F32},       {"F16", 16, TDM_ST_F16},         {"BF16", 16, TDM_ST_BF16},
@@ -113,23 +111,11 @@ done:
     return st;
 }
 
-static tdm_status write_all(int fd, const char *path, const void *data, size_t bytes, tdm_error *err)
-{
-    const char *p = data;
-    while (bytes > 0) {
-        const ssize_t n = write(fd, p, bytes > ((size_t)1 << 30) ? (size_t)1 << 30 : bytes); /* Linux stops at 2 GiB anyway */
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return TDM_FAIL(err, TDM_ERR_OTHER, path, "is there space left?", "cannot write: %s", strerror(errno));
-        p += n;
-        bytes -= (size_t)n;
-    }
-    return TDM_OK;
-}
-
 tdm_status tdm_safetensors_write(const char *path, const tdm_st_entry *entries, int64_t count, const char *const *metadata, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    int fd = -1;
+    tdm_file file = {.fd = -1}; /* owned here */
+    bool created = false;
     char *header = NULL; /* owned here */
     size_t bytes = 0;
     const tdm_st_entry **order = calloc((size_t)count + 1, sizeof *order); /* owned here */
@@ -140,18 +126,17 @@ tdm_status tdm_safetensors_write(const char *path, const tdm_st_entry *entries, 
     }
     order_entries(entries, count, order);
     TDM_TRY(st, make_header(path, order, count, metadata, &header, &bytes, err), done);
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    if (fd < 0) {
-        st = TDM_FAIL(err, TDM_ERR_OTHER, path, "is the folder writable?", "cannot create: %s", strerror(errno));
-        goto done;
-    }
-    TDM_TRY(st, write_all(fd, path, header, bytes, err), done);
-    for (int64_t i = 0; i < count; i++) TDM_TRY(st, write_all(fd, path, order[i]->data, entry_bytes(order[i]), err), done);
-    if (fsync(fd) != 0) st = TDM_FAIL(err, TDM_ERR_OTHER, path, "is there space left?", "cannot finish writing: %s", strerror(errno));
+    TDM_TRY(st, tdm_file_create(&file, path, err), done);
+    created = true;
+    TDM_TRY(st, tdm_file_put(&file, header, bytes, err), done);
+    for (int64_t i = 0; i < count; i++) TDM_TRY(st, tdm_file_put(&file, order[i]->data, entry_bytes(order[i]), err), done);
+    TDM_TRY(st, tdm_file_sync(&file, err), done);
 done:
-    if (fd >= 0 && close(fd) != 0 && st == TDM_OK)
-        st = TDM_FAIL(err, TDM_ERR_OTHER, path, "is there space left?", "cannot finish writing: %s", strerror(errno));
-    if (fd >= 0 && st != TDM_OK) unlink(path); /* half a file would only be met later, as a damaged one */
+    if (created) {
+        const tdm_status closed = tdm_file_close(&file, err); /* a full disk may show only here */
+        if (st == TDM_OK) st = closed;
+    }
+    if (created && st != TDM_OK) (void)tdm_fs_remove_tree(path, NULL); /* half a file would only be met later, as a damaged one */
     free(header);
     free(order);
     return st;

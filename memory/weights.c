@@ -1,0 +1,63 @@
+#include "memory/weights.h"
+#include "memory/weights_load.h"
+#include "memory/weights_plan.h"
+
+#include <stdlib.h>
+
+tdm_status tdm_weights_bytes(const tdm_model_file *f, const tdm_weights_options *o, size_t *bytes, tdm_error *err)
+{
+    tdm_weights_plan plan;
+    const tdm_status st = tdm_weights_plan_make(&plan, f, o, err);
+    *bytes = st == TDM_OK ? plan.bytes : 0;
+    tdm_weights_plan_free(&plan);
+    return st;
+}
+
+tdm_status tdm_weights_open(tdm_weights **w, const tdm_model_file *f, const tdm_weights_options *o, void *region, size_t region_bytes,
+                            tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_weights_plan plan;
+
+    *w = NULL;
+    TDM_ASSERT((uintptr_t)region % 64 == 0);
+    TDM_TRY(st, tdm_weights_plan_make(&plan, f, o, err), done);
+    if (plan.bytes > region_bytes) {
+        st = TDM_FAIL(err, TDM_ERR_BUDGET, tdm_model_file_path(f), "raise memory.budget, or use an FP8 scheme for model.weights",
+                      "the weights need %zu bytes, their region has %zu", plan.bytes, region_bytes);
+        goto done;
+    }
+    tdm_weights_plan_place(&plan, region);
+    TDM_TRY(st, tdm_weights_load(&plan, region, err), done);
+    *w = plan.w;
+    plan.w = NULL;
+done:
+    tdm_weights_plan_free(&plan);
+    return st;
+}
+
+void tdm_weights_close(tdm_weights *w)
+{
+    if (!w) return;
+    free(w->layers);
+    free(w);
+}
+
+const tdm_model_config *tdm_weights_config(const tdm_weights *w) { return &w->config; }
+
+const tdm_layer_weights *tdm_weights_layer(const tdm_weights *w, int64_t layer)
+{
+    TDM_ASSERT(layer >= 0 && layer < w->config.layers);
+    return &w->layers[layer];
+}
+
+const tdm_weight *tdm_weights_embedding(const tdm_weights *w) { return &w->embedding; }
+const tdm_weight *tdm_weights_head(const tdm_weights *w) { return w->config.tied_head ? &w->embedding : &w->head; }
+tdm_cview tdm_weights_final_norm(const tdm_weights *w) { return w->final_norm; }
+
+uint64_t tdm_weights_hash(const tdm_weights *w)
+{
+    uint64_t h = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < w->bytes; i++) h = (h ^ w->region[i]) * UINT64_C(0x100000001b3);
+    return h;
+}

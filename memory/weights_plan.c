@@ -1,0 +1,186 @@
+#include "memory/weights_plan.h"
+#include "memory/weights_source.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 64 };
+
+const char *const tdm_proj_names[TDM_PROJ_COUNT] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+
+void tdm_proj_shape(const tdm_model_config *c, tdm_proj p, int64_t *n, int64_t *k)
+{
+    *k = p == TDM_PROJ_O ? c->heads * c->head_dim : p == TDM_PROJ_DOWN ? c->ffn : c->width;
+    switch (p) {
+    case TDM_PROJ_Q: *n = c->heads * c->head_dim; return;
+    case TDM_PROJ_K:
+    case TDM_PROJ_V: *n = c->kv_heads * c->head_dim; return;
+    case TDM_PROJ_O:
+    case TDM_PROJ_DOWN: *n = c->width; return;
+    case TDM_PROJ_GATE:
+    case TDM_PROJ_UP: *n = c->ffn; return;
+    case TDM_PROJ_COUNT: break;
+    }
+    TDM_ASSERT(!"one of the seven projections");
+}
+
+/* The next `bytes` of the region. Dimensions are bounded where the config is read, so sums stay far inside size_t. */
+static size_t reserve(tdm_weights_plan *p, size_t bytes)
+{
+    const size_t at = p->bytes;
+    p->bytes += tdm_align_up(bytes, ALIGN);
+    return at;
+}
+
+static tdm_cview shape_of(tdm_dtype dtype, int64_t rows, int64_t cols) { return (tdm_cview){NULL, dtype, rows, cols, cols}; }
+
+static size_t view_bytes(const tdm_cview *v) { return (size_t)v->rows * (size_t)v->cols * tdm_dtype_bytes(v->dtype); }
+
+static void shape_scale(tdm_weight *w, int64_t n, int64_t k)
+{
+    switch (w->scheme) {
+    case TDM_SCHEME_BF16: return;
+    case TDM_SCHEME_FP8_TENSOR: w->scale = shape_of(TDM_DTYPE_F32, 1, 1); return;
+    case TDM_SCHEME_FP8_CHANNEL: w->scale = shape_of(TDM_DTYPE_F32, n, 1); return;
+    case TDM_SCHEME_FP8_BLOCK: w->scale = shape_of(TDM_DTYPE_F32, tdm_ceil_div(n, TDM_FP8_BLOCK), tdm_ceil_div(k, TDM_FP8_BLOCK)); return;
+    }
+}
+
+static tdm_status plan_vector(tdm_weights_plan *p, tdm_cview *v, const char *name, int64_t cols, tdm_error *err)
+{
+    tdm_vector_plan *plan = &p->vectors[p->vector_count++];
+    plan->v = v;
+    *v = shape_of(TDM_DTYPE_BF16, 1, cols);
+    plan->at = reserve(p, view_bytes(v));
+    return tdm_weights_source(p, name, 0, cols, &plan->t, err);
+}
+
+static tdm_status plan_matrix(tdm_weights_plan *p, tdm_weight *w, const char *module, int64_t layer, int64_t n, int64_t k, bool bias, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char name[256];
+    tdm_matrix_plan *m = &p->matrices[p->matrix_count++];
+    m->w = w;
+    snprintf(name, sizeof name, "%s.weight", module);
+    TDM_TRY(st, tdm_weights_source(p, name, n, k, &m->weight, err), done);
+    TDM_TRY(st, tdm_weights_scheme(p, m, module, layer, err), done);
+    w->codes = shape_of(w->scheme == TDM_SCHEME_BF16 ? TDM_DTYPE_BF16 : TDM_DTYPE_E4M3, n, k);
+    shape_scale(w, n, k);
+    if (!bias) goto done;
+    snprintf(name, sizeof name, "%s.bias", module);
+    TDM_TRY(st, tdm_weights_source(p, name, 0, n, &m->bias, err), done);
+    w->bias = shape_of(TDM_DTYPE_BF16, 1, n);
+done:
+    return st;
+}
+
+/* Room for the last `count` matrices planned: all codes, then all scales, then all biases. */
+static void reserve_group(tdm_weights_plan *p, int count)
+{
+    tdm_matrix_plan *m = p->matrices + p->matrix_count - count;
+    for (int i = 0; i < count; i++) m[i].codes_at = reserve(p, view_bytes(&m[i].w->codes));
+    for (int i = 0; i < count; i++) m[i].scale_at = reserve(p, view_bytes(&m[i].w->scale));
+    for (int i = 0; i < count; i++) m[i].bias_at = reserve(p, view_bytes(&m[i].w->bias));
+}
+
+static tdm_status plan_projections(tdm_weights_plan *p, int64_t layer, tdm_proj first, int count, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_model_config *c = &p->w->config;
+    char module[128];
+    for (int i = 0; i < count; i++) {
+        const tdm_proj proj = (tdm_proj)((int)first + i);
+        const bool bias = proj <= TDM_PROJ_V ? c->qkv_bias : proj == TDM_PROJ_O ? c->o_bias : c->mlp_bias;
+        int64_t n, k;
+        tdm_proj_shape(c, proj, &n, &k);
+        snprintf(module, sizeof module, "model.layers.%" PRId64 ".%s.%s", layer, proj <= TDM_PROJ_O ? "self_attn" : "mlp", tdm_proj_names[proj]);
+        TDM_TRY(st, plan_matrix(p, &p->w->layers[layer].proj[proj], module, layer, n, k, bias, err), done);
+    }
+    reserve_group(p, count);
+done:
+    return st;
+}
+
+static tdm_status plan_norm(tdm_weights_plan *p, int64_t layer, tdm_cview *v, const char *what, int64_t cols, tdm_error *err)
+{
+    char name[128];
+    snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.weight", layer, what);
+    return plan_vector(p, v, name, cols, err);
+}
+
+static tdm_status plan_layer(tdm_weights_plan *p, int64_t i, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_model_config *c = &p->w->config;
+    tdm_layer_weights *l = &p->w->layers[i];
+    TDM_TRY(st, plan_norm(p, i, &l->norm_attn, "input_layernorm", c->width, err), done);
+    TDM_TRY(st, plan_projections(p, i, TDM_PROJ_Q, 3, err), done);
+    if (c->qk_norm) {
+        TDM_TRY(st, plan_norm(p, i, &l->norm_q, "self_attn.q_norm", c->head_dim, err), done);
+        TDM_TRY(st, plan_norm(p, i, &l->norm_k, "self_attn.k_norm", c->head_dim, err), done);
+    }
+    TDM_TRY(st, plan_projections(p, i, TDM_PROJ_O, 1, err), done);
+    TDM_TRY(st, plan_norm(p, i, &l->norm_ffn, "post_attention_layernorm", c->width, err), done);
+    TDM_TRY(st, plan_projections(p, i, TDM_PROJ_GATE, 2, err), done);
+    TDM_TRY(st, plan_projections(p, i, TDM_PROJ_DOWN, 1, err), done);
+done:
+    return st;
+}
+
+static tdm_status start(tdm_weights_plan *p, const tdm_model_file *f, const tdm_weights_options *o, tdm_error *err)
+{
+    const tdm_model_config *c = tdm_model_file_config(f);
+    *p = (tdm_weights_plan){.file = f, .options = o};
+    p->w = calloc(1, sizeof *p->w);
+    p->matrices = calloc((size_t)c->layers * TDM_PROJ_COUNT + 2, sizeof *p->matrices);
+    p->vectors = calloc((size_t)c->layers * 4 + 1, sizeof *p->vectors);
+    p->used = calloc((size_t)tdm_model_file_count(f) + 1, sizeof *p->used);
+    if (p->w) p->w->layers = calloc((size_t)c->layers, sizeof *p->w->layers);
+    if (!p->w || !p->w->layers || !p->matrices || !p->vectors || !p->used)
+        return TDM_FAIL(err, TDM_ERR_OTHER, tdm_model_file_path(f), NULL, "out of memory for the tensor table");
+    p->w->config = *c;
+    return TDM_OK;
+}
+
+tdm_status tdm_weights_plan_make(tdm_weights_plan *p, const tdm_model_file *f, const tdm_weights_options *o, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    TDM_ASSERT(o->first_layers_bf16 >= 0 && o->last_layers_bf16 >= 0);
+    TDM_TRY(st, start(p, f, o, err), done);
+    const tdm_model_config *c = &p->w->config;
+    TDM_TRY(st, plan_matrix(p, &p->w->embedding, "model.embed_tokens", -1, c->vocab, c->width, false, err), done);
+    reserve_group(p, 1);
+    for (int64_t i = 0; i < c->layers; i++) TDM_TRY(st, plan_layer(p, i, err), done);
+    TDM_TRY(st, plan_vector(p, &p->w->final_norm, "model.norm.weight", c->width, err), done);
+    if (!c->tied_head) {
+        TDM_TRY(st, plan_matrix(p, &p->w->head, "lm_head", -1, c->vocab, c->width, false, err), done);
+        reserve_group(p, 1);
+    }
+    TDM_TRY(st, tdm_weights_check_extra(p, err), done);
+done:
+    return st;
+}
+
+void tdm_weights_plan_free(tdm_weights_plan *p)
+{
+    tdm_weights_close(p->w);
+    free(p->matrices);
+    free(p->vectors);
+    free(p->used);
+    *p = (tdm_weights_plan){0};
+}
+
+void tdm_weights_plan_place(tdm_weights_plan *p, unsigned char *region)
+{
+    for (int64_t i = 0; i < p->matrix_count; i++) {
+        tdm_matrix_plan *m = &p->matrices[i];
+        m->w->codes.data = region + m->codes_at;
+        if (m->w->scheme != TDM_SCHEME_BF16) m->w->scale.data = region + m->scale_at;
+        if (m->bias) m->w->bias.data = region + m->bias_at;
+    }
+    for (int64_t i = 0; i < p->vector_count; i++) p->vectors[i].v->data = region + p->vectors[i].at;
+    p->w->region = region;
+    p->w->bytes = p->bytes;
+}
