@@ -83,7 +83,7 @@ static size_t utf8_sequence(const unsigned char *s, size_t left)
     return n;
 }
 
-static void json_string(tdm_writer *t, const char *s, size_t len, bool html)
+void tdm_writer_json(tdm_writer *t, const char *s, size_t len)
 {
     const unsigned char *p = (const unsigned char *)s;
     tdm_writer_put(t, "\"", 1);
@@ -102,7 +102,7 @@ static void json_string(tdm_writer *t, const char *s, size_t len, bool html)
             tdm_writer_puts(t, "\\n");
         } else if (c == '\t') {
             tdm_writer_puts(t, "\\t");
-        } else if (c < 0x20 || c == 0x7f || (html && (c == '<' || c == '>' || c == '&'))) {
+        } else if (c < 0x20 || c == 0x7f) {
             tdm_writer_printf(t, "\\u%04x", c);
         } else {
             tdm_writer_put(t, s + i, 1);
@@ -111,9 +111,6 @@ static void json_string(tdm_writer *t, const char *s, size_t len, bool html)
     }
     tdm_writer_put(t, "\"", 1);
 }
-
-void tdm_writer_json(tdm_writer *t, const char *s, size_t len) { json_string(t, s, len, false); }
-void tdm_writer_json_html(tdm_writer *t, const char *s, size_t len) { json_string(t, s, len, true); }
 
 tdm_status tdm_writer_check(const tdm_writer *t, const char *where, tdm_error *err)
 {

@@ -21,8 +21,6 @@ void tdm_writer_puts(tdm_writer *t, const char *s);
 void tdm_writer_printf(tdm_writer *t, const char *fmt, ...) TDM_PRINTF(2, 3);
 void tdm_writer_number(tdm_writer *t, double v);                          /* finite */
 void tdm_writer_json(tdm_writer *t, const char *s, size_t len);           /* "..." */
-/* The same, and '<', '>', '&' become \u003c...: safe inside a <script> element. */
-void tdm_writer_json_html(tdm_writer *t, const char *s, size_t len);
 tdm_status tdm_writer_check(const tdm_writer *t, const char *where, tdm_error *err);
 
 #endif

@@ -1,0 +1,378 @@
+(() => {
+'use strict';
+const data = JSON.parse(document.getElementById('data').textContent);
+const $ = id => document.getElementById(id);
+/* Everything that comes from a run enters the page as text, never as markup. */
+const el = (tag, cls, text) => { const e = document.createElement(tag); if (cls) e.className = cls; if (text !== undefined) e.textContent = text; return e; };
+const svg = (tag, attrs) => { const e = document.createElementNS('http://www.w3.org/2000/svg', tag); for (const k in attrs) e.setAttribute(k, attrs[k]); return e; };
+const color = i => `var(--c${i % 12})`;
+const isNum = v => typeof v === 'number' && isFinite(v);
+
+/* ---- numbers ---- */
+const trim = s => s.includes('.') && !s.includes('e') ? s.replace(/\.?0+$/, '') : s;
+function plain(v) {
+  if (!isNum(v)) return '–';
+  const a = Math.abs(v);
+  if (a === 0) return '0';
+  if (a >= 1e9) return trim((v / 1e9).toFixed(2)) + 'B';
+  if (a >= 1e6) return trim((v / 1e6).toFixed(2)) + 'M';
+  if (a >= 1e4) return trim((v / 1e3).toFixed(1)) + 'k';
+  if (a >= 100) return trim(v.toFixed(1));
+  if (a >= 1e-3) return trim(v.toPrecision(4));
+  return v.toExponential(2).replace('e-', 'e−').replace('.00', '');
+}
+function bytes(v) {
+  if (!isNum(v)) return '–';
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
+  let i = 0;
+  while (v >= 1024 && i < 4) { v /= 1024; i++; }
+  if (Number.isInteger(v)) return v + ' ' + units[i];
+  return (v >= 100 ? v.toFixed(0) : v.toFixed(v >= 10 ? 1 : 2)) + ' ' + units[i];
+}
+function duration(s) {
+  if (!isNum(s)) return '–';
+  if (s === 0) return '0 s';
+  if (s < 1) return plain(s * 1000) + ' ms';
+  if (s < 60) return trim(s.toFixed(1)) + ' s';
+  const m = Math.round(s / 60);
+  if (s < 3600) return Math.floor(s / 60) + ' min' + (Math.round(s % 60) % 60 ? ` ${Math.round(s % 60)} s` : '');
+  return m < 1440 ? Math.floor(m / 60) + ' h ' + m % 60 + ' min' : Math.floor(m / 1440) + ' d ' + Math.floor(m % 1440 / 60) + ' h';
+}
+const percent = v => isNum(v) ? trim((100 * v).toFixed(v && Math.abs(v) < 0.1 ? 2 : 1)) + ' %' : '–';
+
+/* ---- series ---- */
+const steps = data.steps, n = steps.length;
+const has = key => Object.hasOwn(data.series, key) && data.series[key].v.some(isNum);
+const last = key => Object.hasOwn(data.last, key) ? data.last[key] : null;
+const nameOf = key => key.slice(key.indexOf('/') + 1);
+const family = prefix => Object.keys(data.series).filter(k => k.startsWith(prefix)).sort();
+function averaged(v) { /* exponential, with the weight of what is there: no drag from a start at zero */
+  const decay = Math.exp(-1 / Math.max(2, n / 40));
+  let sum = 0, weight = 0;
+  return v.map(x => {
+    if (!isNum(x)) return null;
+    sum = sum * decay + x; weight = weight * decay + 1;
+    return sum / weight;
+  });
+}
+
+const specs = [
+  { title: 'Reward', wide: true, series: [['reward_mean', 'mean']], band: 'reward_std', bandName: 'standard deviation' },
+  { title: 'Rewards one by one', series: family('reward/').map(k => [k, nameOf(k)]) },
+  { title: 'Evaluation', series: family('eval/').map(k => [k, nameOf(k)]), dots: true },
+  { title: 'Loss', series: [['loss', 'loss']] },
+  { title: 'KL to the reference', series: [['kl', 'KL']], zero: true },
+  { title: 'Entropy', series: [['entropy', 'entropy']] },
+  { title: 'Gradient norm', series: [['grad_norm', 'norm']], zero: true },
+  { title: 'Learning rate', series: [['lr', 'lr']], zero: true, step: true },
+  { title: 'Clip fraction', series: [['clip_fraction', 'clipped']], fmt: percent, zero: true },
+  { title: 'Completion length', unit: 'tokens', series: [['completion_tokens_mean', 'mean'], ['completion_tokens_max', 'longest']], zero: true },
+  { title: 'Truncated completions', series: [['truncated_fraction', 'truncated']], fmt: percent, zero: true },
+  { title: 'Trainer against sampler', unit: '|Δ log-probability|', series: [['mismatch_mean', 'mean'], ['mismatch_max', 'largest']], zero: true },
+  { title: 'Throughput', unit: 'tokens per second', series: [['rollout_tokens_per_s', 'rollout'], ['train_tokens_per_s', 'train']], zero: true },
+  { title: 'Time of a step', wide: true, stack: true, fmt: duration,
+    series: [['rollout_s', 'rollout'], ['reward_s', 'reward'], ['train_s', 'train'], ['flip_s', 'phase change']] },
+  { title: 'Peak memory', series: [['memory_peak_bytes', 'peak']], fmt: bytes, zero: true },
+];
+const known = new Set(['step_s', 'prompt_tokens', 'completion_tokens', 'reward_std', ...specs.flatMap(s => s.series.map(x => x[0]))]);
+for (const key of Object.keys(data.series).sort()) if (!known.has(key)) specs.push({ title: key, series: [[key, key]] });
+
+/* ---- charts ---- */
+const charts = [];
+let smooth = false;
+
+/* Round figures; of bytes, those round in binary. */
+function ticks(lo, hi, count, binary) {
+  if (binary) {
+    const step = 2 ** Math.ceil(Math.log2((hi - lo) / count)), out = [];
+    for (let i = Math.ceil(lo / step); i * step <= hi; i++) out.push(i * step);
+    return out;
+  }
+  const raw = (hi - lo) / count, power = 10 ** Math.floor(Math.log10(raw)), unit = raw / power;
+  const step = (unit > 5 ? 10 : unit > 2 ? 5 : unit > 1 ? 2 : 1) * power, out = [];
+  for (let i = Math.ceil(lo / step - 1e-9); i * step <= hi + step * 1e-9; i++) out.push(Math.abs(i * step) < step * 1e-9 ? 0 : i * step);
+  return out;
+}
+
+function makeChart(spec) {
+  const shown = spec.series.filter(s => has(s[0])).map(([key, label], i) => {
+    const s = data.series[key];
+    return { key, label, color: color(i), raw: s.v, lo: s.lo, hi: s.hi, mean: averaged(s.v) };
+  });
+  if (!shown.length) return;
+  const fmt = spec.fmt || plain, card = el('div', 'card chart' + (spec.wide ? ' wide' : '')), row = el('div', 'row');
+  row.append(el('h3', '', spec.title), el('span', 'now', spec.unit || ''));
+  const legend = el('div', 'legend');
+  for (const s of shown) {
+    const item = el('span'), dot = el('i');
+    dot.style.background = s.color;
+    item.append(dot);
+    if (shown.length > 1) item.append(s.label);
+    item.append(el('b', '', fmt(last(s.key))));
+    legend.append(item);
+  }
+  const band = spec.band && has(spec.band) ? data.series[spec.band].v : null;
+  if (band) {
+    const item = el('span'), dot = el('i');
+    dot.style.cssText = `background:${shown[0].color};opacity:.25`;
+    item.append(dot, '± ' + spec.bandName, el('b', '', fmt(last(spec.band))));
+    legend.append(item);
+  }
+  card.append(row, legend);
+  $('charts').append(card);
+  const chart = { spec, shown, band, fmt, card, picture: null };
+  charts.push(chart);
+}
+
+/* What is drawn, as arrays: stacked areas, or lines with an optional band. */
+function layers(chart) {
+  const { spec, shown, band } = chart;
+  if (spec.stack) {
+    let base = steps.map(() => 0);
+    return shown.map(s => {
+      const v = smooth ? s.mean : s.raw, lo = base, hi = base.map((b, i) => b + (isNum(v[i]) ? v[i] : 0));
+      base = hi;
+      return { color: s.color, lo, hi, fill: .82 };
+    });
+  }
+  const out = [];
+  if (band) {
+    const v = smooth ? shown[0].mean : shown[0].raw, d = smooth ? averaged(band) : band, c = shown[0].color;
+    out.push({ color: c, lo: v.map((x, i) => isNum(x) && isNum(d[i]) ? x - d[i] : null), hi: v.map((x, i) => isNum(x) && isNum(d[i]) ? x + d[i] : null), fill: .16 });
+  }
+  for (const s of shown) {
+    if (s.lo && !band && !smooth) out.push({ color: s.color, lo: s.lo, hi: s.hi, fill: .2 });
+    if (smooth) out.push({ color: s.color, line: s.raw, opacity: .28, width: 1 });
+    out.push({ color: s.color, line: smooth ? s.mean : s.raw, width: 1.7, dots: true });
+  }
+  return out;
+}
+
+function draw(chart) {
+  const { spec, fmt, card } = chart, width = Math.max(220, card.clientWidth - 28), height = 190;
+  const all = layers(chart), values = all.flatMap(l => [l.line, l.lo, l.hi]).flatMap(v => v || []).filter(isNum);
+  let lo = spec.zero || spec.stack ? Math.min(0, ...bounds(values)) : bounds(values)[0], hi = bounds(values)[1];
+  if (hi - lo <= Math.abs(hi) * 1e-9) { const pad = Math.abs(hi) * .1 || 1; hi += pad; if (!(spec.zero && lo === 0)) lo -= pad; }
+  else { hi += (hi - lo) * .05; if (!(spec.zero || spec.stack) || lo < 0) lo -= (hi - lo) * .05; }
+  const yTicks = ticks(lo, hi, 5, fmt === bytes), labels = yTicks.map(fmt), left = Math.max(26, ...labels.map(l => l.length * 6.4 + 8)), bottom = 20, top = 6, right = 6;
+  let x0 = steps[0], x1 = steps[n - 1];
+  if (x0 === x1) { x0 -= 1; x1 += 1; }
+  const X = s => left + (s - x0) / (x1 - x0) * (width - left - right), Y = v => top + (hi - v) / (hi - lo) * (height - top - bottom);
+  const picture = svg('svg', { viewBox: `0 0 ${width} ${height}`, height, role: 'img', 'aria-label': `${spec.title}: ` + chart.shown.map(s => `${s.label} ${fmt(last(s.key))}`).join(', ') + ' at the last step' });
+  yTicks.forEach((v, i) => {
+    const y = Y(v).toFixed(1);
+    picture.append(svg('line', { class: v === 0 ? 'axis' : 'grid', x1: left, x2: width - right, y1: y, y2: y }));
+    const t = svg('text', { x: left - 6, y: +y + 4, 'text-anchor': 'end' });
+    t.textContent = labels[i];
+    picture.append(t);
+  });
+  const xTicks = [...new Set(ticks(x0, x1, Math.max(2, Math.floor(width / 90))).map(Math.round))].filter(s => s >= steps[0] && s <= steps[n - 1]);
+  for (const s of xTicks) {
+    const x = X(s), t = svg('text', { x: x.toFixed(1), y: height - 4, 'text-anchor': x > width - 24 ? 'end' : 'middle' });
+    t.textContent = s;
+    picture.append(t);
+  }
+  const point = (v, i) => X(steps[i]).toFixed(1) + ' ' + Y(v).toFixed(1);
+  for (const l of all) {
+    if (l.lo) for (const [a, b] of runs(l.lo)) {
+      let d = '';
+      for (let i = a; i < b; i++) d += (i > a ? 'L' : 'M') + point(l.hi[i], i);
+      for (let i = b - 1; i >= a; i--) d += 'L' + point(l.lo[i], i);
+      if (b - a === 1) picture.append(svg('line', { x1: X(steps[a]), x2: X(steps[a]), y1: Y(l.lo[a]), y2: Y(l.hi[a]), stroke: l.color, 'stroke-width': 12, opacity: l.fill }));
+      else picture.append(svg('path', { d: d + 'Z', fill: l.color, opacity: l.fill }));
+    }
+    if (l.line) for (const [a, b] of runs(l.line, spec.dots)) {
+      let d = '';
+      for (let i = a; i < b; i++) if (isNum(l.line[i])) d += (!d ? 'M' : spec.step ? 'H' + X(steps[i]).toFixed(1) + 'L' : 'L') + point(l.line[i], i);
+      picture.append(svg('path', { d, fill: 'none', stroke: l.color, 'stroke-width': l.width, 'stroke-linejoin': 'round', 'stroke-linecap': 'round', opacity: l.opacity || 1 }));
+      if (l.dots && (n <= 40 || spec.dots || b - a === 1)) for (let i = a; i < b; i++)
+        if (isNum(l.line[i])) picture.append(svg('circle', { cx: X(steps[i]).toFixed(1), cy: Y(l.line[i]).toFixed(1), r: 2.4, fill: l.color }));
+    }
+  }
+  const cursor = svg('line', { class: 'cursor', y1: top, y2: height - bottom, visibility: 'hidden' });
+  picture.append(cursor);
+  picture.addEventListener('pointermove', e => {
+    const box = picture.getBoundingClientRect(), s = x0 + ((e.clientX - box.left) / box.width * width - left) / (width - left - right) * (x1 - x0);
+    let i = 0;
+    for (let j = 1; j < n; j++) if (Math.abs(steps[j] - s) < Math.abs(steps[i] - s)) i = j;
+    point_at(chart, i);
+  });
+  picture.addEventListener('pointerleave', () => point_at(null, -1));
+  if (chart.picture) chart.picture.replaceWith(picture);
+  else card.append(picture);
+  Object.assign(chart, { picture, cursor, X, left });
+}
+
+const bounds = v => { let a = Infinity, b = -Infinity; for (const x of v) { if (x < a) a = x; if (x > b) b = x; } return [a, b]; };
+/* Stretches [a, b) without a gap; sparse series (an evaluation each 20 steps) are one stretch. */
+function runs(v, sparse) {
+  if (sparse) return [[0, v.length]];
+  const out = [];
+  for (let i = 0; i < v.length; i++) {
+    if (!isNum(v[i])) continue;
+    if (out.length && out[out.length - 1][1] === i) out[out.length - 1][1] = i + 1;
+    else out.push([i, i + 1]);
+  }
+  return out;
+}
+
+const tip = el('div', 'tip');
+/* The cursor stands at the same step in every chart; the figures beside the pointer are of the chart it is in. */
+function point_at(chart, i) {
+  for (const c of charts) {
+    c.cursor.setAttribute('visibility', i < 0 ? 'hidden' : 'visible');
+    if (i >= 0) for (const k of ['x1', 'x2']) c.cursor.setAttribute(k, c.X(steps[i]).toFixed(1));
+  }
+  if (!chart || i < 0) { tip.remove(); return; }
+  tip.replaceChildren(el('div', 'dim', data.bucket > 1 ? `steps from ${steps[i]}` : `step ${steps[i]}`));
+  for (const s of chart.shown) {
+    let text = `${chart.shown.length > 1 ? s.label + ' ' : ''}${chart.fmt(s.raw[i])}`;
+    if (chart.band && isNum(chart.band[i])) text += ` ± ${chart.fmt(chart.band[i])}`;
+    if (s.lo && isNum(s.lo[i])) text += `  (${chart.fmt(s.lo[i])} to ${chart.fmt(s.hi[i])})`;
+    const line = el('div', '', text);
+    line.style.color = s.color;
+    tip.append(line);
+  }
+  chart.card.append(tip);
+  const x = 14 + chart.X(steps[i]), w = tip.offsetWidth, room = chart.card.clientWidth;
+  tip.style.left = Math.max(4, x + 12 + w < room ? x + 12 : x - 12 - w) + 'px';
+  tip.style.top = chart.picture.offsetTop + 8 + 'px';
+}
+
+/* ---- the parts of the page ---- */
+function tile(label, value, unit, more, moreClass) {
+  const t = el('div', 'card tile'), v = el('div', 'value', value);
+  if (unit) v.append(el('small', '', unit));
+  t.append(el('div', 'label', label), v);
+  if (more) t.append(el('div', 'more ' + (moreClass || ''), more));
+  $('tiles').append(t);
+}
+
+function showTiles() {
+  const t = data.totals;
+  tile('Steps', String(data.rows), '', n && data.first_step !== 1 ? `from ${data.first_step} to ${data.last_step}` : '');
+  if (has('reward_mean')) {
+    const rise = last('reward_mean') - data.start.reward_mean;
+    tile('Reward, last tenth', plain(data.end.reward_mean), '', n > 1 ? `${plain(data.start.reward_mean)} in the first tenth` : '', '');
+    if (has('reward_std') && isNum(rise)) document.querySelector('.tiles .tile:last-child .more')?.classList.add(data.end.reward_mean >= data.start.reward_mean ? 'up' : 'down');
+  } else if (has('loss')) tile('Loss, last tenth', plain(data.end.loss), '', n > 1 ? `${plain(data.start.loss)} in the first tenth` : '');
+  if (isNum(t.step_s)) tile('Time', duration(t.step_s), '', `${duration(t.step_s / data.rows)} a step`);
+  if (isNum(t.completion_tokens)) tile('Tokens generated', plain(t.completion_tokens), '', has('rollout_tokens_per_s') ? `${plain(data.end.rollout_tokens_per_s)} per second` : '');
+  if (has('completion_tokens_mean')) tile('Completion length', plain(data.end.completion_tokens_mean), 'tokens', `${percent(data.end.truncated_fraction)} truncated`);
+  if (has('mismatch_max')) tile('Trainer against sampler', plain(t.mismatch_max), '', t.mismatch_max === 0 ? 'the same bits in every step' : 'largest |Δ log-probability|');
+  if (has('memory_peak_bytes')) tile('Peak memory', bytes(t.memory_peak_bytes), '', data.memory && isNum(data.memory.budget_bytes) ? `of ${bytes(data.memory.budget_bytes)}` : '');
+}
+
+function showMemory() {
+  const m = data.memory, body = $('memory-body');
+  const layouts = m && Array.isArray(m.layouts) ? m.layouts.filter(l => l && Array.isArray(l.regions)) : [];
+  if (!layouts.length) { $('memory').remove(); return; }
+  const card = el('div', 'card memory'), sum = l => l.regions.reduce((a, r) => a + (isNum(r.bytes) ? r.bytes : 0), 0);
+  const full = Math.max(...layouts.map(sum), isNum(m.budget_bytes) ? m.budget_bytes : 0) || 1, colors = new Map();
+  for (const l of layouts) for (const r of l.regions) if (!colors.has(String(r.name))) colors.set(String(r.name), color(colors.size));
+  for (const l of layouts) {
+    const box = el('div', 'layout'), row = el('div', 'row'), bar = el('div', 'bar'), list = el('div', 'regions'), total = sum(l);
+    row.append(el('h3', '', String(l.name)), el('span', '', isNum(m.budget_bytes) && m.budget_bytes > 0 ? `${bytes(total)} of ${bytes(m.budget_bytes)}, ${percent(total / m.budget_bytes)}` : bytes(total)));
+    for (const r of l.regions) {
+      if (!isNum(r.bytes) || r.bytes <= 0) continue;
+      const part = el('div', '', r.bytes / full > .09 ? String(r.name) : ''), item = el('div'), dot = el('i');
+      part.style.cssText = `width:${100 * r.bytes / full}%;background:${colors.get(String(r.name))}`;
+      part.title = `${r.name}: ${bytes(r.bytes)}`;
+      bar.append(part);
+      dot.style.background = colors.get(String(r.name));
+      item.append(dot, el('span', '', String(r.name)), el('b', '', bytes(r.bytes)));
+      list.append(item);
+    }
+    box.append(row, bar, list);
+    card.append(box);
+  }
+  body.append(card);
+}
+
+function chip(text, value) {
+  return el('span', 'chip' + (isNum(value) ? value > 0 ? ' good' : ' bad' : ''), text);
+}
+
+function sampleCard(s) {
+  const card = el('article', 'card sample'), chips = el('div', 'chips');
+  chips.append(chip(`reward ${plain(s.reward)}`, s.reward));
+  const parts = Object.entries(s.rewards || {});
+  if (parts.length > 1) for (const [k, v] of parts) chips.append(chip(`${k} ${v === null ? 'none' : plain(v)}`));
+  if (isNum(s.tokens)) chips.append(chip(`${s.tokens} tokens`));
+  if (s.truncated) chips.append(chip('truncated', 0));
+  card.append(chips, el('div', 'what', 'Prompt'), el('p', 'text prompt', s.prompt), el('div', 'what', 'Completion'), el('p', 'text completion', s.completion + (s.cut ? ' …' : '')));
+  return card;
+}
+
+function sampleColumn(start) {
+  const column = el('div', 'column'), row = el('div', 'row'), body = el('div'), select = el('select'), pager = el('span', 'pager');
+  const back = el('button', '', '‹'), next = el('button', '', '›'), where = el('span');
+  let which = start, at = 0;
+  back.setAttribute('aria-label', 'previous sample'); next.setAttribute('aria-label', 'next sample'); select.setAttribute('aria-label', 'step');
+  data.rollouts.forEach((r, i) => { const o = el('option', '', `Step ${r.step}`); o.value = i; select.append(o); });
+  select.value = start;
+  const show = () => {
+    const list = data.rollouts[which].samples;
+    at = Math.min(at, Math.max(0, list.length - 1));
+    where.textContent = list.length ? `${at + 1} of ${list.length}` : 'none';
+    back.disabled = at === 0; next.disabled = at >= list.length - 1;
+    body.replaceChildren(...(list.length ? [sampleCard(list[at])] : []));
+  };
+  select.addEventListener('change', () => { which = +select.value; show(); });
+  back.addEventListener('click', () => { at--; show(); });
+  next.addEventListener('click', () => { at++; show(); });
+  pager.append(back, where, next);
+  row.append(select, pager);
+  column.append(row, body);
+  show();
+  return column;
+}
+
+function showSamples() {
+  const body = $('samples-body');
+  if (!data.rollouts.length) { body.append(el('p', 'card empty', 'No rollouts were logged. Set log.rollouts to keep samples of every n-th step.')); return; }
+  const box = el('div', data.rollouts.length > 1 ? 'compare' : '');
+  box.append(sampleColumn(0));
+  if (data.rollouts.length > 1) box.append(sampleColumn(data.rollouts.length - 1));
+  body.append(box);
+}
+
+function showRecipe() {
+  if (typeof data.recipe !== 'string') { $('recipe').remove(); return; }
+  const pre = el('pre', 'card yaml');
+  for (const line of data.recipe.replace(/\n+$/, '').split('\n')) {
+    const m = /^(\s*(?:- )?)([\w./-]+:)(.*)$/.exec(line);
+    if (/^\s*#/.test(line)) pre.append(el('span', 'c', line));
+    else if (m) pre.append(m[1], el('span', 'k', m[2]), m[3]);
+    else pre.append(line);
+    pre.append('\n');
+  }
+  $('recipe-body').append(pre);
+}
+
+/* ---- start ---- */
+document.title = `${data.name} · Tandem`;
+$('name').textContent = data.name;
+$('sub').textContent = [data.model, data.algorithm, n ? `step ${data.last_step}` : 'no steps yet', data.written].filter(Boolean).join(' · ');
+showTiles();
+showMemory();
+showSamples();
+showRecipe();
+if (n) {
+  specs.forEach(makeChart);
+  const notes = [];
+  if (data.bucket > 1) notes.push(`${data.rows} steps, drawn in groups of ${data.bucket}: the line is the mean of a group, the shade reaches from its least to its greatest value.`);
+  if (data.skipped) notes.push(`${data.skipped} unreadable lines of metrics.jsonl were left out.`);
+  $('curves-note').textContent = notes.join(' ');
+  $('curves-note').hidden = !notes.length;
+  const all = () => charts.forEach(draw);
+  all();
+  $('smooth').addEventListener('change', e => { smooth = e.target.checked; all(); });
+  let pending = 0, width = innerWidth;
+  addEventListener('resize', () => { if (innerWidth === width) return; width = innerWidth; cancelAnimationFrame(pending); pending = requestAnimationFrame(all); });
+} else {
+  $('charts').append(el('p', 'card empty', 'metrics.jsonl has no steps yet.'));
+  document.querySelector('.toggle').remove();
+}
+$('foot').textContent = 'Written by tandem report. This file needs no network.';
+})();
