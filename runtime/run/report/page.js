@@ -17,7 +17,6 @@ function plain(v) {
   if (a >= 1e9) return trim((v / 1e9).toFixed(2)) + 'B';
   if (a >= 1e6) return trim((v / 1e6).toFixed(2)) + 'M';
   if (a >= 1e4) return trim((v / 1e3).toFixed(1)) + 'k';
-  if (a >= 100) return trim(v.toFixed(1));
   if (a >= 1e-3) return trim(v.toPrecision(4));
   return v.toExponential(2).replace('e-', 'e−').replace('.00', '');
 }
@@ -70,7 +69,7 @@ const specs = [
   { title: 'Truncated completions', series: [['truncated_fraction', 'truncated']], fmt: percent, zero: true },
   { title: 'Trainer against sampler', unit: '|Δ log-probability|', series: [['mismatch_mean', 'mean'], ['mismatch_max', 'largest']], zero: true },
   { title: 'Throughput', unit: 'tokens per second', series: [['rollout_tokens_per_s', 'rollout'], ['train_tokens_per_s', 'train']], zero: true },
-  { title: 'Time of a step', wide: true, stack: true, fmt: duration,
+  { title: 'Time of a step', stack: true, fmt: duration,
     series: [['rollout_s', 'rollout'], ['reward_s', 'reward'], ['train_s', 'train'], ['flip_s', 'phase change']] },
   { title: 'Peak memory', series: [['memory_peak_bytes', 'peak']], fmt: bytes, zero: true },
 ];
@@ -166,7 +165,7 @@ function draw(chart) {
     t.textContent = labels[i];
     picture.append(t);
   });
-  const xTicks = [...new Set(ticks(x0, x1, Math.max(2, Math.floor(width / 90))).map(Math.round))].filter(s => s >= steps[0] && s <= steps[n - 1]);
+  const xTicks = [...new Set(ticks(x0, x1, Math.max(3, Math.floor(width / 75))).map(Math.round))].filter(s => s >= steps[0] && s <= steps[n - 1]);
   for (const s of xTicks) {
     const x = X(s), t = svg('text', { x: x.toFixed(1), y: height - 4, 'text-anchor': x > width - 24 ? 'end' : 'middle' });
     t.textContent = s;
@@ -240,11 +239,11 @@ function point_at(chart, i) {
 }
 
 /* ---- the parts of the page ---- */
-function tile(label, value, unit, more, moreClass) {
+function tile(label, value, unit, more) {
   const t = el('div', 'card tile'), v = el('div', 'value', value);
   if (unit) v.append(el('small', '', unit));
   t.append(el('div', 'label', label), v);
-  if (more) t.append(el('div', 'more ' + (moreClass || ''), more));
+  if (more) t.append(el('div', 'more', more));
   $('tiles').append(t);
 }
 
@@ -252,14 +251,12 @@ function showTiles() {
   const t = data.totals;
   tile('Steps', String(data.rows), '', n && data.first_step !== 1 ? `from ${data.first_step} to ${data.last_step}` : '');
   if (has('reward_mean')) {
-    const rise = last('reward_mean') - data.start.reward_mean;
-    tile('Reward, last tenth', plain(data.end.reward_mean), '', n > 1 ? `${plain(data.start.reward_mean)} in the first tenth` : '', '');
-    if (has('reward_std') && isNum(rise)) document.querySelector('.tiles .tile:last-child .more')?.classList.add(data.end.reward_mean >= data.start.reward_mean ? 'up' : 'down');
-  } else if (has('loss')) tile('Loss, last tenth', plain(data.end.loss), '', n > 1 ? `${plain(data.start.loss)} in the first tenth` : '');
+    tile('Reward, last tenth', plain(data.end.reward_mean), '', n > 1 ? `${plain(data.start.reward_mean)} in the first` : '');
+  } else if (has('loss')) tile('Loss, last tenth', plain(data.end.loss), '', n > 1 ? `${plain(data.start.loss)} in the first` : '');
   if (isNum(t.step_s)) tile('Time', duration(t.step_s), '', `${duration(t.step_s / data.rows)} a step`);
-  if (isNum(t.completion_tokens)) tile('Tokens generated', plain(t.completion_tokens), '', has('rollout_tokens_per_s') ? `${plain(data.end.rollout_tokens_per_s)} per second` : '');
-  if (has('completion_tokens_mean')) tile('Completion length', plain(data.end.completion_tokens_mean), 'tokens', `${percent(data.end.truncated_fraction)} truncated`);
-  if (has('mismatch_max')) tile('Trainer against sampler', plain(t.mismatch_max), '', t.mismatch_max === 0 ? 'the same bits in every step' : 'largest |Δ log-probability|');
+  if (isNum(t.completion_tokens)) tile('Tokens generated', plain(t.completion_tokens), '', has('rollout_tokens_per_s') ? `${plain(data.end.rollout_tokens_per_s)} / s in rollout` : '');
+  if (has('completion_tokens_mean')) tile('Completion length', plain(data.end.completion_tokens_mean), 'tokens', has('truncated_fraction') ? `${percent(data.end.truncated_fraction)} truncated` : '');
+  if (has('mismatch_max')) tile('Mismatch', plain(t.mismatch_max), '', t.mismatch_max === 0 ? 'the same bits' : 'largest |Δ log-prob|');
   if (has('memory_peak_bytes')) tile('Peak memory', bytes(t.memory_peak_bytes), '', data.memory && isNum(data.memory.budget_bytes) ? `of ${bytes(data.memory.budget_bytes)}` : '');
 }
 
@@ -360,6 +357,10 @@ showSamples();
 showRecipe();
 if (n) {
   specs.forEach(makeChart);
+  /* The last row of three is filled by charts that have use for the width. */
+  let cells = charts.reduce((a, c) => a + (c.spec.wide ? 2 : 1), 0);
+  for (const title of ['Time of a step', 'Throughput', 'Loss'])
+    for (const c of charts) if (c.spec.title === title && cells % 3 && charts.length > 3) { c.card.classList.add('wide'); cells++; }
   const notes = [];
   if (data.bucket > 1) notes.push(`${data.rows} steps, drawn in groups of ${data.bucket}: the line is the mean of a group, the shade reaches from its least to its greatest value.`);
   if (data.skipped) notes.push(`${data.skipped} unreadable lines of metrics.jsonl were left out.`);
