@@ -18,7 +18,10 @@ typedef struct job {
     const tdm_stream *s;
     const tdm_gemm *g;
     size_t shared;
-    int64_t panels, rows; /* rows of a task */
+    int64_t panels;
+    int64_t rows;             /* of a whole task */
+    int64_t whole;            /* whole tasks, each a panel and `rows` rows; what is left is cut finer: */
+    int64_t cuts, cut_rows;   /* each task in `cuts` of `cut_rows` rows */
 } job;
 
 static bool scaled_by_block(const tdm_gemm *g) { return g->w && g->w->scheme == TDM_SCHEME_FP8_BLOCK; }
@@ -154,32 +157,43 @@ static void run_task(const job *jb, scratch *z, int64_t m0, int64_t mr, int64_t 
     for (int64_t i = 0; i < mr; i++) finish_row(g, z, m0 + i, i, j0, lanes);
 }
 
+/* The rows of task number `task`, and its panel through *panel; count 0 where a cut leaves nothing. */
+static int64_t task_at(const job *jb, int64_t task, int64_t *panel, int64_t *count)
+{
+    const int64_t past = task - jb->whole, item = past < 0 ? task : jb->whole + past / jb->cuts;
+    const int64_t block = item / jb->panels * jb->rows, block_end = tdm_min_i64(block + jb->rows, jb->g->rows);
+    *panel = item % jb->panels;
+    const int64_t first = past < 0 ? block : block + past % jb->cuts * jb->cut_rows;
+    const int64_t end = past < 0 ? block_end : tdm_min_i64(first + jb->cut_rows, block_end);
+    *count = tdm_max_i64(end - first, 0);
+    return first;
+}
+
 static void run_tasks(void *ctx, int64_t first, int64_t last, int thread)
 {
     const job *jb = ctx;
     const tdm_gemm *g = jb->g;
     scratch *z = tdm_cpu_scratch_slice(jb->s, jb->shared, sizeof *z, thread);
     for (int64_t task = first; task < last; task++) {
-        const int64_t m0 = task / jb->panels * jb->rows, j0 = task % jb->panels * WIDTH;
-        const int64_t next = (task + 1 < last ? task + 1 : task + jb->s->threads) % jb->panels * WIDTH;
-        run_task(jb, z, m0, tdm_min_i64(jb->rows, g->rows - m0), j0, tdm_min_i64(WIDTH, g->cols - j0), panel_bytes(&g->p, next));
+        int64_t panel, rows;
+        const int64_t m0 = task_at(jb, task, &panel, &rows), j0 = panel * WIDTH;
+        const int64_t next = (panel + (task + 1 < last ? 1 : jb->s->threads)) % jb->panels * WIDTH;
+        if (rows > 0) run_task(jb, z, m0, rows, j0, tdm_min_i64(WIDTH, g->cols - j0), panel_bytes(&g->p, next));
     }
 }
 
-/* Rows of a task: packing a panel costs about as much as PACK_ROWS rows of products, an idle thread costs all it could have done. */
-static int64_t task_rows(int64_t rows, int64_t panels, int threads)
+/* Whole tasks in multiples of the threads; the rest, which would leave threads idle, is cut among them, though each cut packs its
+ * panel again. */
+static int64_t plan_tasks(job *jb, int threads)
 {
-    enum { PACK_ROWS = 8, MOST_SPLITS = 16 };
-    int64_t best = 0, best_cost = INT64_MAX;
-    const int64_t fewest = tdm_ceil_div(rows, TDM_GEMM_BLOCK_ROWS);
-    for (int64_t splits = fewest; splits < fewest + MOST_SPLITS; splits++) {
-        const int64_t each = tdm_ceil_div(tdm_ceil_div(rows, splits), TDM_GEMM_ROWS) * TDM_GEMM_ROWS;
-        const int64_t cost = tdm_ceil_div(panels * tdm_ceil_div(rows, each), threads) * (each + PACK_ROWS);
-        if (cost >= best_cost) continue;
-        best_cost = cost;
-        best = each;
-    }
-    return best;
+    const int64_t rows = jb->g->rows, blocks = tdm_ceil_div(rows, TDM_GEMM_BLOCK_ROWS);
+    jb->rows = tdm_ceil_div(tdm_ceil_div(rows, blocks), TDM_GEMM_ROWS) * TDM_GEMM_ROWS;
+    const int64_t items = jb->panels * tdm_ceil_div(rows, jb->rows), rest = items % threads;
+    const int64_t most = tdm_ceil_div(tdm_min_i64(jb->rows, rows), 2 * TDM_GEMM_ROWS); /* a cut is worth its packing */
+    jb->whole = items - rest;
+    jb->cuts = rest ? tdm_min_i64(threads / rest, most) : 1;
+    jb->cut_rows = tdm_ceil_div(tdm_ceil_div(jb->rows, jb->cuts), TDM_GEMM_ROWS) * TDM_GEMM_ROWS;
+    return jb->whole + rest * jb->cuts;
 }
 
 void TDM_CPU(gemm)(const tdm_stream *s, size_t shared, const tdm_gemm *g)
@@ -187,6 +201,6 @@ void TDM_CPU(gemm)(const tdm_stream *s, size_t shared, const tdm_gemm *g)
     if (g->rows == 0 || g->cols == 0) return;
     TDM_ASSERT(g->depth > 0 && g->depth2 >= 0);
     job jb = {.s = s, .g = g, .shared = shared, .panels = tdm_ceil_div(g->cols, WIDTH)};
-    jb.rows = task_rows(g->rows, jb.panels, s->threads);
-    tdm_cpu_parallel(s, jb.panels * tdm_ceil_div(g->rows, jb.rows), 1, run_tasks, &jb);
+    const int64_t tasks = plan_tasks(&jb, s->threads);
+    tdm_cpu_parallel(s, tasks, 1, run_tasks, &jb);
 }
