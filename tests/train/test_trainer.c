@@ -1,0 +1,211 @@
+/* tests/train/test_trainer.c  labels: unit, golden
+ * The trainer's promises, bit for bit: its log-probabilities are the sampler's and the scorer's; the gradient does not depend on the
+ * micro-batch split, on checkpointing or on threads. That the gradient is right is shown against PyTorch in tests/conformance. */
+#include "testing/tiny_model.h"
+
+#include "infer/engine.h"
+#include "train/trainer.h"
+
+enum { ITEMS = 6, LONGEST = 90 };
+static const tdm_sampling plain = {.temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f};
+
+typedef struct opened {
+    tdm_trainer *t;
+    void *memory[4];
+} opened;
+
+static void trainer_open(opened *o, const tiny_model *m, const tdm_trainer_spec *spec)
+{
+    const tdm_trainer_bytes b = tdm_trainer_count(m->be, m->model.c, m->model.kv_dtype, spec);
+    const size_t bytes[4] = {b.tape, b.kv, b.scratch, b.head};
+    for (int i = 0; i < 4; i++) {
+        o->memory[i] = aligned_alloc(64, tdm_align_up(bytes[i] + 1, 64));
+        memset(o->memory[i], 0xFF, bytes[i]);
+    }
+    const tdm_trainer_regions r = {o->memory[0], o->memory[1], o->memory[2], o->memory[3]};
+    TINY_OK(tdm_trainer_open(&o->t, &m->model, spec, &r, err));
+}
+
+static void trainer_close(opened *o)
+{
+    tdm_trainer_close(o->t);
+    for (int i = 0; i < 4; i++) free(o->memory[i]);
+}
+
+typedef struct batch {
+    tdm_sequence seq[ITEMS];
+    tdm_train_item item[ITEMS];
+    float lp[ITEMS][LONGEST], old[ITEMS][LONGEST], ref[ITEMS][LONGEST], entropy[ITEMS][LONGEST];
+} batch;
+
+static void make_batch(batch *b, int64_t vocab)
+{
+    for (int i = 0; i < ITEMS; i++) {
+        const int64_t count = 12 + 13 * i, prompt = 3 + 2 * i;
+        b->seq[i] = (tdm_sequence){.tokens = tiny_tokens(count, vocab, (uint32_t)i + 99), .prompt = prompt, .count = count, .room = count};
+        for (int64_t k = 0; k < count - prompt; k++) {
+            b->old[i][k] = -5.9f + 0.02f * (float)((k * 7 + i) % 11);
+            b->ref[i][k] = -6.0f + 0.03f * (float)((k * 5 + i) % 7);
+        }
+        b->item[i] = (tdm_train_item){.seq = &b->seq[i], .sampler = b->old[i], .old = b->old[i], .ref = b->ref[i], .advantage = i % 2 ? 1.0 : -0.7,
+                                      .weight = 0.01, .lp = b->lp[i], .entropy = b->entropy[i]};
+    }
+}
+
+static void free_batch(batch *b)
+{
+    for (int i = 0; i < ITEMS; i++) free(b->seq[i].tokens);
+}
+
+typedef struct config {
+    const char *model;
+    tdm_scheme scheme;
+    int64_t micro_tokens;
+    bool checkpointing, sequence_level;
+    int threads;
+} config;
+
+/* The gradient of one step, malloc'd; count in *n. */
+static float *gradient(const config *c, int64_t *n, double *loss)
+{
+    static batch b;
+    tiny_model m;
+    opened o;
+    tdm_adapter adapter;
+    tdm_optimizer opt;
+    tiny_open(&m, c->model, c->scheme, TDM_ACT_DYNAMIC, TDM_DTYPE_BF16, c->threads);
+    make_batch(&b, m.model.c->vocab);
+    tiny_adapter(&adapter, &m, 4);
+    uint16_t *start = adapter.param;
+    void *region = aligned_alloc(64, tdm_align_up(tdm_optimizer_bytes(adapter.count, TDM_OPTIMIZER_SGD), 64));
+    const tdm_optimizer_config config = {.kind = TDM_OPTIMIZER_SGD, .lr = 1.0};
+    tdm_optimizer_init(&opt, &config, m.be, m.stream, &adapter, region);
+    memcpy(adapter.param, start, (size_t)adapter.count * sizeof *start);
+    const tdm_trainer_spec spec = {.micro_tokens = c->micro_tokens, .sequences = 8, .context = LONGEST, .head_rows = 7, .rank = 4, .checkpointing = c->checkpointing};
+    trainer_open(&o, &m, &spec);
+    const tdm_loss_config lc = {.kind = TDM_LOSS_DAPO, .sequence_level = c->sequence_level, .clip_low = 0.2, .clip_high = 0.3, .kl = 0.1, .kl_kind = TDM_KL_K3, .cap = 2.0,
+                                .correction = TDM_CORRECTION_TRUNCATE};
+    const tdm_train_pass pass = {.adapter = &adapter, .loss = &lc, .sampling = &plain, .opt = &opt};
+    tdm_loss_sums sums = {0};
+    TINY_OK(tdm_optimizer_zero_grad(&opt, err));
+    TINY_OK(tdm_trainer_accumulate(o.t, &pass, b.item, ITEMS, &sums, err));
+    *loss = sums.loss;
+    *n = adapter.count;
+    float *copy = malloc((size_t)adapter.count * sizeof *copy);
+    memcpy(copy, opt.grad, (size_t)adapter.count * sizeof *copy);
+    trainer_close(&o);
+    free(region);
+    free(start);
+    free_batch(&b);
+    tiny_close(&m);
+    return copy;
+}
+
+static void expect_same_gradient(const config *a, const config *b)
+{
+    int64_t n, m;
+    double la, lb, largest = 0.0;
+    float *ga = gradient(a, &n, &la), *gb = gradient(b, &m, &lb);
+    assert_int_equal(n, m);
+    assert_memory_equal(ga, gb, (size_t)n * sizeof *ga);
+    for (int64_t i = 0; i < n; i++) {
+        const double v = ga[i] < 0 ? -(double)ga[i] : (double)ga[i];
+        assert_true(v < 1e6); /* finite, and so not NaN */
+        if (v > largest) largest = v;
+    }
+    assert_true(largest > 0.0);
+    free(ga);
+    free(gb);
+}
+
+static const config base = {.model = "llama3", .scheme = TDM_SCHEME_FP8_CHANNEL, .micro_tokens = 400, .threads = 1};
+
+static void gradient_does_not_depend_on_the_micro_batch_split(void **state)
+{
+    (void)state;
+    config c = base;
+    c.micro_tokens = LONGEST;
+    expect_same_gradient(&base, &c);
+}
+
+static void gradient_does_not_depend_on_checkpointing_or_threads(void **state)
+{
+    (void)state;
+    config c = base;
+    c.checkpointing = true;
+    c.threads = 2;
+    expect_same_gradient(&base, &c);
+    config d = base, e = base;
+    d.model = e.model = "qwen3_wide";
+    d.scheme = e.scheme = TDM_SCHEME_FP8_BLOCK;
+    e.checkpointing = true;
+    e.micro_tokens = 150;
+    d.sequence_level = e.sequence_level = true;
+    expect_same_gradient(&d, &e);
+}
+
+static void log_probabilities_are_those_of_both_engines(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"llama3", "llama_linear", "qwen2", "qwen3_wide", "mistral"};
+    for (size_t k = 0; k < TDM_COUNT(models); k++)
+        for (int fp8_kv = 0; fp8_kv < 2; fp8_kv++) {
+            tiny_model m;
+            opened o;
+            tdm_adapter adapter;
+            tdm_engine *e;
+            static float train[ITEMS][LONGEST], infer[ITEMS][LONGEST];
+            tdm_sequence seq[ITEMS];
+            tdm_train_item item[ITEMS];
+            float *rows[ITEMS];
+            const tdm_dtype kv = fp8_kv ? TDM_DTYPE_E4M3 : TDM_DTYPE_BF16;
+            tiny_open(&m, models[k], k % 2 ? TDM_SCHEME_FP8_CHANNEL : TDM_SCHEME_BF16, TDM_ACT_DYNAMIC, kv, 2);
+            tiny_adapter(&adapter, &m, 4);
+            const tdm_trainer_spec spec = {.micro_tokens = 200, .sequences = 4, .context = LONGEST, .head_rows = 16, .rank = 4, .forward_only = true};
+            trainer_open(&o, &m, &spec);
+            tdm_engine_spec es = {.sequences = 4, .samples = 1, .requests = 1, .context = LONGEST, .batch_tokens = 50, .head_rows = 16, .rank = 4};
+            es.kv_pages = tdm_engine_max_pages(m.be, &es);
+            void *pages = aligned_alloc(64, tdm_align_up(tdm_kv_cache_bytes(m.be, m.model.c, kv, es.kv_pages), 64));
+            void *buffers = aligned_alloc(64, tdm_align_up(tdm_engine_buffer_bytes(m.model.c, &es), 64));
+            TINY_OK(tdm_engine_open(&e, &m.model, &es, pages, buffers, err));
+            for (int i = 0; i < ITEMS; i++) {
+                const int64_t n = 2 + 17 * i;
+                seq[i] = (tdm_sequence){.tokens = tiny_tokens(n, m.model.c->vocab, (uint32_t)i + 5), .prompt = 1, .count = n, .room = n};
+                item[i] = (tdm_train_item){.seq = &seq[i], .lp = train[i]};
+                rows[i] = infer[i];
+            }
+            TINY_OK(tdm_trainer_score(o.t, &adapter, item, ITEMS, &plain, err));
+            TINY_OK(tdm_engine_score(e, &adapter, seq, ITEMS, rows, err));
+            for (int i = 0; i < ITEMS; i++) assert_memory_equal(train[i], infer[i], (size_t)(seq[i].count - 1) * sizeof(float));
+            /* and a completion's log-probabilities as sampled, with a truncated distribution */
+            const tdm_sampling cut = {.temperature = 0.7f, .top_p = 0.95f, .repetition_penalty = 1.1f, .top_k = 40};
+            int32_t tokens[64] = {0};
+            uint32_t support[64 * 32];
+            const int64_t words = tdm_ceil_div(m.model.c->vocab, 32);
+            assert_true(words <= 32);
+            memcpy(tokens, seq[2].tokens, 9 * sizeof *tokens);
+            tdm_sequence s = {.tokens = tokens, .prompt = 9, .room = 50, .logprob = infer[0], .support = support};
+            tdm_request q = {.sequence = &s, .samples = 1, .sampling = cut, .seed = 5};
+            TINY_OK(tdm_engine_run(e, &adapter, &q, 1, NULL, NULL, err));
+            tdm_train_item it = {.seq = &s, .lp = train[0]};
+            TINY_OK(tdm_trainer_score(o.t, &adapter, &it, 1, &cut, err));
+            assert_memory_equal(train[0], infer[0], (size_t)tdm_sequence_completion(&s) * sizeof(float));
+            for (int i = 0; i < ITEMS; i++) free(seq[i].tokens);
+            tdm_engine_close(e);
+            trainer_close(&o);
+            free(pages);
+            free(buffers);
+            free(adapter.param);
+            tiny_close(&m);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gradient_does_not_depend_on_the_micro_batch_split),
+        cmocka_unit_test(gradient_does_not_depend_on_checkpointing_or_threads),
+        cmocka_unit_test(log_probabilities_are_those_of_both_engines),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
