@@ -298,6 +298,10 @@ typedef struct tdm_backend {
     void (*stream_close)(tdm_stream *s);
     tdm_status (*stream_sync)(tdm_stream *s, tdm_error *err);
 
+    /* probe: what this machine can do, for comparing with: GFLOP/s of the fastest BF16 (else f32) multiply-add over the stream's threads,
+     * GB/s of reading `bytes` bytes at `region` (larger than the caches). The best of several short runs. */
+    tdm_status (*probe)(tdm_stream *s, const void *region, size_t bytes, double *gflops, double *gbps, tdm_error *err);
+
     tdm_status (*quantize_act)(tdm_stream *s, const tdm_quantize_act *a, tdm_error *err);
     tdm_status (*linear)(tdm_stream *s, const tdm_linear *a, tdm_error *err);
     tdm_status (*linear_backward)(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err);

@@ -191,6 +191,7 @@ void tdm_dequantize(tdm_elem elem, const unsigned char *data, int64_t n, float *
     case TDM_ELEM_Q5_K: read_q5_k(data, n, out); return;
     case TDM_ELEM_Q6_K: read_q6_k(data, n, out); return;
     case TDM_ELEM_E4M3:
+    case TDM_ELEM_RANDOM:
     case TDM_ELEM_OTHER: break;
     }
     TDM_ASSERT(!"a type that can be read");

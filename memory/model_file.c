@@ -6,6 +6,7 @@
 #include "memory/json_read.h"
 #include "memory/model_config_check.h"
 #include "memory/model_shards.h"
+#include "memory/weights.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -182,6 +183,72 @@ tdm_status tdm_model_file_open(tdm_model_file **out, const char *path, tdm_error
     *out = f;
     return st;
 fail:
+    tdm_model_file_close(f);
+    return st;
+}
+
+/* ---- No file: the shapes of a config ---- */
+
+static tdm_status add_random(tdm_model_file *f, const char *name, int64_t rows, int64_t cols, tdm_error *err)
+{
+    f->names[f->count] = strdup(name);
+    if (!f->names[f->count]) return TDM_FAIL(err, TDM_ERR_OTHER, f->path, NULL, "out of memory");
+    f->tensors[f->count] = (tdm_tensor){.name = f->names[f->count], .stored = f->names[f->count], .file = f->path, .type = "random", .elem = TDM_ELEM_RANDOM,
+                                        .rank = rows ? 2 : 1, .shape = {rows ? rows : cols, cols}};
+    f->count++;
+    return TDM_OK;
+}
+
+static tdm_status add_random_layer(tdm_model_file *f, int64_t layer, tdm_error *err)
+{
+    static const char *const parts[TDM_PROJ_COUNT] = {"self_attn", "self_attn", "self_attn", "self_attn", "mlp", "mlp", "mlp"};
+    tdm_status st = TDM_OK;
+    const tdm_model_config *c = &f->config;
+    char name[128];
+    for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+        int64_t n, k;
+        tdm_proj_shape(c, (tdm_proj)p, &n, &k);
+        snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.%s.weight", layer, parts[p], tdm_proj_names[p]);
+        TDM_TRY(st, add_random(f, name, n, k, err), done);
+        const bool bias = p <= TDM_PROJ_V ? c->qkv_bias : p == TDM_PROJ_O ? c->o_bias : c->mlp_bias;
+        snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.%s.bias", layer, parts[p], tdm_proj_names[p]);
+        if (bias) TDM_TRY(st, add_random(f, name, 0, n, err), done);
+    }
+    static const struct { const char *name; bool head; } norms[] = {{"input_layernorm", false}, {"post_attention_layernorm", false}, {"self_attn.q_norm", true}, {"self_attn.k_norm", true}};
+    for (size_t i = 0; i < TDM_COUNT(norms); i++) {
+        if (norms[i].head && !c->qk_norm) continue;
+        snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.weight", layer, norms[i].name);
+        TDM_TRY(st, add_random(f, name, 0, norms[i].head ? c->head_dim : c->width, err), done);
+    }
+done:
+    return st;
+}
+
+tdm_status tdm_model_file_open_random(tdm_model_file **out, const char *config_path, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    json_t *config = NULL;
+    tdm_model_file *f = calloc(1, sizeof *f);
+
+    *out = NULL;
+    if (f) f->path = strdup(config_path);
+    if (!f || !f->path) {
+        st = TDM_FAIL(err, TDM_ERR_OTHER, config_path, NULL, "out of memory");
+        goto fail;
+    }
+    TDM_TRY(st, tdm_json_open(&config, config_path, err), fail);
+    TDM_TRY(st, tdm_model_config_from_json(&f->config, config, NULL, config_path, err), fail);
+    TDM_TRY(st, make_table(f, 3 + f->config.layers * 18, err), fail);
+    for (int64_t l = 0; l < f->config.layers; l++) TDM_TRY(st, add_random_layer(f, l, err), fail);
+    TDM_TRY(st, add_random(f, "model.embed_tokens.weight", f->config.vocab, f->config.width, err), fail);
+    TDM_TRY(st, add_random(f, "model.norm.weight", 0, f->config.width, err), fail);
+    if (!f->config.tied_head) TDM_TRY(st, add_random(f, "lm_head.weight", f->config.vocab, f->config.width, err), fail);
+    qsort(f->tensors, (size_t)f->count, sizeof *f->tensors, by_name);
+    json_decref(config);
+    *out = f;
+    return st;
+fail:
+    json_decref(config);
     tdm_model_file_close(f);
     return st;
 }

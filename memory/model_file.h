@@ -12,6 +12,8 @@ typedef struct tdm_gguf tdm_gguf;
 
 /* path: a folder, or a file that ends in .gguf. */
 tdm_status tdm_model_file_open(tdm_model_file **f, const char *path, tdm_error *err);
+/* No weights: config_path is a config.json, and every tensor its model has is drawn at random when read. For benchmarks. */
+tdm_status tdm_model_file_open_random(tdm_model_file **f, const char *config_path, tdm_error *err);
 void tdm_model_file_close(tdm_model_file *f);
 const tdm_model_config *tdm_model_file_config(const tdm_model_file *f);
 const tdm_gguf *tdm_model_file_gguf(const tdm_model_file *f); /* NULL for a folder; for the tokenizer */

@@ -9,6 +9,7 @@ typedef enum tdm_elem {
     TDM_ELEM_F32, TDM_ELEM_F16, TDM_ELEM_BF16, TDM_ELEM_E4M3,
     TDM_ELEM_Q4_0, TDM_ELEM_Q4_1, TDM_ELEM_Q5_0, TDM_ELEM_Q5_1, TDM_ELEM_Q8_0,
     TDM_ELEM_Q4_K, TDM_ELEM_Q5_K, TDM_ELEM_Q6_K,
+    TDM_ELEM_RANDOM, /* no bytes behind it: values are drawn when read (benchmarks of true shapes without a model) */
     TDM_ELEM_OTHER
 } tdm_elem;
 

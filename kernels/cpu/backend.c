@@ -16,6 +16,7 @@ const tdm_backend TDM_CPU(backend) = {
     .stream_open = tdm_cpu_stream_open,
     .stream_close = tdm_cpu_stream_close,
     .stream_sync = tdm_cpu_stream_sync,
+    .probe = TDM_CPU(probe),
 
     .quantize_act = TDM_CPU(quantize_act),
     .linear = TDM_CPU(linear),

@@ -5,6 +5,9 @@
 #include "kernels/cpu/isa.h"
 #include "kernels/cpu/stream.h"
 
+/* probe.c */
+tdm_status TDM_CPU(probe)(tdm_stream *s, const void *region, size_t bytes, double *gflops, double *gbps, tdm_error *err);
+
 /* quantize.c, linear.c, linear_backward.c */
 tdm_status TDM_CPU(quantize_act)(tdm_stream *s, const tdm_quantize_act *a, tdm_error *err);
 tdm_status TDM_CPU(linear)(tdm_stream *s, const tdm_linear *a, tdm_error *err);

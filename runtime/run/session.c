@@ -120,7 +120,7 @@ tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_er
     s->spec = *spec;
     tdm_session_spec *p = &s->spec;
     TDM_TRY(st, tdm_backend_cpu(NULL, &s->be, err), done);
-    TDM_TRY(st, tdm_model_file_open(&s->file, p->model, err), done);
+    TDM_TRY(st, p->random_weights ? tdm_model_file_open_random(&s->file, p->model, err) : tdm_model_file_open(&s->file, p->model, err), done);
     s->config = tdm_model_file_config(s->file);
     TDM_TRY(st, describe_adapter(s, err), done);
     p->engine.rank = p->trainer.rank = s->has_adapter ? s->adapter.spec.rank : 0;

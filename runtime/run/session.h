@@ -26,6 +26,7 @@ typedef struct tdm_session_spec {
     const char *budget_where;      /* for the error */
     size_t host_bytes;             /* host memory the caller will use besides */
     int threads;
+    bool random_weights;           /* model is a config.json: weights of its shapes, drawn at random */
 } tdm_session_spec;
 
 typedef struct tdm_session {
