@@ -21,4 +21,6 @@ const tdm_backend TDM_CPU(backend) = {
     .quantize_act = TDM_CPU(quantize_act),
     .linear = TDM_CPU(linear),
     .linear_backward = TDM_CPU(linear_backward),
+    .scatter_rows = TDM_CPU(scatter_rows),
+    .zero = TDM_CPU(zero),
 };

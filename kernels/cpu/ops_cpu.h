@@ -40,6 +40,10 @@ tdm_status TDM_CPU(dropout)(tdm_stream *s, tdm_view y, tdm_cview x, float p, uin
 tdm_status TDM_CPU(dropout_backward)(tdm_stream *s, tdm_view dx, tdm_cview dy, float p, uint64_t seed, uint32_t site,
                                      const uint32_t *token, tdm_error *err);
 
+/* scatter.c */
+tdm_status TDM_CPU(scatter_rows)(tdm_stream *s, tdm_view y, tdm_cview x, const int32_t *row, tdm_error *err);
+tdm_status TDM_CPU(zero)(tdm_stream *s, tdm_view y, tdm_error *err);
+
 /* sample.c, logprob.c */
 tdm_status TDM_CPU(sample)(tdm_stream *s, const tdm_sample *a, tdm_error *err);
 tdm_status TDM_CPU(logprob)(tdm_stream *s, const tdm_logprob *a, tdm_error *err);
