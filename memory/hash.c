@@ -1,5 +1,9 @@
 #include "memory/hash.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -38,11 +42,62 @@ static void sha256_block(uint32_t h[8], const uint8_t *p)
     h[0] += a; h[1] += b; h[2] += c; h[3] += d; h[4] += e; h[5] += f; h[6] += g; h[7] += s;
 }
 
+#if defined(__x86_64__)
+/* The same with the SHA extensions (Intel SDM vol. 2, SHA256RNDS2): four rounds an iteration, a..h held as ABEF and CDGH. */
+__attribute__((target("sha,sse4.1,ssse3"))) static void sha256_blocks_native(uint32_t h[8], const uint8_t *p, size_t blocks)
+{
+    const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bLL, 0x0405060700010203LL);
+    __m128i dcba = _mm_loadu_si128((const __m128i *)h), hgfe = _mm_loadu_si128((const __m128i *)(h + 4));
+    __m128i cdab = _mm_shuffle_epi32(dcba, 0xb1), efgh = _mm_shuffle_epi32(hgfe, 0x1b);
+    __m128i abef = _mm_alignr_epi8(cdab, efgh, 8), cdgh = _mm_blend_epi16(efgh, cdab, 0xf0);
+    for (; blocks > 0; blocks--, p += 64) {
+        __m128i m[4], abef0 = abef, cdgh0 = cdgh;
+        for (int i = 0; i < 4; i++) m[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(p + 16 * i)), swap);
+        for (int g = 0; g < 16; g++) {
+            __m128i w = m[0]; /* the oldest four words; what replaces them is needed four groups later */
+            __m128i next = _mm_sha256msg2_epu32(_mm_add_epi32(_mm_sha256msg1_epu32(m[0], m[1]), _mm_alignr_epi8(m[3], m[2], 4)), m[3]);
+            __m128i k = _mm_add_epi32(w, _mm_loadu_si128((const __m128i *)(k256 + 4 * g)));
+            cdgh = _mm_sha256rnds2_epu32(cdgh, abef, k);
+            abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(k, 0x0e));
+            m[0] = m[1];
+            m[1] = m[2];
+            m[2] = m[3];
+            m[3] = next;
+        }
+        abef = _mm_add_epi32(abef, abef0);
+        cdgh = _mm_add_epi32(cdgh, cdgh0);
+    }
+    __m128i feba = _mm_shuffle_epi32(abef, 0x1b), dchg = _mm_shuffle_epi32(cdgh, 0xb1);
+    _mm_storeu_si128((__m128i *)h, _mm_blend_epi16(feba, dchg, 0xf0));
+    _mm_storeu_si128((__m128i *)(h + 4), _mm_alignr_epi8(dchg, feba, 8));
+}
+
+static bool cpu_has_sha(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_SSE4_1) && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 29);
+}
+#else
+static void sha256_blocks_native(uint32_t h[8], const uint8_t *p, size_t blocks)
+{
+    for (; blocks > 0; blocks--, p += 64) sha256_block(h, p);
+}
+static bool cpu_has_sha(void) { return false; }
+#endif
+
+static void sha256_blocks(tdm_sha256 *s, const uint8_t *p, size_t blocks)
+{
+    if (s->native) sha256_blocks_native(s->h, p, blocks);
+    else
+        for (; blocks > 0; blocks--, p += 64) sha256_block(s->h, p);
+}
+
 void tdm_sha256_init(tdm_sha256 *s)
 {
     static const uint32_t h0[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
     memcpy(s->h, h0, sizeof h0);
     s->bytes = 0;
+    s->native = cpu_has_sha();
 }
 
 void tdm_sha256_put(tdm_sha256 *s, const void *data, size_t bytes)
@@ -56,9 +111,11 @@ void tdm_sha256_put(tdm_sha256 *s, const void *data, size_t bytes)
         p += n;
         bytes -= n;
         if (used + n < 64) return;
-        sha256_block(s->h, s->block);
+        sha256_blocks(s, s->block, 1);
     }
-    for (; bytes >= 64; p += 64, bytes -= 64) sha256_block(s->h, p);
+    sha256_blocks(s, p, bytes / 64);
+    p += bytes / 64 * 64;
+    bytes %= 64;
     if (bytes > 0) memcpy(s->block, p, bytes);
 }
 

@@ -9,6 +9,7 @@ typedef struct tdm_sha256 {
     uint32_t h[8];
     uint64_t bytes;
     uint8_t block[64];
+    bool native; /* this CPU's own SHA instructions; set by init */
 } tdm_sha256;
 void tdm_sha256_init(tdm_sha256 *s);
 void tdm_sha256_put(tdm_sha256 *s, const void *data, size_t bytes);

@@ -11,8 +11,8 @@
 
 #include <jansson.h>
 
-#include "infer/adapter.h"
 #include "memory/safetensors.h"
+#include "memory/weights.h"
 
 enum { TDM_PEFT_MAX_RANK = 65536 };
 
@@ -55,15 +55,6 @@ tdm_status tdm_peft_open(tdm_peft **p, const char *dir, const tdm_model_config *
 void tdm_peft_close(tdm_peft *p);
 const tdm_peft_config *tdm_peft_config_of(const tdm_peft *p);
 const tdm_peft_pair *tdm_peft_pairs(const tdm_peft *p, int64_t *count);
-
-/* Between a file and the engine's flat array. Fills pairs [layers * TDM_PROJ_COUNT at most], returns how many: A and B of every target
- * in the adapter's order, from its bf16 parameters, or from f32 masters [count] in the same order when given. */
-int64_t tdm_peft_from_adapter(const tdm_adapter *a, const float *master, tdm_peft_pair *pairs);
-/* The spec an engine needs for this file. */
-tdm_adapter_spec tdm_peft_spec(const tdm_peft *p);
-/* Fills master [a->count] f32 in the adapter's order. Where the file has no pair, B becomes zero and A stays as it was: call
- * tdm_adapter_init_params before, so that such a projection starts as a new one does. The spec must agree in rank and cover every target: TDM_ERR_INPUT names what does not fit. */
-tdm_status tdm_peft_to_master(const tdm_peft *p, const tdm_adapter *a, float *master, tdm_error *err);
 
 /* adapter_config.json from its bytes (not trusted). *resolve: the targets are to be taken from the tensors (target_modules is a
  * pattern); *some_layers: layers_to_transform or exclude_modules is set. */

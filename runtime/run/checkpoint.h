@@ -70,8 +70,4 @@ void tdm_checkpoint_state_fini(tdm_checkpoint_state *s);
 
 /* FNV-1a 64 of the recipe with its keys sorted. */
 uint64_t tdm_checkpoint_recipe_hash(const json_t *recipe);
-/* The first place where two recipes differ, as "train.lr" or "reward[1].weight", false: nowhere. free_keys: dotted paths that may
- * differ, with all below them ("train.steps", "log"), NULL-terminated. 1 and 1.0 are the same. */
-bool tdm_checkpoint_recipe_differs(const json_t *saved, const json_t *now, const char *const *free_keys, char *key, size_t key_bytes);
-
 #endif

@@ -1,4 +1,4 @@
-/* state.json and the comparison of recipes. */
+/* state.json and the recipe's hash. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -171,59 +171,3 @@ static uint64_t hash_value(uint64_t h, const json_t *v)
 }
 
 uint64_t tdm_checkpoint_recipe_hash(const json_t *recipe) { return hash_value(0xcbf29ce484222325ULL, recipe); }
-
-static bool is_free(const char *path, const char *const *free_keys)
-{
-    for (; free_keys && *free_keys; free_keys++) {
-        size_t n = strlen(*free_keys);
-        if (strncmp(path, *free_keys, n) == 0 && (path[n] == 0 || path[n] == '.' || path[n] == '[')) return true;
-    }
-    return false;
-}
-
-enum { KEY_BYTES = 512 };
-
-static bool differs(const json_t *a, const json_t *b, const char *path, const char *const *free_keys, char key[KEY_BYTES]);
-
-/* Members of a that b lacks or has otherwise; with `missing_only`, only those it lacks. */
-static bool members_differ(const json_t *a, const json_t *b, bool missing_only, const char *path, const char *const *free_keys,
-                           char key[KEY_BYTES])
-{
-    const char *name;
-    json_t *v;
-    char sub[KEY_BYTES];
-    json_object_foreach((json_t *)a, name, v)
-    {
-        const json_t *other = json_object_get(b, name);
-        snprintf(sub, sizeof sub, "%s%s%s", path, *path ? "." : "", name);
-        if (missing_only && other) continue;
-        if (differs(v, other, sub, free_keys, key)) return true;
-    }
-    return false;
-}
-
-static bool differs(const json_t *a, const json_t *b, const char *path, const char *const *free_keys, char key[KEY_BYTES])
-{
-    if (is_free(path, free_keys)) return false;
-    if (json_is_object(a) && json_is_object(b))
-        return members_differ(a, b, false, path, free_keys, key) || members_differ(b, a, true, path, free_keys, key);
-    if (json_is_array(a) && json_is_array(b) && json_array_size(a) == json_array_size(b)) {
-        for (size_t i = 0; i < json_array_size(a); i++) {
-            char sub[KEY_BYTES];
-            snprintf(sub, sizeof sub, "%s[%zu]", path, i);
-            if (differs(json_array_get(a, i), json_array_get(b, i), sub, free_keys, key)) return true;
-        }
-        return false;
-    }
-    bool same = json_is_number(a) && json_is_number(b) ? json_number_value(a) == json_number_value(b) : json_equal(a, b) == 1;
-    if (!same) snprintf(key, KEY_BYTES, "%s", path);
-    return !same;
-}
-
-bool tdm_checkpoint_recipe_differs(const json_t *saved, const json_t *now, const char *const *free_keys, char *key, size_t key_bytes)
-{
-    char found[KEY_BYTES] = "";
-    bool yes = differs(saved, now, "", free_keys, found);
-    if (yes) snprintf(key, key_bytes, "%s", found);
-    return yes;
-}

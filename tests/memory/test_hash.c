@@ -59,6 +59,7 @@ static void sha256_agrees_with_hashlib_however_it_is_cut(void **state)
             char hex[65];
             tdm_sha256 s;
             tdm_sha256_init(&s);
+            if (step % 2) s.native = false; /* both ways, where the CPU has its own */
             for (size_t at = 0; at < counted[i].n; at += step)
                 tdm_sha256_put(&s, data + at, counted[i].n - at < step ? counted[i].n - at : step);
             tdm_sha256_hex(&s, hex);

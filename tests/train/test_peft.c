@@ -282,45 +282,6 @@ static void a_broken_config_is_refused_by_its_key(void **state)
     assert_true(c.alpha == 8 && !resolve && !some);
 }
 
-static void goes_through_the_engines_flat_array_and_back(void **state)
-{
-    (void)state;
-    static made m;
-    static float master[MAX_VALUES];
-    char *dir = test_scratch_new();
-    tdm_model_config model = tiny();
-    tdm_peft *p;
-    tdm_error err = {0};
-    make(&m, two_targets);
-    assert_int_equal(tdm_peft_save(dir, &m.config, m.pairs, m.count, &err), TDM_OK);
-    assert_int_equal(tdm_peft_open(&p, dir, &model, &err), TDM_OK);
-    tdm_adapter_spec spec = tdm_peft_spec(p);
-    tdm_adapter a;
-    tdm_adapter_init(&a, &spec, &model);
-    assert_true(a.count <= MAX_VALUES);
-    assert_int_equal(tdm_peft_to_master(p, &a, master, &err), TDM_OK);
-    tdm_peft_pair back[MAX_PAIRS];
-    assert_int_equal(tdm_peft_from_adapter(&a, master, back), m.count);
-    for (int64_t i = 0; i < m.count; i++) {
-        assert_int_equal(back[i].layer, m.pairs[i].layer);
-        assert_int_equal(back[i].proj, m.pairs[i].proj);
-        assert_memory_equal(back[i].a.data, m.pairs[i].a.data, (size_t)(back[i].a.rows * back[i].a.cols) * 4);
-        assert_memory_equal(back[i].b.data, m.pairs[i].b.data, (size_t)(back[i].b.rows * back[i].b.cols) * 4);
-    }
-    spec.rank++;
-    tdm_adapter_init(&a, &spec, &model);
-    assert_int_equal(tdm_peft_to_master(p, &a, master, &err), TDM_ERR_INPUT);
-    assert_non_null(strstr(err.what, "r = 2"));
-    err = (tdm_error){0};
-    spec = tdm_peft_spec(p);
-    spec.target[TDM_PROJ_DOWN] = false;
-    tdm_adapter_init(&a, &spec, &model);
-    assert_int_equal(tdm_peft_to_master(p, &a, master, &err), TDM_ERR_INPUT);
-    assert_non_null(strstr(err.what, "down_proj"));
-    tdm_peft_close(p);
-    test_scratch_free(dir);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -329,7 +290,6 @@ int main(void)
         cmocka_unit_test(what_is_saved_comes_back),
         cmocka_unit_test(what_is_missing_misshapen_or_not_finite_is_named),
         cmocka_unit_test(a_broken_config_is_refused_by_its_key),
-        cmocka_unit_test(goes_through_the_engines_flat_array_and_back),
     };
     return cmocka_run_group_tests_name("peft", tests, NULL, NULL);
 }
