@@ -53,7 +53,7 @@ static void put_tensor(bytes *b, const char *name, uint32_t rank, const uint64_t
 /* Zeros up to a multiple of 32, then n bytes of tensor data. */
 static void put_data(bytes *b, size_t n)
 {
-    static const unsigned char zeros[512];
+    static const unsigned char zeros[1024];
     put(b, zeros, tdm_align_up(b->n, 32) - b->n + n);
 }
 

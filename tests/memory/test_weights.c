@@ -299,6 +299,49 @@ static void layers_and_modules_can_stay_bf16(void **state)
     free(region);
 }
 
+/* Opens and loads bytes as a GGUF; whatever they are, it ends in weights or in an error with a text. */
+static bool loads(const char *path, const char *bytes, size_t n)
+{
+    const tdm_weights_options o = {.scheme = TDM_SCHEME_FP8_BLOCK, .act = TDM_ACT_DYNAMIC};
+    tdm_error err = {0};
+    tdm_model_file *f = NULL;
+    tdm_weights *w = NULL;
+    size_t need = 0;
+    void *region = NULL;
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(bytes, 1, n, file), n);
+    fclose(file);
+    tdm_status st = tdm_model_file_open(&f, path, &err);
+    if (st == TDM_OK) st = tdm_weights_bytes(f, &o, &need, &err);
+    if (st == TDM_OK) {
+        region = aligned_alloc(64, need);
+        st = tdm_weights_open(&w, f, &o, region, need, &err);
+    }
+    if (st != TDM_OK) assert_string_not_equal(err.what, "");
+    tdm_weights_close(w);
+    tdm_model_file_close(f);
+    free(region);
+    return st == TDM_OK;
+}
+
+static void damaged_models_end_in_an_error(void **state)
+{
+    unsigned long n;
+    char *file = test_file_get("tests/golden/data/files/qwen3.gguf", &n), *dir = test_scratch_new(), *path = test_path(dir, "a.gguf");
+    (void)state;
+    assert_true(loads(path, file, n));
+    for (unsigned long cut = 1; cut < n; cut += 499) assert_false(loads(path, file, cut));
+    for (unsigned long bit = 0; bit < 8 * n; bit += bit < 8 * 3000 ? 41 : 1999) {
+        file[bit / 8] = (char)(file[bit / 8] ^ (1 << bit % 8));
+        (void)loads(path, file, n); /* a flipped bit of a weight is another weight */
+        file[bit / 8] = (char)(file[bit / 8] ^ (1 << bit % 8));
+    }
+    free(file);
+    free(path);
+    test_scratch_free(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -311,6 +354,7 @@ int main(void)
         cmocka_unit_test(a_recipe_that_contradicts_the_checkpoint_is_refused),
         cmocka_unit_test(damaged_shard_indexes_are_refused),
         cmocka_unit_test(layers_and_modules_can_stay_bf16),
+        cmocka_unit_test(damaged_models_end_in_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
