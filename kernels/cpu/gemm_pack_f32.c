@@ -1,6 +1,8 @@
 /* Packing where the product is f32: every element widened to f32, the two of a pair exchanged. */
-#include "kernels/cpu/gemm.h"
 #include "kernels/cpu/common/e4m3.h"
+#include "kernels/cpu/vec.h"
+
+#include <assert.h>
 
 #if !defined(TDM_ISA_avx512)
 
@@ -31,6 +33,42 @@ static float source_scale(const tdm_weight *w, int64_t row, int64_t col)
     return scale[row / TDM_FP8_BLOCK * w->scale.stride + col / TDM_FP8_BLOCK];
 }
 
+/* LANES rows of a strip to LANES vectors, a vector a column; the two columns of a pair are exchanged. */
+#if defined(TDM_ISA_avx2)
+static inline void transpose(float *out, int64_t width, float in[LANES][STRIP], int64_t c)
+{
+    __m256 r[8], t[8];
+    for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(&in[i][c]);
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            r[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + 2 + j], 0x44);
+            r[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + 2 + j], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(out + (i ^ 1) * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_storeu_ps(out + ((i + 4) ^ 1) * width, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+}
+#else
+static inline void transpose(float *out, int64_t width, float in[LANES][STRIP], int64_t c)
+{
+    typedef int pick __attribute__((vector_size(16)));
+    static_assert(LANES == 4, "four rows, four columns");
+    const tdm_vec a = tdm_vec_load(&in[0][c]), b = tdm_vec_load(&in[1][c]);
+    const tdm_vec d = tdm_vec_load(&in[2][c]), e = tdm_vec_load(&in[3][c]);
+    const tdm_vec lo0 = __builtin_shuffle(a, b, (pick){0, 4, 1, 5}), hi0 = __builtin_shuffle(a, b, (pick){2, 6, 3, 7});
+    const tdm_vec lo1 = __builtin_shuffle(d, e, (pick){0, 4, 1, 5}), hi1 = __builtin_shuffle(d, e, (pick){2, 6, 3, 7});
+    tdm_vec_store(out + 1 * width, __builtin_shuffle(lo0, lo1, (pick){0, 1, 4, 5}));
+    tdm_vec_store(out + 0 * width, __builtin_shuffle(lo0, lo1, (pick){2, 3, 6, 7}));
+    tdm_vec_store(out + 3 * width, __builtin_shuffle(hi0, hi1, (pick){0, 1, 4, 5}));
+    tdm_vec_store(out + 2 * width, __builtin_shuffle(hi0, hi1, (pick){2, 3, 6, 7}));
+}
+#endif
+
 /* Lanes are rows of the matrix: strips of LANES rows are widened, then transposed. */
 static void pack_rows(float *panel, const tdm_gemm_source *p, int64_t j0, int64_t lanes, int64_t k0, int64_t kc)
 {
@@ -38,13 +76,13 @@ static void pack_rows(float *panel, const tdm_gemm_source *p, int64_t j0, int64_
     float strip[LANES][STRIP];
     for (int64_t j = 0; j < width; j += LANES)
         for (int64_t k = 0; k < kc; k += STRIP) {
-            const int64_t n = tdm_min_i64(STRIP, kc - k), even = (n + 1) / 2 * 2;
+            const int64_t n = tdm_min_i64(STRIP, kc - k), full = tdm_ceil_div(n, LANES) * LANES;
             for (int64_t i = 0; i < LANES; i++) {
-                if (j + i < lanes) widen(strip[i], p->m, j0 + j + i, k0 + k, n);
-                for (int64_t c = j + i < lanes ? n : 0; c < even; c++) strip[i][c] = 0.0f;
+                const int64_t present = j + i < lanes ? n : 0;
+                if (present) widen(strip[i], p->m, j0 + j + i, k0 + k, n);
+                for (int64_t c = present; c < full; c++) strip[i][c] = 0.0f;
             }
-            for (int64_t c = 0; c < even; c++)
-                for (int64_t i = 0; i < LANES; i++) panel[(k + c) * width + j + i] = strip[i][c ^ 1];
+            for (int64_t c = 0; c < full; c += LANES) transpose(panel + (k + c) * width + j, width, strip, c);
         }
 }
 
