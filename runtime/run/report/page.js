@@ -96,7 +96,7 @@ function ticks(lo, hi, count, binary) {
 function makeChart(spec) {
   const shown = spec.series.filter(s => has(s[0])).map(([key, label], i) => {
     const s = data.series[key];
-    return { key, label, color: color(i), raw: s.v, lo: s.lo, hi: s.hi, mean: averaged(s.v) };
+    return { key, label, color: color(i), raw: s.v, lo: s.lo, hi: s.hi, mean: spec.dots ? s.v : averaged(s.v) };
   });
   if (!shown.length) return;
   const fmt = spec.fmt || plain, card = el('div', 'card chart' + (spec.wide ? ' wide' : '')), row = el('div', 'row');
@@ -235,7 +235,7 @@ function point_at(chart, i) {
   chart.card.append(tip);
   const x = 14 + chart.X(steps[i]), w = tip.offsetWidth, room = chart.card.clientWidth;
   tip.style.left = Math.max(4, x + 12 + w < room ? x + 12 : x - 12 - w) + 'px';
-  tip.style.top = chart.picture.offsetTop + 8 + 'px';
+  tip.style.top = chart.picture.getBoundingClientRect().top - chart.card.getBoundingClientRect().top + 8 + 'px'; /* SVG has no offsetTop */
 }
 
 /* ---- the parts of the page ---- */
