@@ -66,7 +66,9 @@ enum { ACCUMULATE = 1, SIDE = 2, NO_DX = 4 };
 static void run(const tdm_backend *be, int threads, const test_linear_case *c, tdm_cview h, int64_t first, int64_t count, results *r,
                 int flags)
 {
-    const tdm_limits limits = {.tokens = c->t, .width = c->k > c->n ? c->k : c->n, .vocab = 1, .head_rows = 1, .heads = 1,
+    const int64_t width = c->k > c->n ? c->k : c->n;
+    const bool head = width > 16384;
+    const tdm_limits limits = {.tokens = c->t, .width = head ? c->k : width, .vocab = head ? width : 1, .head_rows = 1, .heads = 1,
                                .head_dim = 64, .rank = c->r, .context = 1};
     test_cpu_stream s = test_cpu_open(be, &limits, threads);
     tdm_linear_backward b = {.accumulate = flags & ACCUMULATE, .dy = tdm_cview_rows(c->dy, first, count), .w = &c->w};
@@ -183,6 +185,27 @@ static void a_split_batch_gives_the_same_gradients_and_dx(void **state)
             }
 }
 
+/* The head's backward: rows so long that they are expanded fewer at a time, odd so that no instruction set reads them in place. */
+static void rows_as_long_as_a_vocabulary_fit_the_workspace(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < backends_n; i++) {
+        test_linear_case c = test_linear_random(70, 16401, 6, 2, TDM_SCHEME_BF16, TDM_ACT_NONE, 31);
+        uint16_t *hs = test_noise_bf16(c.t, c.r, 80);
+        const tdm_cview h = {hs, TDM_DTYPE_BF16, c.t, c.r, c.r};
+        results whole = results_new(&c, c.t), one = results_new(&c, 1);
+        run(backends[i], 2, &c, h, 0, c.t, &whole, 0);
+        for (int64_t row = 0; row < c.t; row += 23) {
+            run(backends[i], 1, &c, h, row, 1, &one, 0);
+            test_same_bits("dx", tdm_view_const(one.dx), tdm_cview_rows(tdm_view_const(whole.dx), row, 1));
+        }
+        results_free(&whole);
+        results_free(&one);
+        free(hs);
+        test_linear_free(&c);
+    }
+}
+
 /* dx is products of bf16 summed in one order; the gradients of B are not (lora_scale * dy has more than 8 bits), so a fused
  * multiply-add may differ by its one rounding a step. */
 static void instruction_sets_agree(void **state)
@@ -263,6 +286,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(agrees_with_pytorch),
         cmocka_unit_test(a_split_batch_gives_the_same_gradients_and_dx),
+        cmocka_unit_test(rows_as_long_as_a_vocabulary_fit_the_workspace),
         cmocka_unit_test(instruction_sets_agree),
         cmocka_unit_test(dx_accumulates_and_dropout_takes_the_side_way),
         cmocka_unit_test(an_empty_batch_is_a_batch),
