@@ -1,11 +1,17 @@
 /* The table of this instruction set. */
+#include "kernels/cpu/kv.h"
 #include "kernels/cpu/ops_cpu.h"
 
 /* Operations run one after the other, so they share the workspace: the largest wins. */
 static size_t workspace_bytes(const tdm_limits *limits, int threads)
 {
     threads = tdm_cpu_threads(threads);
-    size_t most = TDM_CPU(linear_workspace_bytes)(limits, threads);
+    const size_t need[] = {TDM_CPU(linear_workspace_bytes)(limits, threads), TDM_CPU(attention_workspace_bytes)(limits, threads),
+                           TDM_CPU(attention_backward_workspace_bytes)(limits, threads), TDM_CPU(logits_workspace_bytes)(limits, threads),
+                           TDM_CPU(optimizer_workspace_bytes)(limits, threads)};
+    size_t most = 0;
+    for (size_t i = 0; i < TDM_COUNT(need); i++)
+        if (need[i] > most) most = need[i];
     return most;
 }
 
@@ -21,6 +27,29 @@ const tdm_backend TDM_CPU(backend) = {
     .quantize_act = TDM_CPU(quantize_act),
     .linear = TDM_CPU(linear),
     .linear_backward = TDM_CPU(linear_backward),
+    .kv_page_tokens = KV_PAGE,
+    .rms_norm = TDM_CPU(rms_norm),
+    .rms_norm_backward = TDM_CPU(rms_norm_backward),
+    .rope = TDM_CPU(rope),
+    .rope_backward = TDM_CPU(rope_backward),
+    .kv_page_bytes = TDM_CPU(kv_page_bytes),
+    .kv_write = TDM_CPU(kv_write),
+    .kv_copy = TDM_CPU(kv_copy),
+    .attention = TDM_CPU(attention),
+    .attention_backward = TDM_CPU(attention_backward),
+    .swiglu = TDM_CPU(swiglu),
+    .swiglu_backward = TDM_CPU(swiglu_backward),
+    .embed = TDM_CPU(embed),
+    .gather_rows = TDM_CPU(gather_rows),
+    .convert = TDM_CPU(convert),
+    .dropout = TDM_CPU(dropout),
+    .dropout_backward = TDM_CPU(dropout_backward),
+    .sample = TDM_CPU(sample),
+    .logprob = TDM_CPU(logprob),
+    .logprob_backward = TDM_CPU(logprob_backward),
+    .adamw = TDM_CPU(adamw),
+    .sgd = TDM_CPU(sgd),
+    .sum_squares = TDM_CPU(sum_squares),
     .scatter_rows = TDM_CPU(scatter_rows),
     .zero = TDM_CPU(zero),
 };

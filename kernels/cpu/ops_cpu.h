@@ -21,6 +21,9 @@ tdm_status TDM_CPU(kv_copy)(tdm_stream *s, const tdm_kv_pages *kv, int64_t dst, 
 tdm_status TDM_CPU(attention)(tdm_stream *s, const tdm_attention *a, tdm_error *err);
 tdm_status TDM_CPU(attention_backward)(tdm_stream *s, const tdm_attention_backward *a, tdm_error *err);
 
+size_t TDM_CPU(attention_workspace_bytes)(const tdm_limits *limits, int threads);
+size_t TDM_CPU(attention_backward_workspace_bytes)(const tdm_limits *limits, int threads);
+
 /* norm.c, rope.c, swiglu.c */
 tdm_status TDM_CPU(rms_norm)(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, tdm_error *err);
 tdm_status TDM_CPU(rms_norm_backward)(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd,
@@ -49,7 +52,10 @@ tdm_status TDM_CPU(sample)(tdm_stream *s, const tdm_sample *a, tdm_error *err);
 tdm_status TDM_CPU(logprob)(tdm_stream *s, const tdm_logprob *a, tdm_error *err);
 tdm_status TDM_CPU(logprob_backward)(tdm_stream *s, const tdm_logprob_backward *a, tdm_error *err);
 
+size_t TDM_CPU(logits_workspace_bytes)(const tdm_limits *limits, int threads);
+
 /* optimizer.c */
+size_t TDM_CPU(optimizer_workspace_bytes)(const tdm_limits *limits, int threads);
 tdm_status TDM_CPU(adamw)(tdm_stream *s, const tdm_adamw *a, tdm_error *err);
 tdm_status TDM_CPU(sgd)(tdm_stream *s, const tdm_sgd *a, tdm_error *err);
 tdm_status TDM_CPU(sum_squares)(tdm_stream *s, const float *x, int64_t n, double *out, tdm_error *err);
