@@ -1,6 +1,7 @@
-/* Two bodies behind one header. Normally each arena is a jemalloc arena of its own, so a reset is one call whatever the number of
- * objects. Under sanitizers jemalloc is not linked (it would stand between them and the heap): objects come from malloc and a reset
- * frees each, so that a stale pointer is a report and not a guess. TDM_ARENA_JEMALLOC is set by the build. */
+/* Two bodies behind one header. Normally each arena is a jemalloc arena of its own, so a reset is one call whatever the
+ * number of objects. Under sanitizers jemalloc is not linked (it would stand between them and the heap): objects come
+ * from malloc and a reset frees each, so that a stale pointer is a report and not a guess. TDM_ARENA_JEMALLOC is set by
+ * the build. */
 #include "memory/arena.h"
 
 #include <errno.h>

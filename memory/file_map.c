@@ -12,7 +12,8 @@ static tdm_status open_regular(const char *path, int *fd, size_t *bytes, tdm_err
     struct stat info;
     *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* O_NONBLOCK: a pipe under this name must not hang us */
     if (*fd < 0) return TDM_FAIL(err, TDM_ERR_INPUT, path, "is the path right?", "cannot open: %s", strerror(errno));
-    if (fstat(*fd, &info) != 0) return TDM_FAIL(err, TDM_ERR_INPUT, path, NULL, "cannot read its size: %s", strerror(errno));
+    if (fstat(*fd, &info) != 0)
+        return TDM_FAIL(err, TDM_ERR_INPUT, path, NULL, "cannot read its size: %s", strerror(errno));
     if (!S_ISREG(info.st_mode)) return TDM_FAIL(err, TDM_ERR_INPUT, path, "name a file", "not a regular file");
     *bytes = (size_t)info.st_size;
     return TDM_OK;

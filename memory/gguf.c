@@ -1,4 +1,5 @@
-/* The parser: every length is compared with what is left of the file before it is used, so a hostile file costs no more than its size. */
+/* The parser: every length is compared with what is left of the file before it is used, so a hostile file costs no more
+ * than its size. */
 #include "memory/gguf_parse.h"
 
 #include <inttypes.h>
@@ -7,9 +8,9 @@
 #include <string.h>
 
 enum {
-    KEY_MAX = 65535,       /* docs/gguf.md: keys of at most 2^16 - 1 bytes */
-    NAME_MAX_BYTES = 63,   /* GGML_MAX_NAME with its terminator */
-    DIMS_MAX = 4,          /* GGML_MAX_DIMS */
+    KEY_MAX = 65535,     /* docs/gguf.md: keys of at most 2^16 - 1 bytes */
+    NAME_MAX_BYTES = 63, /* GGML_MAX_NAME with its terminator */
+    DIMS_MAX = 4,        /* GGML_MAX_DIMS */
     ALIGNMENT_MAX = 1 << 20,
     VALUE_MIN_BYTES = 8 + 1 + 4 + 1, /* key length, a key, type, value */
     TENSOR_MIN_BYTES = 8 + 1 + 4 + 8 + 4 + 8
@@ -22,12 +23,14 @@ typedef struct cursor {
     tdm_error *err;
 } cursor;
 
-#define BAD(c, ...) TDM_FAIL((c)->err, TDM_ERR_INPUT, (c)->where, "the file is damaged, incomplete or not GGUF", __VA_ARGS__)
+#define BAD(c, ...)                                                                                                    \
+    TDM_FAIL((c)->err, TDM_ERR_INPUT, (c)->where, "the file is damaged, incomplete or not GGUF", __VA_ARGS__)
 
 static tdm_status take(cursor *c, size_t n, const unsigned char **out)
 {
     *out = c->p;
-    if (n > c->left) return BAD(c, "the file ends inside its header: %zu bytes needed at byte %zu", n, (size_t)(c->p - c->begin));
+    if (n > c->left)
+        return BAD(c, "the file ends inside its header: %zu bytes needed at byte %zu", n, (size_t)(c->p - c->begin));
     c->p += n;
     c->left -= n;
     return TDM_OK;
@@ -75,7 +78,9 @@ static tdm_status read_string_array(cursor *c, tdm_gguf_value *v)
     if (v->count > c->left / 8) return BAD(c, "an array of %" PRIu64 " texts in %zu bytes", v->count, c->left);
     v->data = c->p;
     v->offsets = malloc((size_t)v->count * sizeof *v->offsets + 1);
-    if (!v->offsets) return TDM_FAIL(c->err, TDM_ERR_OTHER, c->where, NULL, "out of memory for an array of %" PRIu64 " texts", v->count);
+    if (!v->offsets)
+        return TDM_FAIL(c->err, TDM_ERR_OTHER, c->where, NULL, "out of memory for an array of %" PRIu64 " texts",
+                        v->count);
     for (uint64_t i = 0; i < v->count; i++) {
         v->offsets[i] = (uint64_t)(c->p - v->data);
         TDM_TRY(st, take_str(c, c->left, &s), done);
@@ -117,7 +122,8 @@ static tdm_status read_value(cursor *c, tdm_gguf_value *v)
     TDM_TRY(st, take_str(c, KEY_MAX, &v->key), done);
     if (v->key.len == 0) return BAD(c, "a metadata key without a name");
     TDM_TRY(st, take_u32(c, &type), done);
-    if (type >= TDM_GGUF_TYPES) return BAD(c, "%.*s: unknown type %" PRIu32, (int)tdm_min_i64((int64_t)v->key.len, 100), v->key.data, type);
+    if (type >= TDM_GGUF_TYPES)
+        return BAD(c, "%.*s: unknown type %" PRIu32, (int)tdm_min_i64((int64_t)v->key.len, 100), v->key.data, type);
     v->type = (tdm_gguf_type)type;
     if (v->type == TDM_GGUF_ARRAY) return read_array(c, v);
     if (v->type == TDM_GGUF_STRING) {
@@ -145,7 +151,8 @@ static tdm_status read_values(tdm_gguf *g, cursor *c, uint64_t count)
     tdm_status st = TDM_OK;
     if (count > c->left / VALUE_MIN_BYTES) return BAD(c, "%" PRIu64 " metadata entries in %zu bytes", count, c->left);
     g->values = calloc((size_t)count + 1, sizeof *g->values);
-    if (!g->values) return TDM_FAIL(c->err, TDM_ERR_OTHER, c->where, NULL, "out of memory for %" PRIu64 " metadata entries", count);
+    if (!g->values)
+        return TDM_FAIL(c->err, TDM_ERR_OTHER, c->where, NULL, "out of memory for %" PRIu64 " metadata entries", count);
     for (uint64_t i = 0; i < count; i++) {
         g->value_count = (int64_t)i + 1; /* counted first, so that close frees what a failure leaves in it */
         TDM_TRY(st, read_value(c, &g->values[i]), done);
@@ -153,7 +160,8 @@ static tdm_status read_values(tdm_gguf *g, cursor *c, uint64_t count)
     qsort(g->values, (size_t)count, sizeof *g->values, by_key);
     for (uint64_t i = 1; i < count; i++)
         if (by_key(&g->values[i - 1], &g->values[i]) == 0)
-            return BAD(c, "the metadata key %.*s stands there twice", (int)tdm_min_i64((int64_t)g->values[i].key.len, 100), g->values[i].key.data);
+            return BAD(c, "the metadata key %.*s stands there twice",
+                       (int)tdm_min_i64((int64_t)g->values[i].key.len, 100), g->values[i].key.data);
 done:
     return st;
 }
@@ -175,7 +183,8 @@ static tdm_status read_dims(cursor *c, tdm_tensor *t)
     tdm_status st = TDM_OK;
     uint32_t rank = 0;
     TDM_TRY(st, take_u32(c, &rank), done);
-    if (rank < 1 || rank > DIMS_MAX) return BAD(c, "tensor %s has %" PRIu32 " dimensions, 1 to %d are allowed", t->name, rank, DIMS_MAX);
+    if (rank < 1 || rank > DIMS_MAX)
+        return BAD(c, "tensor %s has %" PRIu32 " dimensions, 1 to %d are allowed", t->name, rank, DIMS_MAX);
     t->rank = (int)rank;
     for (int i = t->rank - 1; i >= 0; i--) { /* the file has the innermost first */
         uint64_t n = 0;
@@ -205,8 +214,10 @@ static tdm_status read_tensor(cursor *c, tdm_tensor *t, uint64_t alignment, uint
     TDM_TRY(st, read_dims(c, t), done);
     TDM_TRY(st, take_u32(c, &type), done);
     TDM_TRY(st, take_u64(c, offset), done);
-    if (!tdm_ggml_type(type, &t->type, &t->elem, &elements, &block_bytes)) return BAD(c, "tensor %s has unknown type %" PRIu32, t->name, type);
-    if (!tensor_bytes(t, elements, block_bytes)) return BAD(c, "the shape of tensor %s does not fit its type %s", t->name, t->type);
+    if (!tdm_ggml_type(type, &t->type, &t->elem, &elements, &block_bytes))
+        return BAD(c, "tensor %s has unknown type %" PRIu32, t->name, type);
+    if (!tensor_bytes(t, elements, block_bytes))
+        return BAD(c, "the shape of tensor %s does not fit its type %s", t->name, t->type);
     if (*offset % alignment != 0) return BAD(c, "tensor %s is not aligned to %" PRIu64 " bytes", t->name, alignment);
 done:
     return st;
@@ -227,15 +238,19 @@ static int by_tensor_name(const void *a, const void *b)
 static tdm_status check_apart(const tdm_gguf *g, cursor *c)
 {
     const tdm_tensor **order = malloc(((size_t)g->tensor_count + 1) * sizeof *order); /* owned here */
-    if (!order) return TDM_FAIL(c->err, TDM_ERR_OTHER, c->where, NULL, "out of memory for %" PRId64 " tensors", g->tensor_count);
+    if (!order)
+        return TDM_FAIL(c->err, TDM_ERR_OTHER, c->where, NULL, "out of memory for %" PRId64 " tensors",
+                        g->tensor_count);
     tdm_status st = TDM_OK;
     for (int64_t i = 0; i < g->tensor_count; i++) order[i] = &g->tensors[i];
     qsort(order, (size_t)g->tensor_count, sizeof *order, by_data);
     for (int64_t i = 1; i < g->tensor_count && st == TDM_OK; i++)
-        if (order[i - 1]->data + order[i - 1]->bytes > order[i]->data) st = BAD(c, "tensors %s and %s overlap", order[i - 1]->name, order[i]->name);
+        if (order[i - 1]->data + order[i - 1]->bytes > order[i]->data)
+            st = BAD(c, "tensors %s and %s overlap", order[i - 1]->name, order[i]->name);
     qsort(order, (size_t)g->tensor_count, sizeof *order, by_tensor_name);
     for (int64_t i = 1; i < g->tensor_count && st == TDM_OK; i++)
-        if (strcmp(order[i - 1]->name, order[i]->name) == 0) st = BAD(c, "tensor %s stands there twice", order[i]->name);
+        if (strcmp(order[i - 1]->name, order[i]->name) == 0)
+            st = BAD(c, "tensor %s stands there twice", order[i]->name);
     free(order);
     return st;
 }
@@ -256,7 +271,8 @@ static tdm_status read_tensors(tdm_gguf *g, cursor *c, uint64_t count)
         g->tensor_count = (int64_t)i + 1;
         TDM_TRY(st, read_tensor(c, &g->tensors[i], g->alignment, &offsets[i]), done);
     }
-    const size_t header = (size_t)(c->p - c->begin), total = header + c->left, start = tdm_align_up(header, (size_t)g->alignment);
+    const size_t header = (size_t)(c->p - c->begin), total = header + c->left,
+                 start = tdm_align_up(header, (size_t)g->alignment);
     const size_t data_bytes = start < total ? total - start : 0;
     for (uint64_t i = 0; i < count; i++) {
         tdm_tensor *t = &g->tensors[i];
@@ -278,7 +294,8 @@ static tdm_status read_alignment(tdm_gguf *g, cursor *c)
     if (tdm_gguf_has(g, "general.alignment") && !tdm_gguf_int(g, "general.alignment", &alignment))
         return BAD(c, "general.alignment is not an integer");
     if (alignment < 1 || alignment > ALIGNMENT_MAX || (alignment & (alignment - 1)) != 0)
-        return BAD(c, "general.alignment is %" PRId64 ", a power of two up to %d is expected", alignment, ALIGNMENT_MAX);
+        return BAD(c, "general.alignment is %" PRId64 ", a power of two up to %d is expected", alignment,
+                   ALIGNMENT_MAX);
     g->alignment = (uint64_t)alignment;
     return TDM_OK;
 }

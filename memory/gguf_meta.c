@@ -9,23 +9,23 @@ static const struct {
     int64_t elements;
     size_t bytes;
 } ggml_types[] = {
-    [0] = {"F32", TDM_ELEM_F32, 1, 4},         [1] = {"F16", TDM_ELEM_F16, 1, 2},
-    [2] = {"Q4_0", TDM_ELEM_Q4_0, 32, 18},     [3] = {"Q4_1", TDM_ELEM_Q4_1, 32, 20},
-    [6] = {"Q5_0", TDM_ELEM_Q5_0, 32, 22},     [7] = {"Q5_1", TDM_ELEM_Q5_1, 32, 24},
-    [8] = {"Q8_0", TDM_ELEM_Q8_0, 32, 34},     [9] = {"Q8_1", TDM_ELEM_OTHER, 32, 40},
-    [10] = {"Q2_K", TDM_ELEM_OTHER, 256, 84},  [11] = {"Q3_K", TDM_ELEM_OTHER, 256, 110},
-    [12] = {"Q4_K", TDM_ELEM_Q4_K, 256, 144},  [13] = {"Q5_K", TDM_ELEM_Q5_K, 256, 176},
-    [14] = {"Q6_K", TDM_ELEM_Q6_K, 256, 210},  [15] = {"Q8_K", TDM_ELEM_OTHER, 256, 292},
+    [0] = {"F32", TDM_ELEM_F32, 1, 4},           [1] = {"F16", TDM_ELEM_F16, 1, 2},
+    [2] = {"Q4_0", TDM_ELEM_Q4_0, 32, 18},       [3] = {"Q4_1", TDM_ELEM_Q4_1, 32, 20},
+    [6] = {"Q5_0", TDM_ELEM_Q5_0, 32, 22},       [7] = {"Q5_1", TDM_ELEM_Q5_1, 32, 24},
+    [8] = {"Q8_0", TDM_ELEM_Q8_0, 32, 34},       [9] = {"Q8_1", TDM_ELEM_OTHER, 32, 40},
+    [10] = {"Q2_K", TDM_ELEM_OTHER, 256, 84},    [11] = {"Q3_K", TDM_ELEM_OTHER, 256, 110},
+    [12] = {"Q4_K", TDM_ELEM_Q4_K, 256, 144},    [13] = {"Q5_K", TDM_ELEM_Q5_K, 256, 176},
+    [14] = {"Q6_K", TDM_ELEM_Q6_K, 256, 210},    [15] = {"Q8_K", TDM_ELEM_OTHER, 256, 292},
     [16] = {"IQ2_XXS", TDM_ELEM_OTHER, 256, 66}, [17] = {"IQ2_XS", TDM_ELEM_OTHER, 256, 74},
     [18] = {"IQ3_XXS", TDM_ELEM_OTHER, 256, 98}, [19] = {"IQ1_S", TDM_ELEM_OTHER, 256, 50},
-    [20] = {"IQ4_NL", TDM_ELEM_OTHER, 32, 18}, [21] = {"IQ3_S", TDM_ELEM_OTHER, 256, 110},
-    [22] = {"IQ2_S", TDM_ELEM_OTHER, 256, 82}, [23] = {"IQ4_XS", TDM_ELEM_OTHER, 256, 136},
-    [24] = {"I8", TDM_ELEM_OTHER, 1, 1},       [25] = {"I16", TDM_ELEM_OTHER, 1, 2},
-    [26] = {"I32", TDM_ELEM_OTHER, 1, 4},      [27] = {"I64", TDM_ELEM_OTHER, 1, 8},
-    [28] = {"F64", TDM_ELEM_OTHER, 1, 8},      [29] = {"IQ1_M", TDM_ELEM_OTHER, 256, 56},
-    [30] = {"BF16", TDM_ELEM_BF16, 1, 2},      [34] = {"TQ1_0", TDM_ELEM_OTHER, 256, 54},
-    [35] = {"TQ2_0", TDM_ELEM_OTHER, 256, 66}, [39] = {"MXFP4", TDM_ELEM_OTHER, 32, 17},
-    [40] = {"NVFP4", TDM_ELEM_OTHER, 64, 36},  [41] = {"Q1_0", TDM_ELEM_OTHER, 128, 18},
+    [20] = {"IQ4_NL", TDM_ELEM_OTHER, 32, 18},   [21] = {"IQ3_S", TDM_ELEM_OTHER, 256, 110},
+    [22] = {"IQ2_S", TDM_ELEM_OTHER, 256, 82},   [23] = {"IQ4_XS", TDM_ELEM_OTHER, 256, 136},
+    [24] = {"I8", TDM_ELEM_OTHER, 1, 1},         [25] = {"I16", TDM_ELEM_OTHER, 1, 2},
+    [26] = {"I32", TDM_ELEM_OTHER, 1, 4},        [27] = {"I64", TDM_ELEM_OTHER, 1, 8},
+    [28] = {"F64", TDM_ELEM_OTHER, 1, 8},        [29] = {"IQ1_M", TDM_ELEM_OTHER, 256, 56},
+    [30] = {"BF16", TDM_ELEM_BF16, 1, 2},        [34] = {"TQ1_0", TDM_ELEM_OTHER, 256, 54},
+    [35] = {"TQ2_0", TDM_ELEM_OTHER, 256, 66},   [39] = {"MXFP4", TDM_ELEM_OTHER, 32, 17},
+    [40] = {"NVFP4", TDM_ELEM_OTHER, 64, 36},    [41] = {"Q1_0", TDM_ELEM_OTHER, 128, 18},
 };
 
 bool tdm_ggml_type(uint32_t id, const char **name, tdm_elem *elem, int64_t *elements, size_t *bytes)
@@ -41,11 +41,20 @@ bool tdm_ggml_type(uint32_t id, const char **name, tdm_elem *elem, int64_t *elem
 size_t tdm_gguf_type_bytes(tdm_gguf_type t)
 {
     switch (t) {
-    case TDM_GGUF_U8: case TDM_GGUF_I8: case TDM_GGUF_BOOL: return 1;
-    case TDM_GGUF_U16: case TDM_GGUF_I16: return 2;
-    case TDM_GGUF_U32: case TDM_GGUF_I32: case TDM_GGUF_F32: return 4;
-    case TDM_GGUF_U64: case TDM_GGUF_I64: case TDM_GGUF_F64: return 8;
-    case TDM_GGUF_STRING: case TDM_GGUF_ARRAY: case TDM_GGUF_TYPES: break;
+    case TDM_GGUF_U8:
+    case TDM_GGUF_I8:
+    case TDM_GGUF_BOOL: return 1;
+    case TDM_GGUF_U16:
+    case TDM_GGUF_I16: return 2;
+    case TDM_GGUF_U32:
+    case TDM_GGUF_I32:
+    case TDM_GGUF_F32: return 4;
+    case TDM_GGUF_U64:
+    case TDM_GGUF_I64:
+    case TDM_GGUF_F64: return 8;
+    case TDM_GGUF_STRING:
+    case TDM_GGUF_ARRAY:
+    case TDM_GGUF_TYPES: break;
     }
     return 0;
 }
@@ -64,13 +73,20 @@ const tdm_gguf_value *tdm_gguf_find(const tdm_gguf *g, const char *key)
         const int64_t mid = low + (high - low) / 2;
         const int order = compare(key, len, g->values[mid].key);
         if (order == 0) return &g->values[mid];
-        if (order < 0) high = mid;
-        else low = mid + 1;
+        if (order < 0)
+            high = mid;
+        else
+            low = mid + 1;
     }
     return NULL;
 }
 
-#define LOAD(T, p) ({ T v_; memcpy(&v_, (p), sizeof v_); v_; })
+#define LOAD(T, p)                                                                                                     \
+    ({                                                                                                                 \
+        T v_;                                                                                                          \
+        memcpy(&v_, (p), sizeof v_);                                                                                   \
+        v_;                                                                                                            \
+    })
 
 static bool get_int(tdm_gguf_type type, const unsigned char *p, int64_t *out)
 {
@@ -94,10 +110,14 @@ static bool get_int(tdm_gguf_type type, const unsigned char *p, int64_t *out)
 static bool get_float(tdm_gguf_type type, const unsigned char *p, double *out)
 {
     int64_t i;
-    if (type == TDM_GGUF_F32) *out = (double)LOAD(float, p);
-    else if (type == TDM_GGUF_F64) *out = LOAD(double, p);
-    else if (get_int(type, p, &i)) *out = (double)i;
-    else return false;
+    if (type == TDM_GGUF_F32)
+        *out = (double)LOAD(float, p);
+    else if (type == TDM_GGUF_F64)
+        *out = LOAD(double, p);
+    else if (get_int(type, p, &i))
+        *out = (double)i;
+    else
+        return false;
     return true;
 }
 

@@ -5,11 +5,12 @@
 
 static const char *const outside[][2] = {
     {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
-static const char *const inside[][2] = {
-    {"attn_norm", "input_layernorm"}, {"ffn_norm", "post_attention_layernorm"},
-    {"attn_q", "self_attn.q_proj"}, {"attn_k", "self_attn.k_proj"}, {"attn_v", "self_attn.v_proj"}, {"attn_output", "self_attn.o_proj"},
-    {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"},
-    {"ffn_gate", "mlp.gate_proj"}, {"ffn_up", "mlp.up_proj"}, {"ffn_down", "mlp.down_proj"}};
+static const char *const inside[][2] = {{"attn_norm", "input_layernorm"},    {"ffn_norm", "post_attention_layernorm"},
+                                        {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
+                                        {"attn_v", "self_attn.v_proj"},      {"attn_output", "self_attn.o_proj"},
+                                        {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"},
+                                        {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
+                                        {"ffn_down", "mlp.down_proj"}};
 
 /* Splits "blk.3.attn_q.weight" into 3, "attn_q", "weight"; *layer -1 outside a block. */
 static bool split(const char *name, int *layer, char stem[32], const char **suffix)
@@ -20,7 +21,8 @@ static bool split(const char *name, int *layer, char stem[32], const char **suff
     if (strncmp(name, "blk.", 4) == 0) {
         int digits = 0, n = 0;
         for (name += 4; *name >= '0' && *name <= '9' && digits < 5; name++, digits++) n = 10 * n + (*name - '0');
-        if (digits == 0 || *name != '.' || (digits > 1 && name[-digits] == '0')) return false; /* "blk.007" would name a layer twice */
+        if (digits == 0 || *name != '.' || (digits > 1 && name[-digits] == '0'))
+            return false; /* "blk.007" would name a layer twice */
         *layer = n;
         name++;
     }
@@ -38,7 +40,8 @@ bool tdm_gguf_name(const char *stored, char *out, size_t out_bytes)
     const char *suffix;
     if (!split(stored, &layer, stem, &suffix)) return false;
     for (size_t i = 0; layer < 0 && i < TDM_COUNT(outside); i++)
-        if (strcmp(stem, outside[i][0]) == 0) return snprintf(out, out_bytes, "%s.%s", outside[i][1], suffix) < (int)out_bytes;
+        if (strcmp(stem, outside[i][0]) == 0)
+            return snprintf(out, out_bytes, "%s.%s", outside[i][1], suffix) < (int)out_bytes;
     for (size_t i = 0; layer >= 0 && i < TDM_COUNT(inside); i++)
         if (strcmp(stem, inside[i][0]) == 0)
             return snprintf(out, out_bytes, "model.layers.%d.%s.%s", layer, inside[i][1], suffix) < (int)out_bytes;
@@ -50,5 +53,6 @@ bool tdm_gguf_name_permuted(const char *stored)
     int layer;
     char stem[32];
     const char *suffix;
-    return split(stored, &layer, stem, &suffix) && layer >= 0 && (strcmp(stem, "attn_q") == 0 || strcmp(stem, "attn_k") == 0);
+    return split(stored, &layer, stem, &suffix) && layer >= 0 &&
+           (strcmp(stem, "attn_q") == 0 || strcmp(stem, "attn_k") == 0);
 }

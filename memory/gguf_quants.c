@@ -21,7 +21,7 @@ static inline float as_float(uint32_t bits)
 static inline float half(uint16_t h)
 {
     const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, rest = (uint32_t)(h & 0x7fffu) << 13;
-    const float scaled = as_float(rest) * 0x1p112f; /* 2^(127 - 15) */
+    const float scaled = as_float(rest) * 0x1p112f;                      /* 2^(127 - 15) */
     const uint32_t special = (h & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0; /* infinities and NaN keep their exponent */
     uint32_t bits;
     memcpy(&bits, &scaled, sizeof bits);
@@ -154,7 +154,8 @@ static void read_q5_k(const unsigned char *restrict p, int64_t n, float *restric
 }
 
 /* 128 values from 64 low bytes and 32 high bytes: quarter k of them has its upper two bits at 2k. */
-static void read_q6_k_half(const unsigned char *restrict low, const unsigned char *restrict high, const float scale[8], float *restrict out)
+static void read_q6_k_half(const unsigned char *restrict low, const unsigned char *restrict high, const float scale[8],
+                           float *restrict out)
 {
     for (int i = 0; i < 32; i++) {
         const int s = i / 16;

@@ -10,7 +10,9 @@ tdm_status tdm_json_parse(json_t **out, const char *text, size_t bytes, const ch
 {
     json_error_t bad;
     *out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &bad);
-    if (!*out) return TDM_FAIL(err, TDM_ERR_INPUT, where, "repair the file", "%s at line %d, column %d", bad.text, bad.line, bad.column);
+    if (!*out)
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "repair the file", "%s at line %d, column %d", bad.text, bad.line,
+                        bad.column);
     if (!json_is_object(*out)) {
         json_decref(*out);
         *out = NULL;
@@ -39,16 +41,21 @@ const json_t *tdm_json_get(const json_t *object, const char *key)
     return json_is_null(v) ? NULL : v;
 }
 
-#define BAD(f, ...) TDM_FAIL((f)->err, TDM_ERR_INPUT, (f)->where, "is the file complete, and of a model of this kind?", __VA_ARGS__)
+#define BAD(f, ...)                                                                                                    \
+    TDM_FAIL((f)->err, TDM_ERR_INPUT, (f)->where, "is the file complete, and of a model of this kind?", __VA_ARGS__)
 
-tdm_status tdm_json_int(const tdm_json_fields *f, const char *key, bool required, int64_t min, int64_t max, int64_t *out)
+tdm_status tdm_json_int(const tdm_json_fields *f, const char *key, bool required, int64_t min, int64_t max,
+                        int64_t *out)
 {
     const json_t *v = tdm_json_get(f->object, key);
     int64_t n;
     if (!v) return required ? BAD(f, "%s is missing", key) : TDM_OK;
-    if (json_is_integer(v)) n = json_integer_value(v);
-    else if (json_is_real(v) && json_real_value(v) >= -0x1p53 && json_real_value(v) <= 0x1p53) n = (int64_t)json_real_value(v);
-    else return BAD(f, "%s is not an integer", key);
+    if (json_is_integer(v))
+        n = json_integer_value(v);
+    else if (json_is_real(v) && json_real_value(v) >= -0x1p53 && json_real_value(v) <= 0x1p53)
+        n = (int64_t)json_real_value(v);
+    else
+        return BAD(f, "%s is not an integer", key);
     if (json_is_real(v) && (double)n != json_real_value(v)) return BAD(f, "%s is not an integer", key);
     if (n < min || n > max) return BAD(f, "%s is %" PRId64 ", expected %" PRId64 " to %" PRId64, key, n, min, max);
     *out = n;

@@ -1,4 +1,5 @@
-/* GGUF metadata. Source: ggml-org/llama.cpp, gguf-py/gguf/constants.py for the keys, convert_hf_to_gguf.py for what is written there. */
+/* GGUF metadata. Source: ggml-org/llama.cpp, gguf-py/gguf/constants.py for the keys, convert_hf_to_gguf.py for what is
+ * written there. */
 #include "memory/gguf.h"
 #include "memory/model_config.h"
 #include "memory/model_config_check.h"
@@ -14,7 +15,8 @@ typedef struct source {
     tdm_error *err;
 } source;
 
-#define REFUSE(s, ...) TDM_FAIL((s)->err, TDM_ERR_INPUT, (s)->where, "use a model without it, or its safetensors", __VA_ARGS__)
+#define REFUSE(s, ...)                                                                                                 \
+    TDM_FAIL((s)->err, TDM_ERR_INPUT, (s)->where, "use a model without it, or its safetensors", __VA_ARGS__)
 
 static const char *full_key(const source *s, const char *key, char *room, size_t bytes)
 {
@@ -28,7 +30,8 @@ static tdm_status get_int(const source *s, const char *key, bool required, int64
     full_key(s, key, room, sizeof room);
     int64_t n;
     if (!tdm_gguf_has(s->g, room)) return required ? REFUSE(s, "%s is missing", room) : TDM_OK;
-    if (!tdm_gguf_int(s->g, room, &n)) return REFUSE(s, "%s is not one integer (values that differ between layers are not supported)", room);
+    if (!tdm_gguf_int(s->g, room, &n))
+        return REFUSE(s, "%s is not one integer (values that differ between layers are not supported)", room);
     if (n < min || n > max) return REFUSE(s, "%s is %" PRId64 ", expected %" PRId64 " to %" PRId64, room, n, min, max);
     *out = n;
     return TDM_OK;
@@ -52,12 +55,16 @@ static tdm_status read_arch(tdm_model_config *c, source *s)
 {
     tdm_str arch;
     if (!tdm_gguf_str(s->g, "general.architecture", &arch)) return REFUSE(s, "general.architecture is missing");
-    if (str_is(arch, "llama")) c->arch = TDM_ARCH_LLAMA, s->arch = "llama";
-    else if (str_is(arch, "qwen2")) c->arch = TDM_ARCH_QWEN2, s->arch = "qwen2";
-    else if (str_is(arch, "qwen3")) c->arch = TDM_ARCH_QWEN3, s->arch = "qwen3";
+    if (str_is(arch, "llama"))
+        c->arch = TDM_ARCH_LLAMA, s->arch = "llama";
+    else if (str_is(arch, "qwen2"))
+        c->arch = TDM_ARCH_QWEN2, s->arch = "qwen2";
+    else if (str_is(arch, "qwen3"))
+        c->arch = TDM_ARCH_QWEN3, s->arch = "qwen3";
     else
-        return TDM_FAIL(s->err, TDM_ERR_INPUT, s->where, "use a model of architecture llama (also Mistral), qwen2 or qwen3",
-                        "general.architecture %.*s is not supported", (int)tdm_min_i64((int64_t)arch.len, 64), arch.data);
+        return TDM_FAIL(
+            s->err, TDM_ERR_INPUT, s->where, "use a model of architecture llama (also Mistral), qwen2 or qwen3",
+            "general.architecture %.*s is not supported", (int)tdm_min_i64((int64_t)arch.len, 64), arch.data);
     snprintf(c->model_type, sizeof c->model_type, "%s", s->arch);
     return TDM_OK;
 }
@@ -79,9 +86,13 @@ static tdm_status read_shape(tdm_model_config *c, const source *s)
     TDM_TRY(st, get_int(s, "attention.key_length", false, 1, TDM_HEAD_DIM_MAX, &c->head_dim), done);
     value_dim = rope_dim = c->head_dim;
     TDM_TRY(st, get_int(s, "attention.value_length", false, 1, TDM_HEAD_DIM_MAX, &value_dim), done);
-    if (value_dim != c->head_dim) return REFUSE(s, "keys of width %" PRId64 " and values of width %" PRId64 " are not supported", c->head_dim, value_dim);
+    if (value_dim != c->head_dim)
+        return REFUSE(s, "keys of width %" PRId64 " and values of width %" PRId64 " are not supported", c->head_dim,
+                      value_dim);
     TDM_TRY(st, get_int(s, "rope.dimension_count", false, 0, INT32_MAX, &rope_dim), done);
-    if (rope_dim != c->head_dim) return REFUSE(s, "partial rotation (%" PRId64 " of %" PRId64 " dimensions) is not supported", rope_dim, c->head_dim);
+    if (rope_dim != c->head_dim)
+        return REFUSE(s, "partial rotation (%" PRId64 " of %" PRId64 " dimensions) is not supported", rope_dim,
+                      c->head_dim);
     c->vocab = tdm_gguf_array_count(s->g, "tokenizer.ggml.tokens");
     TDM_TRY(st, get_int(s, "vocab_size", c->vocab < 0, 1, TDM_VOCAB_MAX, &c->vocab), done);
     if (c->vocab < 1 || c->vocab > TDM_VOCAB_MAX) return REFUSE(s, "a vocabulary of %" PRId64 " tokens", c->vocab);
@@ -100,11 +111,14 @@ static tdm_status read_rope(tdm_model_config *c, const source *s)
     TDM_TRY(st, get_float(s, "rope.scaling.attn_factor", false, -1e6, 1e6, &attention), done);
     if (attention < 1 || attention > 1) return REFUSE(s, "rope.scaling.attn_factor %g is not supported", attention);
     c->rope_factor = 1;
-    TDM_TRY(st, get_float(s, "rope.scale_linear", false, 1e-3, 1e6, &c->rope_factor), done); /* the key before rope.scaling.* */
+    TDM_TRY(st, get_float(s, "rope.scale_linear", false, 1e-3, 1e6, &c->rope_factor),
+            done); /* the key before rope.scaling.* */
     if (tdm_gguf_str(s->g, full_key(s, "rope.scaling.type", room, sizeof room), &type)) {
-        if (str_is(type, "linear")) TDM_TRY(st, get_float(s, "rope.scaling.factor", true, 1e-3, 1e6, &c->rope_factor), done);
+        if (str_is(type, "linear"))
+            TDM_TRY(st, get_float(s, "rope.scaling.factor", true, 1e-3, 1e6, &c->rope_factor), done);
         else if (!str_is(type, "none"))
-            return REFUSE(s, "rope.scaling.type %.*s is not supported, only linear", (int)tdm_min_i64((int64_t)type.len, 64), type.data);
+            return REFUSE(s, "rope.scaling.type %.*s is not supported, only linear",
+                          (int)tdm_min_i64((int64_t)type.len, 64), type.data);
     }
     if (c->rope_factor < 1 || c->rope_factor > 1) c->rope = TDM_ROPE_LINEAR;
 done:
@@ -132,7 +146,8 @@ static tdm_status read_window(tdm_model_config *c, const source *s)
     int64_t window = 0;
     TDM_TRY(st, get_int(s, "attention.sliding_window", false, 0, INT64_MAX, &window), done);
     if (window == 0 || window >= c->context) goto done;
-    if (c->arch != TDM_ARCH_LLAMA) return REFUSE(s, "%s.attention.sliding_window: which layers have it is not written in GGUF", s->arch);
+    if (c->arch != TDM_ARCH_LLAMA)
+        return REFUSE(s, "%s.attention.sliding_window: which layers have it is not written in GGUF", s->arch);
     c->window = window;
 done:
     return st;
@@ -140,7 +155,8 @@ done:
 
 static tdm_status read_special(tdm_model_config *c, const source *s)
 {
-    static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"};
+    static const char *const ends[] = {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
+                                       "tokenizer.ggml.eom_token_id"};
     tdm_status st = TDM_OK;
     int64_t id;
     c->bos = -1;

@@ -35,7 +35,8 @@ static tdm_status make_table(tdm_model_file *f, int64_t count, tdm_error *err)
 {
     f->tensors = calloc((size_t)count + 1, sizeof *f->tensors);
     f->names = calloc((size_t)count + 1, sizeof *f->names);
-    if (!f->tensors || !f->names) return TDM_FAIL(err, TDM_ERR_OTHER, f->path, NULL, "out of memory for %" PRId64 " tensors", count);
+    if (!f->tensors || !f->names)
+        return TDM_FAIL(err, TDM_ERR_OTHER, f->path, NULL, "out of memory for %" PRId64 " tensors", count);
     return TDM_OK;
 }
 
@@ -62,8 +63,14 @@ static tdm_status list_shards(tdm_model_file *f, tdm_error *err)
         for (int64_t k = 0; k < tdm_safetensors_count(f->shards.files[i]); k++) {
             const tdm_st_tensor *s = tdm_safetensors_at(f->shards.files[i], k);
             tdm_tensor *t = &f->tensors[f->count++];
-            *t = (tdm_tensor){.name = s->name, .stored = s->name, .file = f->shards.paths[i], .type = s->type, .elem = elem_of(s->dtype),
-                              .rank = s->rank, .data = s->data, .bytes = s->bytes};
+            *t = (tdm_tensor){.name = s->name,
+                              .stored = s->name,
+                              .file = f->shards.paths[i],
+                              .type = s->type,
+                              .elem = elem_of(s->dtype),
+                              .rank = s->rank,
+                              .data = s->data,
+                              .bytes = s->bytes};
             memcpy(t->shape, s->shape, sizeof t->shape);
         }
     }
@@ -99,13 +106,16 @@ static tdm_status take_rope_factors(tdm_model_file *f, const tdm_tensor *t, tdm_
     char where[512];
     tdm_tensor_where(t, where, sizeof where);
     if (t->elem != TDM_ELEM_F32 || t->rank != 1 || t->shape[0] != f->config.head_dim / 2)
-        return TDM_FAIL(err, TDM_ERR_INPUT, where, "is the file complete?", "not %" PRId64 " values of F32", f->config.head_dim / 2);
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "is the file complete?", "not %" PRId64 " values of F32",
+                        f->config.head_dim / 2);
     if (f->config.rope != TDM_ROPE_PLAIN)
-        return TDM_FAIL(err, TDM_ERR_INPUT, where, "use the model's safetensors", "frequency factors beside linear rope scaling are not supported");
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "use the model's safetensors",
+                        "frequency factors beside linear rope scaling are not supported");
     tdm_tensor_read(t, 0, 1, f->config.rope_factors);
     for (int64_t i = 0; i < t->shape[0]; i++)
         if (!isfinite(f->config.rope_factors[i]) || f->config.rope_factors[i] <= 0)
-            return TDM_FAIL(err, TDM_ERR_INPUT, where, "is the file damaged?", "factor %" PRId64 " is %g", i, (double)f->config.rope_factors[i]);
+            return TDM_FAIL(err, TDM_ERR_INPUT, where, "is the file damaged?", "factor %" PRId64 " is %g", i,
+                            (double)f->config.rope_factors[i]);
     f->config.rope = TDM_ROPE_FACTORS;
     return TDM_OK;
 }
@@ -123,14 +133,16 @@ static tdm_status list_gguf(tdm_model_file *f, tdm_error *err)
         }
         if (!tdm_gguf_name(stored->stored, name, sizeof name)) {
             tdm_tensor_where(stored, where, sizeof where);
-            return TDM_FAIL(err, TDM_ERR_INPUT, where, "use a model without it", "a tensor that no %s model has", f->config.model_type);
+            return TDM_FAIL(err, TDM_ERR_INPUT, where, "use a model without it", "a tensor that no %s model has",
+                            f->config.model_type);
         }
         f->names[f->count] = strdup(name);
         if (!f->names[f->count]) return TDM_FAIL(err, TDM_ERR_OTHER, f->path, NULL, "out of memory");
         tdm_tensor *t = &f->tensors[f->count];
         *t = *stored;
         t->name = f->names[f->count++];
-        if (f->config.arch == TDM_ARCH_LLAMA && tdm_gguf_name_permuted(stored->stored)) t->head_dim = f->config.head_dim;
+        if (f->config.arch == TDM_ARCH_LLAMA && tdm_gguf_name_permuted(stored->stored))
+            t->head_dim = f->config.head_dim;
     }
 done:
     return st;
@@ -142,7 +154,8 @@ static tdm_status open_gguf(tdm_model_file *f, tdm_error *err)
     int64_t parts = 1;
     TDM_TRY(st, tdm_gguf_open(&f->gguf, f->path, err), done);
     if (tdm_gguf_int(f->gguf, "split.count", &parts) && parts > 1)
-        return TDM_FAIL(err, TDM_ERR_INPUT, f->path, "join the parts with llama-gguf-split --merge", "one of %" PRId64 " parts of a model", parts);
+        return TDM_FAIL(err, TDM_ERR_INPUT, f->path, "join the parts with llama-gguf-split --merge",
+                        "one of %" PRId64 " parts of a model", parts);
     TDM_TRY(st, tdm_model_config_from_gguf(&f->config, f->gguf, f->path, err), done);
     TDM_TRY(st, list_gguf(f, err), done);
 done:
@@ -155,7 +168,8 @@ static tdm_status check_names(const tdm_model_file *f, tdm_error *err)
 {
     for (int64_t i = 1; i < f->count; i++)
         if (strcmp(f->tensors[i - 1].name, f->tensors[i].name) == 0)
-            return TDM_FAIL(err, TDM_ERR_INPUT, f->tensors[i].file, "download the model again", "%.200s stands there twice", f->tensors[i].stored);
+            return TDM_FAIL(err, TDM_ERR_INPUT, f->tensors[i].file, "download the model again",
+                            "%.200s stands there twice", f->tensors[i].stored);
     return TDM_OK;
 }
 
@@ -176,8 +190,10 @@ tdm_status tdm_model_file_open(tdm_model_file **out, const char *path, tdm_error
         st = TDM_FAIL(err, TDM_ERR_OTHER, path, NULL, "out of memory");
         goto fail;
     }
-    if (ends_with(path, ".gguf")) TDM_TRY(st, open_gguf(f, err), fail);
-    else TDM_TRY(st, open_folder(f, err), fail);
+    if (ends_with(path, ".gguf"))
+        TDM_TRY(st, open_gguf(f, err), fail);
+    else
+        TDM_TRY(st, open_folder(f, err), fail);
     qsort(f->tensors, (size_t)f->count, sizeof *f->tensors, by_name);
     TDM_TRY(st, check_names(f, err), fail);
     *out = f;
@@ -193,15 +209,21 @@ static tdm_status add_random(tdm_model_file *f, const char *name, int64_t rows, 
 {
     f->names[f->count] = strdup(name);
     if (!f->names[f->count]) return TDM_FAIL(err, TDM_ERR_OTHER, f->path, NULL, "out of memory");
-    f->tensors[f->count] = (tdm_tensor){.name = f->names[f->count], .stored = f->names[f->count], .file = f->path, .type = "random", .elem = TDM_ELEM_RANDOM,
-                                        .rank = rows ? 2 : 1, .shape = {rows ? rows : cols, cols}};
+    f->tensors[f->count] = (tdm_tensor){.name = f->names[f->count],
+                                        .stored = f->names[f->count],
+                                        .file = f->path,
+                                        .type = "random",
+                                        .elem = TDM_ELEM_RANDOM,
+                                        .rank = rows ? 2 : 1,
+                                        .shape = {rows ? rows : cols, cols}};
     f->count++;
     return TDM_OK;
 }
 
 static tdm_status add_random_layer(tdm_model_file *f, int64_t layer, tdm_error *err)
 {
-    static const char *const parts[TDM_PROJ_COUNT] = {"self_attn", "self_attn", "self_attn", "self_attn", "mlp", "mlp", "mlp"};
+    static const char *const parts[TDM_PROJ_COUNT] = {"self_attn", "self_attn", "self_attn", "self_attn",
+                                                      "mlp",       "mlp",       "mlp"};
     tdm_status st = TDM_OK;
     const tdm_model_config *c = &f->config;
     char name[128];
@@ -214,7 +236,13 @@ static tdm_status add_random_layer(tdm_model_file *f, int64_t layer, tdm_error *
         snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.%s.bias", layer, parts[p], tdm_proj_names[p]);
         if (bias) TDM_TRY(st, add_random(f, name, 0, n, err), done);
     }
-    static const struct { const char *name; bool head; } norms[] = {{"input_layernorm", false}, {"post_attention_layernorm", false}, {"self_attn.q_norm", true}, {"self_attn.k_norm", true}};
+    static const struct {
+        const char *name;
+        bool head;
+    } norms[] = {{"input_layernorm", false},
+                 {"post_attention_layernorm", false},
+                 {"self_attn.q_norm", true},
+                 {"self_attn.k_norm", true}};
     for (size_t i = 0; i < TDM_COUNT(norms); i++) {
         if (norms[i].head && !c->qk_norm) continue;
         snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.weight", layer, norms[i].name);

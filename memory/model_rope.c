@@ -1,10 +1,11 @@
-/* Rotary frequencies, in f32 step by step as transformers computes them, because their last bits turn into angles at large positions. */
+/* Rotary frequencies, in f32 step by step as transformers computes them, because their last bits turn into angles at
+ * large positions. */
 #include "memory/model_config.h"
 
 #include <math.h>
 
-/* Source: transformers, modeling_rope_utils.py, _compute_llama3_parameters: long waves are slowed by the factor, short ones kept, those
- * between are mixed. */
+/* Source: transformers, modeling_rope_utils.py, _compute_llama3_parameters: long waves are slowed by the factor, short
+ * ones kept, those between are mixed. */
 static float llama3(const tdm_model_config *c, float inv_freq)
 {
     const float original = (float)c->rope_original_context, factor = (float)c->rope_factor;

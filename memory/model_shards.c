@@ -11,7 +11,8 @@ static tdm_status grow(tdm_shards *s, int64_t count, const char *where, tdm_erro
 {
     s->files = calloc((size_t)count + 1, sizeof(tdm_safetensors *));
     s->paths = calloc((size_t)count + 1, sizeof(char *));
-    if (!s->files || !s->paths) return TDM_FAIL(err, TDM_ERR_OTHER, where, NULL, "out of memory for %" PRId64 " shards", count);
+    if (!s->files || !s->paths)
+        return TDM_FAIL(err, TDM_ERR_OTHER, where, NULL, "out of memory for %" PRId64 " shards", count);
     return TDM_OK;
 }
 
@@ -28,7 +29,8 @@ static tdm_status add(tdm_shards *s, const char *path, tdm_error *err)
 static bool is_plain_name(const char *name)
 {
     const size_t n = strlen(name), suffix = strlen(".safetensors");
-    return n > suffix && n < 256 && name[0] != '.' && !strpbrk(name, "/\\") && strcmp(name + n - suffix, ".safetensors") == 0;
+    return n > suffix && n < 256 && name[0] != '.' && !strpbrk(name, "/\\") &&
+           strcmp(name + n - suffix, ".safetensors") == 0;
 }
 
 static int64_t find_path(const tdm_shards *s, const char *path)
@@ -46,10 +48,12 @@ static tdm_status open_named(tdm_shards *s, const char *folder, const json_t *ma
     const json_t *value;
     char path[4096];
     int64_t total = 0;
-    json_object_foreach((json_t *)(uintptr_t)map, tensor, value) {
+    json_object_foreach((json_t *)(uintptr_t)map, tensor, value)
+    {
         const char *name = json_string_value(value);
         if (!name || !is_plain_name(name))
-            return TDM_FAIL(err, TDM_ERR_INPUT, index, "download the model again", "%.100s is said to lie in \"%.100s\", not the name of a shard", tensor, name ? name : "?");
+            return TDM_FAIL(err, TDM_ERR_INPUT, index, "download the model again",
+                            "%.100s is said to lie in \"%.100s\", not the name of a shard", tensor, name ? name : "?");
         snprintf(path, sizeof path, "%s/%s", folder, name);
         int64_t at = find_path(s, path);
         if (at < 0) {
@@ -57,16 +61,19 @@ static tdm_status open_named(tdm_shards *s, const char *folder, const json_t *ma
             at = s->count - 1;
         }
         if (!tdm_safetensors_find(s->files[at], tensor))
-            return TDM_FAIL(err, TDM_ERR_INPUT, path, "download the model again", "%.200s is missing, the index says it lies here", tensor);
+            return TDM_FAIL(err, TDM_ERR_INPUT, path, "download the model again",
+                            "%.200s is missing, the index says it lies here", tensor);
     }
     for (int64_t i = 0; i < s->count; i++) total += tdm_safetensors_count(s->files[i]);
     if (total == (int64_t)json_object_size(map)) goto done;
     for (int64_t i = 0; i < s->count; i++) /* more than the map has: name one of them */
         for (int64_t t = 0; t < tdm_safetensors_count(s->files[i]); t++) {
-            const char *name = tdm_safetensors_at(s->files[i], t)->name, *in = json_string_value(json_object_get(map, name));
+            const char *name = tdm_safetensors_at(s->files[i], t)->name,
+                       *in = json_string_value(json_object_get(map, name));
             snprintf(path, sizeof path, "%s/%s", folder, in ? in : "");
             if (!in || strcmp(path, s->paths[i]) != 0)
-                return TDM_FAIL(err, TDM_ERR_INPUT, s->paths[i], "download the model again", "%.200s lies here, the index %s", name, in ? "says elsewhere" : "does not name it");
+                return TDM_FAIL(err, TDM_ERR_INPUT, s->paths[i], "download the model again",
+                                "%.200s lies here, the index %s", name, in ? "says elsewhere" : "does not name it");
         }
 done:
     return st;
@@ -102,9 +109,11 @@ tdm_status tdm_shards_open(tdm_shards *s, const char *folder, tdm_error *err)
         goto done;
     }
     snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
-    if (tdm_fs_is_file(path)) TDM_TRY(st, open_index(s, folder, path, err), done);
+    if (tdm_fs_is_file(path))
+        TDM_TRY(st, open_index(s, folder, path, err), done);
     else
-        st = TDM_FAIL(err, TDM_ERR_INPUT, folder, "name a model folder or a .gguf file; a pytorch_model.bin must be converted to safetensors first",
+        st = TDM_FAIL(err, TDM_ERR_INPUT, folder,
+                      "name a model folder or a .gguf file; a pytorch_model.bin must be converted to safetensors first",
                       "neither model.safetensors nor model.safetensors.index.json is there");
 done:
     return st;

@@ -24,10 +24,12 @@ static tdm_status compile(pattern *p, const char *expression, const char *where,
     int code;
     PCRE2_SIZE at;
     PCRE2_UCHAR text[128];
-    p->regex = pcre2_compile((PCRE2_SPTR)expression, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
+    p->regex = pcre2_compile((PCRE2_SPTR)expression, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C, &code,
+                             &at, NULL);
     if (p->regex) return TDM_OK;
     pcre2_get_error_message(code, text, sizeof text);
-    return TDM_FAIL(err, TDM_ERR_INPUT, where, "repair quantization_config", "regular expression %.80s: %s", expression, (char *)text);
+    return TDM_FAIL(err, TDM_ERR_INPUT, where, "repair quantization_config", "regular expression %.80s: %s", expression,
+                    (char *)text);
 }
 
 static tdm_status read_pattern(pattern *p, const char *text, tdm_pattern_rule rule, const char *where, tdm_error *err)
@@ -51,7 +53,8 @@ static tdm_status read_pattern(pattern *p, const char *text, tdm_pattern_rule ru
     return st;
 }
 
-tdm_status tdm_patterns_read(tdm_patterns **out, const json_t *list, tdm_pattern_rule rule, const char *where, tdm_error *err)
+tdm_status tdm_patterns_read(tdm_patterns **out, const json_t *list, tdm_pattern_rule rule, const char *where,
+                             tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_patterns *p = calloc(1, sizeof *p);
@@ -75,7 +78,8 @@ tdm_status tdm_patterns_read(tdm_patterns **out, const json_t *list, tdm_pattern
     for (size_t i = 0; i < json_array_size(list); i++) {
         const char *text = json_string_value(json_array_get(list, i));
         if (!text) {
-            st = TDM_FAIL(err, TDM_ERR_INPUT, where, "repair quantization_config", "a list of modules holds something that is not text");
+            st = TDM_FAIL(err, TDM_ERR_INPUT, where, "repair quantization_config",
+                          "a list of modules holds something that is not text");
             goto fail;
         }
         p->count = i + 1;
@@ -116,10 +120,12 @@ tdm_status tdm_patterns_match(const tdm_patterns *p, const char *module, const c
         if (*out || !p->items[i].regex) continue;
         pcre2_match_data *match = pcre2_match_data_create(1, NULL);
         if (!match) return TDM_FAIL(err, TDM_ERR_OTHER, where, NULL, "out of memory");
-        const int rc = pcre2_match(p->items[i].regex, (PCRE2_SPTR)module, strlen(module), 0, PCRE2_ANCHORED, match, p->limits);
+        const int rc =
+            pcre2_match(p->items[i].regex, (PCRE2_SPTR)module, strlen(module), 0, PCRE2_ANCHORED, match, p->limits);
         pcre2_match_data_free(match);
         if (rc < 0 && rc != PCRE2_ERROR_NOMATCH)
-            return TDM_FAIL(err, TDM_ERR_INPUT, where, "simplify quantization_config", "the expression %.80s takes too long to match", p->items[i].copy);
+            return TDM_FAIL(err, TDM_ERR_INPUT, where, "simplify quantization_config",
+                            "the expression %.80s takes too long to match", p->items[i].copy);
         *out = rc >= 0;
     }
     return TDM_OK;

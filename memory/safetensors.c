@@ -11,10 +11,10 @@
 enum { HEADER_MAX = 100000000 };
 
 struct tdm_safetensors {
-    tdm_file_map map;        /* empty when the bytes are lent */
-    char *where;             /* owned */
-    json_t *header;          /* owned; the tensors' names are its keys */
-    tdm_st_tensor *tensors;  /* owned; in the order of their bytes */
+    tdm_file_map map;              /* empty when the bytes are lent */
+    char *where;                   /* owned */
+    json_t *header;                /* owned; the tensors' names are its keys */
+    tdm_st_tensor *tensors;        /* owned; in the order of their bytes */
     const tdm_st_tensor **by_name; /* owned; sorted */
     int64_t count;
     const unsigned char *data; /* behind the header */
@@ -57,12 +57,14 @@ static tdm_status read_shape(const entry *e, tdm_st_tensor *t, int64_t *elements
 static tdm_status read_offsets(entry *e, tdm_error *err)
 {
     const json_t *offsets = json_object_get(e->json, "data_offsets");
-    if (!json_is_array(offsets) || json_array_size(offsets) != 2) return bad_tensor(e, err, "\"data_offsets\" is not a pair");
+    if (!json_is_array(offsets) || json_array_size(offsets) != 2)
+        return bad_tensor(e, err, "\"data_offsets\" is not a pair");
     const json_t *begin = json_array_get(offsets, 0), *end = json_array_get(offsets, 1);
     if (!json_is_integer(begin) || !json_is_integer(end) || json_integer_value(begin) < 0 ||
         json_integer_value(end) < json_integer_value(begin))
         return bad_tensor(e, err, "\"data_offsets\" does not go from a byte to a later one");
-    if ((uint64_t)json_integer_value(end) > e->f->data_bytes) return bad_tensor(e, err, "its bytes end past the end of the file");
+    if ((uint64_t)json_integer_value(end) > e->f->data_bytes)
+        return bad_tensor(e, err, "its bytes end past the end of the file");
     e->begin = (size_t)json_integer_value(begin);
     e->end = (size_t)json_integer_value(end);
     return TDM_OK;
@@ -124,8 +126,8 @@ static tdm_status read_metadata(const tdm_safetensors *f, tdm_error *err)
     json_t *value;
     if (!meta) return TDM_OK;
     if (!json_is_object(meta)) return BAD_FILE(f, "__metadata__ is not an object");
-    json_object_foreach(meta, key, value)
-        if (!json_is_string(value)) return BAD_FILE(f, "__metadata__ holds something that is not text");
+    json_object_foreach(meta, key, value) if (!json_is_string(value)) return BAD_FILE(
+        f, "__metadata__ holds something that is not text");
     return TDM_OK;
 }
 
@@ -144,7 +146,8 @@ static tdm_status read_table(tdm_safetensors *f, tdm_error *err)
         st = TDM_FAIL(err, TDM_ERR_OTHER, f->where, NULL, "out of memory for %zu tensors", room);
         goto done;
     }
-    json_object_foreach(f->header, key, value) {
+    json_object_foreach(f->header, key, value)
+    {
         if (strcmp(key, "__metadata__") == 0) continue;
         entries[n] = (entry){.name = key, .json = value, .f = f};
         if (!json_is_object(value)) {
@@ -175,7 +178,8 @@ static tdm_status parse(tdm_safetensors *f, const unsigned char *data, size_t by
 
     if (bytes < 8) return BAD_FILE(f, "%zu bytes, a header length alone takes 8", bytes);
     for (int i = 0; i < 8; i++) length |= (uint64_t)data[i] << (8 * i);
-    if (length > HEADER_MAX) return BAD_FILE(f, "a header of %" PRIu64 " bytes, at most %d are allowed", length, HEADER_MAX);
+    if (length > HEADER_MAX)
+        return BAD_FILE(f, "a header of %" PRIu64 " bytes, at most %d are allowed", length, HEADER_MAX);
     if (length > bytes - 8) return BAD_FILE(f, "a header of %" PRIu64 " bytes in a file of %zu", length, bytes);
     if (length == 0 || data[8] != '{') return BAD_FILE(f, "the header does not start with '{'");
     f->header = json_loadb((const char *)data + 8, (size_t)length, JSON_REJECT_DUPLICATES, &bad);
@@ -196,7 +200,8 @@ static tdm_status start(tdm_safetensors **f, const char *where, tdm_error *err)
     return TDM_OK;
 }
 
-tdm_status tdm_safetensors_parse(tdm_safetensors **out, const void *data, size_t bytes, const char *where, tdm_error *err)
+tdm_status tdm_safetensors_parse(tdm_safetensors **out, const void *data, size_t bytes, const char *where,
+                                 tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_safetensors *f = NULL;
@@ -249,7 +254,8 @@ const tdm_st_tensor *tdm_safetensors_at(const tdm_safetensors *f, int64_t i)
 const tdm_st_tensor *tdm_safetensors_find(const tdm_safetensors *f, const char *name)
 {
     const tdm_st_tensor key = {.name = name}, *at = &key;
-    const tdm_st_tensor *const *hit = bsearch(&at, f->by_name, (size_t)f->count, sizeof(const tdm_st_tensor *), by_name);
+    const tdm_st_tensor *const *hit =
+        bsearch(&at, f->by_name, (size_t)f->count, sizeof(const tdm_st_tensor *), by_name);
     return hit ? *hit : NULL;
 }
 

@@ -7,13 +7,27 @@
 #include <string.h>
 
 static const tdm_st_type types[] = {
-    {"F32", 32, TDM_ST_F32},       {"F16", 16, TDM_ST_F16},         {"BF16", 16, TDM_ST_BF16},
-    {"F8_E4M3", 8, TDM_ST_E4M3},   {"I32", 32, TDM_ST_I32},         {"I64", 64, TDM_ST_I64},
-    {"U8", 8, TDM_ST_U8},          {"BOOL", 8, TDM_ST_OTHER},       {"I8", 8, TDM_ST_OTHER},
-    {"I16", 16, TDM_ST_OTHER},     {"U16", 16, TDM_ST_OTHER},       {"U32", 32, TDM_ST_OTHER},
-    {"U64", 64, TDM_ST_OTHER},     {"F64", 64, TDM_ST_OTHER},       {"C64", 64, TDM_ST_OTHER},
-    {"F8_E5M2", 8, TDM_ST_OTHER},  {"F8_E8M0", 8, TDM_ST_OTHER},    {"F8_E4M3FNUZ", 8, TDM_ST_OTHER},
-    {"F8_E5M2FNUZ", 8, TDM_ST_OTHER}, {"F4", 4, TDM_ST_OTHER},      {"F6_E2M3", 6, TDM_ST_OTHER},
+    {"F32", 32, TDM_ST_F32},
+    {"F16", 16, TDM_ST_F16},
+    {"BF16", 16, TDM_ST_BF16},
+    {"F8_E4M3", 8, TDM_ST_E4M3},
+    {"I32", 32, TDM_ST_I32},
+    {"I64", 64, TDM_ST_I64},
+    {"U8", 8, TDM_ST_U8},
+    {"BOOL", 8, TDM_ST_OTHER},
+    {"I8", 8, TDM_ST_OTHER},
+    {"I16", 16, TDM_ST_OTHER},
+    {"U16", 16, TDM_ST_OTHER},
+    {"U32", 32, TDM_ST_OTHER},
+    {"U64", 64, TDM_ST_OTHER},
+    {"F64", 64, TDM_ST_OTHER},
+    {"C64", 64, TDM_ST_OTHER},
+    {"F8_E5M2", 8, TDM_ST_OTHER},
+    {"F8_E8M0", 8, TDM_ST_OTHER},
+    {"F8_E4M3FNUZ", 8, TDM_ST_OTHER},
+    {"F8_E5M2FNUZ", 8, TDM_ST_OTHER},
+    {"F4", 4, TDM_ST_OTHER},
+    {"F6_E2M3", 6, TDM_ST_OTHER},
     {"F6_E3M2", 6, TDM_ST_OTHER},
 };
 
@@ -62,24 +76,25 @@ static int add_tensor(json_t *header, const tdm_st_entry *e, size_t *at)
             json_decref(shape);
             return -1;
         }
-    json_t *tensor = json_pack("{s:s, s:o, s:[I, I]}", "dtype", tdm_st_type_of(e->dtype)->name, "shape", shape, "data_offsets",
-                               (json_int_t)*at, (json_int_t)(*at + bytes));
+    json_t *tensor = json_pack("{s:s, s:o, s:[I, I]}", "dtype", tdm_st_type_of(e->dtype)->name, "shape", shape,
+                               "data_offsets", (json_int_t)*at, (json_int_t)(*at + bytes));
     *at += bytes;
     return json_object_set_new(header, e->name, tensor);
 }
 
-static tdm_status make_header(const char *path, const tdm_st_entry *const *order, int64_t count, const char *const *metadata, char **text,
-                              size_t *bytes, tdm_error *err)
+static tdm_status make_header(const char *path, const tdm_st_entry *const *order, int64_t count,
+                              const char *const *metadata, char **text, size_t *bytes, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     size_t at = 0;
-    char *dump = NULL;        /* owned here */
+    char *dump = NULL;                            /* owned here */
     json_t *header = json_object(), *meta = NULL; /* owned here */
     bool made = header != NULL;
 
     if (metadata && metadata[0]) {
         meta = json_object();
-        for (size_t i = 0; made && metadata[i]; i += 2) made = json_object_set_new(meta, metadata[i], json_string(metadata[i + 1])) == 0;
+        for (size_t i = 0; made && metadata[i]; i += 2)
+            made = json_object_set_new(meta, metadata[i], json_string(metadata[i + 1])) == 0;
         made = made && json_object_set(header, "__metadata__", meta) == 0;
     }
     for (int64_t i = 0; made && i < count; i++) {
@@ -91,7 +106,8 @@ static tdm_status make_header(const char *path, const tdm_st_entry *const *order
     }
     dump = made ? json_dumps(header, JSON_COMPACT) : NULL;
     if (!dump) {
-        st = TDM_FAIL(err, TDM_ERR_OTHER, path, NULL, "cannot make the header: out of memory, or a name that is not UTF-8");
+        st = TDM_FAIL(err, TDM_ERR_OTHER, path, NULL,
+                      "cannot make the header: out of memory, or a name that is not UTF-8");
         goto done;
     }
     const size_t length = strlen(dump), padded = tdm_align_up(length, 8);
@@ -111,7 +127,8 @@ done:
     return st;
 }
 
-tdm_status tdm_safetensors_write(const char *path, const tdm_st_entry *entries, int64_t count, const char *const *metadata, tdm_error *err)
+tdm_status tdm_safetensors_write(const char *path, const tdm_st_entry *entries, int64_t count,
+                                 const char *const *metadata, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_file file = {.fd = -1}; /* owned here */
@@ -129,14 +146,16 @@ tdm_status tdm_safetensors_write(const char *path, const tdm_st_entry *entries, 
     TDM_TRY(st, tdm_file_create(&file, path, err), done);
     created = true;
     TDM_TRY(st, tdm_file_put(&file, header, bytes, err), done);
-    for (int64_t i = 0; i < count; i++) TDM_TRY(st, tdm_file_put(&file, order[i]->data, entry_bytes(order[i]), err), done);
+    for (int64_t i = 0; i < count; i++)
+        TDM_TRY(st, tdm_file_put(&file, order[i]->data, entry_bytes(order[i]), err), done);
     TDM_TRY(st, tdm_file_sync(&file, err), done);
 done:
     if (created) {
         const tdm_status closed = tdm_file_close(&file, err); /* a full disk may show only here */
         if (st == TDM_OK) st = closed;
     }
-    if (created && st != TDM_OK) (void)tdm_fs_remove_tree(path, NULL); /* half a file would only be met later, as a damaged one */
+    if (created && st != TDM_OK)
+        (void)tdm_fs_remove_tree(path, NULL); /* half a file would only be met later, as a damaged one */
     free(header);
     free(order);
     return st;

@@ -11,9 +11,10 @@ static const struct {
     int64_t elements;
     size_t bytes;
 } blocks[] = {
-    [TDM_ELEM_F32] = {1, 4},    [TDM_ELEM_F16] = {1, 2},    [TDM_ELEM_BF16] = {1, 2},   [TDM_ELEM_E4M3] = {1, 1},
-    [TDM_ELEM_Q4_0] = {32, 18}, [TDM_ELEM_Q4_1] = {32, 20}, [TDM_ELEM_Q5_0] = {32, 22}, [TDM_ELEM_Q5_1] = {32, 24},
-    [TDM_ELEM_Q8_0] = {32, 34}, [TDM_ELEM_Q4_K] = {256, 144}, [TDM_ELEM_Q5_K] = {256, 176}, [TDM_ELEM_Q6_K] = {256, 210},
+    [TDM_ELEM_F32] = {1, 4},      [TDM_ELEM_F16] = {1, 2},      [TDM_ELEM_BF16] = {1, 2},
+    [TDM_ELEM_E4M3] = {1, 1},     [TDM_ELEM_Q4_0] = {32, 18},   [TDM_ELEM_Q4_1] = {32, 20},
+    [TDM_ELEM_Q5_0] = {32, 22},   [TDM_ELEM_Q5_1] = {32, 24},   [TDM_ELEM_Q8_0] = {32, 34},
+    [TDM_ELEM_Q4_K] = {256, 144}, [TDM_ELEM_Q5_K] = {256, 176}, [TDM_ELEM_Q6_K] = {256, 210},
     [TDM_ELEM_RANDOM] = {1, 0},
 };
 static_assert(TDM_COUNT(blocks) == TDM_ELEM_OTHER, "one line for each readable type");
@@ -45,7 +46,10 @@ void tdm_shape_text(const int64_t *shape, int rank, char *out, size_t out_bytes)
     if (at < out_bytes) snprintf(out + at, out_bytes - at, "]");
 }
 
-void tdm_tensor_where(const tdm_tensor *t, char *out, size_t out_bytes) { snprintf(out, out_bytes, "%s: %s", t->file, t->stored); }
+void tdm_tensor_where(const tdm_tensor *t, char *out, size_t out_bytes)
+{
+    snprintf(out, out_bytes, "%s: %s", t->file, t->stored);
+}
 
 static size_t row_bytes(const tdm_tensor *t)
 {
@@ -77,8 +81,8 @@ static void read_permuted_vector(const tdm_tensor *t, float *out)
         tdm_dequantize(t->elem, t->data + (size_t)stored_row(i, t->head_dim) * step, 1, out + i);
 }
 
-/* Uniform with the standard deviation 0.02 that models are initialized with; a vector is a norm, all ones. The tensor's name and the
- * position are the counter, so a value does not depend on the order of reading. */
+/* Uniform with the standard deviation 0.02 that models are initialized with; a vector is a norm, all ones. The tensor's
+ * name and the position are the counter, so a value does not depend on the order of reading. */
 static void read_random(const tdm_tensor *t, int64_t first, int64_t count, float *out)
 {
     const int64_t cols = tdm_tensor_cols(t), n = count * cols;

@@ -13,8 +13,8 @@ tdm_status tdm_weights_bytes(const tdm_model_file *f, const tdm_weights_options 
     return st;
 }
 
-tdm_status tdm_weights_open(tdm_weights **w, const tdm_model_file *f, const tdm_weights_options *o, void *region, size_t region_bytes,
-                            tdm_error *err)
+tdm_status tdm_weights_open(tdm_weights **w, const tdm_model_file *f, const tdm_weights_options *o, void *region,
+                            size_t region_bytes, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_weights_plan plan;
@@ -23,7 +23,8 @@ tdm_status tdm_weights_open(tdm_weights **w, const tdm_model_file *f, const tdm_
     TDM_ASSERT((uintptr_t)region % 64 == 0);
     TDM_TRY(st, tdm_weights_plan_make(&plan, f, o, err), done);
     if (plan.bytes > region_bytes) {
-        st = TDM_FAIL(err, TDM_ERR_BUDGET, tdm_model_file_path(f), "raise memory.budget, or use an FP8 scheme for model.weights",
+        st = TDM_FAIL(err, TDM_ERR_BUDGET, tdm_model_file_path(f),
+                      "raise memory.budget, or use an FP8 scheme for model.weights",
                       "the weights need %zu bytes, their region has %zu", plan.bytes, region_bytes);
         goto done;
     }

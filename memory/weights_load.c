@@ -1,5 +1,5 @@
-/* A matrix passes through a buffer of 128 rows of f32, which is also the height of an FP8 block: read, checked, rounded or quantized,
- * and the pages of the file it came from dropped. */
+/* A matrix passes through a buffer of 128 rows of f32, which is also the height of an FP8 block: read, checked, rounded
+ * or quantized, and the pages of the file it came from dropped. */
 #include "memory/weights_load.h"
 
 #include <inttypes.h>
@@ -37,8 +37,9 @@ static tdm_status not_finite(const tdm_tensor *t, int64_t first_row, const float
     int64_t i = 0;
     while (i < n - 1 && isfinite(x[i])) i++;
     tdm_tensor_where(t, where, sizeof where);
-    return TDM_FAIL(err, TDM_ERR_INPUT, where, "download or convert the model again", "the value at row %" PRId64 ", column %" PRId64 " is %g",
-                    first_row + i / tdm_tensor_cols(t), i % tdm_tensor_cols(t), (double)x[i]);
+    return TDM_FAIL(err, TDM_ERR_INPUT, where, "download or convert the model again",
+                    "the value at row %" PRId64 ", column %" PRId64 " is %g", first_row + i / tdm_tensor_cols(t),
+                    i % tdm_tensor_cols(t), (double)x[i]);
 }
 
 static tdm_status read_rows(const loader *l, const tdm_tensor *t, int64_t first, int64_t count)
@@ -68,7 +69,8 @@ static tdm_status store_bf16(const loader *l, const tdm_tensor *t, int64_t first
     for (int64_t i = 0; i < n; i++) overflow |= (out[i] & 0x7f80u) == 0x7f80u;
     if (!overflow) return TDM_OK;
     tdm_tensor_where(t, where, sizeof where);
-    return TDM_FAIL(l->err, TDM_ERR_INPUT, where, "is the file damaged?", "a value from row %" PRId64 " on does not fit BF16", first);
+    return TDM_FAIL(l->err, TDM_ERR_INPUT, where, "is the file damaged?",
+                    "a value from row %" PRId64 " on does not fit BF16", first);
 }
 
 static void zero_tail(const loader *l, size_t at, size_t bytes) /* the hash covers the gaps too */
@@ -142,7 +144,8 @@ static tdm_status load_codes(const loader *l, const tdm_matrix_plan *m)
         for (int64_t i = 0; i < k; i++) nan |= (row[i] & 0x7fu) == 0x7fu;
         if (nan) {
             tdm_tensor_where(m->weight, where, sizeof where);
-            return TDM_FAIL(l->err, TDM_ERR_INPUT, where, "download or quantize the model again", "an FP8 code in row %" PRId64 " is NaN", r);
+            return TDM_FAIL(l->err, TDM_ERR_INPUT, where, "download or quantize the model again",
+                            "an FP8 code in row %" PRId64 " is NaN", r);
         }
         memcpy(out + r * k, row, bytes);
         if (r % ROWS == ROWS - 1) tdm_tensor_drop(m->weight, r + 1 - ROWS, ROWS);
@@ -156,7 +159,8 @@ static tdm_status check_scales(const loader *l, const tdm_tensor *t, const float
     for (int64_t i = 0; i < n; i++) {
         if (isfinite(scale[i]) && (scale[i] > 0 || (zero_too && scale[i] >= 0))) continue;
         tdm_tensor_where(t, where, sizeof where);
-        return TDM_FAIL(l->err, TDM_ERR_INPUT, where, "download or quantize the model again", "scale %" PRId64 " is %g", i, (double)scale[i]);
+        return TDM_FAIL(l->err, TDM_ERR_INPUT, where, "download or quantize the model again", "scale %" PRId64 " is %g",
+                        i, (double)scale[i]);
     }
     return TDM_OK;
 }
@@ -173,7 +177,8 @@ static tdm_status load_fp8(const loader *l, const tdm_matrix_plan *m)
     for (int64_t i = stored; i < m->w->scale.rows * m->w->scale.cols; i++) scale[i] = scale[0];
     if (!m->input_scale) goto done;
     tdm_tensor_read(m->input_scale, 0, 1, &m->w->input_scale);
-    TDM_TRY(st, check_scales(l, m->input_scale, &m->w->input_scale, 1, false), done); /* activations are divided by it */
+    TDM_TRY(st, check_scales(l, m->input_scale, &m->w->input_scale, 1, false),
+            done); /* activations are divided by it */
 done:
     return st;
 }
@@ -182,8 +187,10 @@ static tdm_status load_matrix(const loader *l, const tdm_matrix_plan *m)
 {
     tdm_status st = TDM_OK;
     const tdm_cview *codes = &m->w->codes, *scale = &m->w->scale;
-    if (m->stored == TDM_SCHEME_BF16) TDM_TRY(st, load_float(l, m), done);
-    else TDM_TRY(st, load_fp8(l, m), done);
+    if (m->stored == TDM_SCHEME_BF16)
+        TDM_TRY(st, load_float(l, m), done);
+    else
+        TDM_TRY(st, load_fp8(l, m), done);
     tdm_tensor_drop(m->weight, 0, tdm_tensor_rows(m->weight));
     zero_tail(l, m->codes_at, (size_t)codes->rows * (size_t)codes->cols * tdm_dtype_bytes(codes->dtype));
     if (scale->data) zero_tail(l, m->scale_at, (size_t)scale->rows * (size_t)scale->cols * sizeof(float));
@@ -197,10 +204,20 @@ static tdm_status check_tied_copy(const loader *l)
 {
     const tdm_tensor *copy = l->p->tied_copy, *embedding = l->p->matrices[0].weight;
     char where[512];
-    if (!copy || (copy->elem == embedding->elem && copy->bytes == embedding->bytes && memcmp(copy->data, embedding->data, copy->bytes) == 0))
-        return TDM_OK;
+    if (!copy) return TDM_OK;
+    bool equal = copy->elem == embedding->elem && copy->bytes == embedding->bytes;
+    for (int64_t r = 0; equal && r < tdm_tensor_rows(copy); r++) {
+        size_t bytes;
+        const unsigned char *row = tdm_tensor_row(copy, r, &bytes);
+        equal = memcmp(row, tdm_tensor_row(embedding, r, &bytes), bytes) == 0;
+        if (r % ROWS != ROWS - 1) continue;
+        tdm_tensor_drop(copy, r + 1 - ROWS, ROWS);
+        tdm_tensor_drop(embedding, r + 1 - ROWS, ROWS);
+    }
+    if (equal) return TDM_OK;
     tdm_tensor_where(copy, where, sizeof where);
-    return TDM_FAIL(l->err, TDM_ERR_INPUT, where, "set tie_word_embeddings to false in config.json if the head has weights of its own",
+    return TDM_FAIL(l->err, TDM_ERR_INPUT, where,
+                    "set tie_word_embeddings to false in config.json if the head has weights of its own",
                     "differs from %s, to which the config ties it", embedding->stored);
 }
 
@@ -222,12 +239,16 @@ tdm_status tdm_weights_load(const tdm_weights_plan *p, unsigned char *region, td
     const size_t bytes = (size_t)buffer_floats(p) * sizeof *l.buffer;
 
     l.buffer = malloc(bytes);
-    if (!l.buffer) return TDM_FAIL(err, TDM_ERR_OTHER, tdm_model_file_path(p->file), NULL, "out of memory: %zu bytes to stream weights through", bytes);
+    if (!l.buffer)
+        return TDM_FAIL(err, TDM_ERR_OTHER, tdm_model_file_path(p->file), NULL,
+                        "out of memory: %zu bytes to stream weights through", bytes);
     TDM_TRY(st, check_tied_copy(&l), done);
     for (int64_t i = 0; i < p->matrix_count; i++) TDM_TRY(st, load_matrix(&l, &p->matrices[i]), done);
-    for (int64_t i = 0; i < p->vector_count; i++) TDM_TRY(st, load_vector(&l, p->vectors[i].t, p->vectors[i].at, p->vectors[i].v->cols), done);
+    for (int64_t i = 0; i < p->vector_count; i++)
+        TDM_TRY(st, load_vector(&l, p->vectors[i].t, p->vectors[i].at, p->vectors[i].v->cols), done);
     /* A page fault maps some pages around the one that was touched, so neighbours of dropped rows came back. */
-    for (int64_t i = 0; i < p->matrix_count; i++) tdm_tensor_drop(p->matrices[i].weight, 0, tdm_tensor_rows(p->matrices[i].weight));
+    for (int64_t i = 0; i < p->matrix_count; i++)
+        tdm_tensor_drop(p->matrices[i].weight, 0, tdm_tensor_rows(p->matrices[i].weight));
 done:
     free(l.buffer);
     return st;

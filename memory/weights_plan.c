@@ -8,7 +8,8 @@
 
 enum { ALIGN = 64 };
 
-const char *const tdm_proj_names[TDM_PROJ_COUNT] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"};
+const char *const tdm_proj_names[TDM_PROJ_COUNT] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
+                                                    "gate_proj", "up_proj", "down_proj"};
 
 void tdm_proj_shape(const tdm_model_config *c, tdm_proj p, int64_t *n, int64_t *k)
 {
@@ -34,7 +35,10 @@ static size_t reserve(tdm_weights_plan *p, size_t bytes)
     return at;
 }
 
-static tdm_cview shape_of(tdm_dtype dtype, int64_t rows, int64_t cols) { return (tdm_cview){NULL, dtype, rows, cols, cols}; }
+static tdm_cview shape_of(tdm_dtype dtype, int64_t rows, int64_t cols)
+{
+    return (tdm_cview){NULL, dtype, rows, cols, cols};
+}
 
 static size_t view_bytes(const tdm_cview *v) { return (size_t)v->rows * (size_t)v->cols * tdm_dtype_bytes(v->dtype); }
 
@@ -44,7 +48,9 @@ static void shape_scale(tdm_weight *w, int64_t n, int64_t k)
     case TDM_SCHEME_BF16: return;
     case TDM_SCHEME_FP8_TENSOR: w->scale = shape_of(TDM_DTYPE_F32, 1, 1); return;
     case TDM_SCHEME_FP8_CHANNEL: w->scale = shape_of(TDM_DTYPE_F32, n, 1); return;
-    case TDM_SCHEME_FP8_BLOCK: w->scale = shape_of(TDM_DTYPE_F32, tdm_ceil_div(n, TDM_FP8_BLOCK), tdm_ceil_div(k, TDM_FP8_BLOCK)); return;
+    case TDM_SCHEME_FP8_BLOCK:
+        w->scale = shape_of(TDM_DTYPE_F32, tdm_ceil_div(n, TDM_FP8_BLOCK), tdm_ceil_div(k, TDM_FP8_BLOCK));
+        return;
     }
 }
 
@@ -57,7 +63,8 @@ static tdm_status plan_vector(tdm_weights_plan *p, tdm_cview *v, const char *nam
     return tdm_weights_source(p, name, 0, cols, &plan->t, err);
 }
 
-static tdm_status plan_matrix(tdm_weights_plan *p, tdm_weight *w, const char *module, int64_t layer, int64_t n, int64_t k, bool bias, tdm_error *err)
+static tdm_status plan_matrix(tdm_weights_plan *p, tdm_weight *w, const char *module, int64_t layer, int64_t n,
+                              int64_t k, bool bias, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     char name[256];
@@ -95,7 +102,8 @@ static tdm_status plan_projections(tdm_weights_plan *p, int64_t layer, tdm_proj 
         const bool bias = proj <= TDM_PROJ_V ? c->qkv_bias : proj == TDM_PROJ_O ? c->o_bias : c->mlp_bias;
         int64_t n, k;
         tdm_proj_shape(c, proj, &n, &k);
-        snprintf(module, sizeof module, "model.layers.%" PRId64 ".%s.%s", layer, proj <= TDM_PROJ_O ? "self_attn" : "mlp", tdm_proj_names[proj]);
+        snprintf(module, sizeof module, "model.layers.%" PRId64 ".%s.%s", layer,
+                 proj <= TDM_PROJ_O ? "self_attn" : "mlp", tdm_proj_names[proj]);
         TDM_TRY(st, plan_matrix(p, &p->w->layers[layer].proj[proj], module, layer, n, k, bias, err), done);
     }
     reserve_group(p, count);
@@ -103,7 +111,8 @@ done:
     return st;
 }
 
-static tdm_status plan_norm(tdm_weights_plan *p, int64_t layer, tdm_cview *v, const char *what, int64_t cols, tdm_error *err)
+static tdm_status plan_norm(tdm_weights_plan *p, int64_t layer, tdm_cview *v, const char *what, int64_t cols,
+                            tdm_error *err)
 {
     char name[128];
     snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.weight", layer, what);
@@ -144,7 +153,8 @@ static tdm_status start(tdm_weights_plan *p, const tdm_model_file *f, const tdm_
     return TDM_OK;
 }
 
-tdm_status tdm_weights_plan_make(tdm_weights_plan *p, const tdm_model_file *f, const tdm_weights_options *o, tdm_error *err)
+tdm_status tdm_weights_plan_make(tdm_weights_plan *p, const tdm_model_file *f, const tdm_weights_options *o,
+                                 tdm_error *err)
 {
     tdm_status st = TDM_OK;
     TDM_ASSERT(o->first_layers_bf16 >= 0 && o->last_layers_bf16 >= 0);

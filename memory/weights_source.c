@@ -18,10 +18,12 @@ static tdm_status bad_shape(const tdm_tensor *t, const int64_t *want, int rank, 
     tdm_tensor_where(t, where, sizeof where);
     tdm_shape_text(t->shape, t->rank, have, sizeof have);
     tdm_shape_text(want, rank, need, sizeof need);
-    return TDM_FAIL(err, TDM_ERR_INPUT, where, "is the config of another model?", "shape %s, the config implies %s", have, need);
+    return TDM_FAIL(err, TDM_ERR_INPUT, where, "is the config of another model?", "shape %s, the config implies %s",
+                    have, need);
 }
 
-tdm_status tdm_weights_source(tdm_weights_plan *p, const char *name, int64_t rows, int64_t cols, const tdm_tensor **out, tdm_error *err)
+tdm_status tdm_weights_source(tdm_weights_plan *p, const char *name, int64_t rows, int64_t cols, const tdm_tensor **out,
+                              tdm_error *err)
 {
     const int64_t want[2] = {rows > 0 ? rows : cols, cols};
     const int rank = rows > 0 ? 2 : 1;
@@ -29,11 +31,14 @@ tdm_status tdm_weights_source(tdm_weights_plan *p, const char *name, int64_t row
     char where[512];
     *out = t;
     if (!t)
-        return TDM_FAIL(err, TDM_ERR_INPUT, tdm_model_file_path(p->file), "is the download complete, and the config of this model?", "tensor %s is missing", name);
-    if (t->rank != rank || memcmp(t->shape, want, (size_t)rank * sizeof *want) != 0) return bad_shape(t, want, rank, err);
+        return TDM_FAIL(err, TDM_ERR_INPUT, tdm_model_file_path(p->file),
+                        "is the download complete, and the config of this model?", "tensor %s is missing", name);
+    if (t->rank != rank || memcmp(t->shape, want, (size_t)rank * sizeof *want) != 0)
+        return bad_shape(t, want, rank, err);
     if (tdm_elem_is_float(t->elem) || (t->elem == TDM_ELEM_E4M3 && rank == 2)) return TDM_OK;
     tdm_tensor_where(t, where, sizeof where);
-    return TDM_FAIL(err, TDM_ERR_INPUT, where, "use a file with F32, F16, BF16, FP8 e4m3, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K",
+    return TDM_FAIL(err, TDM_ERR_INPUT, where,
+                    "use a file with F32, F16, BF16, FP8 e4m3, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K or Q6_K",
                     "type %s is not supported", t->type);
 }
 
@@ -48,16 +53,19 @@ static bool matches_any(const char *const *list, const char *module)
 static bool stays_bf16(const tdm_weights_plan *p, const char *module, int64_t layer)
 {
     const tdm_weights_options *o = p->options;
-    return layer < 0 || layer < o->first_layers_bf16 || layer >= p->w->config.layers - o->last_layers_bf16 || matches_any(o->keep_bf16, module);
+    return layer < 0 || layer < o->first_layers_bf16 || layer >= p->w->config.layers - o->last_layers_bf16 ||
+           matches_any(o->keep_bf16, module);
 }
 
-static tdm_status scheme_of_float(tdm_weights_plan *p, tdm_matrix_plan *m, const char *module, int64_t layer, tdm_error *err)
+static tdm_status scheme_of_float(tdm_weights_plan *p, tdm_matrix_plan *m, const char *module, int64_t layer,
+                                  tdm_error *err)
 {
     const tdm_weights_options *o = p->options;
     char where[512];
     tdm_tensor_where(m->weight, where, sizeof where);
     if (m->weight->elem == TDM_ELEM_E4M3)
-        return TDM_FAIL(err, TDM_ERR_INPUT, where, "is quantization_config missing in config.json?", "FP8 codes in a checkpoint that does not say it is FP8");
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "is quantization_config missing in config.json?",
+                        "FP8 codes in a checkpoint that does not say it is FP8");
     m->w->scheme = stays_bf16(p, module, layer) ? TDM_SCHEME_BF16 : o->scheme;
     m->stored = TDM_SCHEME_BF16;
     m->w->act = m->w->scheme == TDM_SCHEME_BF16 ? TDM_ACT_NONE : o->act;
@@ -69,7 +77,8 @@ static tdm_status scheme_of_float(tdm_weights_plan *p, tdm_matrix_plan *m, const
 }
 
 /* NAME or its alias; a scale is at most a matrix and holds floats. */
-static tdm_status take_scale(tdm_weights_plan *p, const char *module, const char *name, const char *alias, const tdm_tensor **out, tdm_error *err)
+static tdm_status take_scale(tdm_weights_plan *p, const char *module, const char *name, const char *alias,
+                             const tdm_tensor **out, tdm_error *err)
 {
     char full[256], where[512];
     snprintf(full, sizeof full, "%s.%s", module, name);
@@ -79,10 +88,12 @@ static tdm_status take_scale(tdm_weights_plan *p, const char *module, const char
         *out = take(p, full);
     }
     if (!*out)
-        return TDM_FAIL(err, TDM_ERR_INPUT, tdm_model_file_path(p->file), "is the download complete?", "tensor %s.%s is missing", module, name);
+        return TDM_FAIL(err, TDM_ERR_INPUT, tdm_model_file_path(p->file), "is the download complete?",
+                        "tensor %s.%s is missing", module, name);
     if (tdm_elem_is_float((*out)->elem)) return TDM_OK;
     tdm_tensor_where(*out, where, sizeof where);
-    return TDM_FAIL(err, TDM_ERR_INPUT, where, "use a checkpoint with scales in F32 or BF16", "scales of type %s are not supported", (*out)->type);
+    return TDM_FAIL(err, TDM_ERR_INPUT, where, "use a checkpoint with scales in F32 or BF16",
+                    "scales of type %s are not supported", (*out)->type);
 }
 
 static tdm_status check_scale_shape(const tdm_tensor *t, tdm_scheme stored, int64_t rows, int64_t cols, tdm_error *err)
@@ -99,7 +110,8 @@ static tdm_status check_scale_shape(const tdm_tensor *t, tdm_scheme stored, int6
     return bad_shape(t, want, 2, err);
 }
 
-static tdm_status scheme_of_fp8(tdm_weights_plan *p, tdm_matrix_plan *m, const char *module, int64_t layer, const tdm_fp8_module *how, tdm_error *err)
+static tdm_status scheme_of_fp8(tdm_weights_plan *p, tdm_matrix_plan *m, const char *module, int64_t layer,
+                                const tdm_fp8_module *how, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const tdm_weights_options *o = p->options;
@@ -108,12 +120,16 @@ static tdm_status scheme_of_fp8(tdm_weights_plan *p, tdm_matrix_plan *m, const c
     tdm_tensor_where(t, where, sizeof where);
     if (o->scheme_given && o->scheme != how->scheme && o->scheme != how->stored)
         return TDM_FAIL(err, TDM_ERR_RECIPE, where, "leave model.weights out, or use the unquantized model",
-                        "the recipe asks for %s, the checkpoint is stored as %s", tdm_scheme_text(o->scheme), tdm_scheme_text(how->stored));
+                        "the recipe asks for %s, the checkpoint is stored as %s", tdm_scheme_text(o->scheme),
+                        tdm_scheme_text(how->stored));
     if (stays_bf16(p, module, layer))
-        return TDM_FAIL(err, TDM_ERR_RECIPE, where, "leave the module out of keep_bf16, first_layers_bf16 and last_layers_bf16, or use the unquantized model",
-                        "the recipe keeps %s in BF16, the checkpoint is stored as %s", module, tdm_scheme_text(how->stored));
+        return TDM_FAIL(
+            err, TDM_ERR_RECIPE, where,
+            "leave the module out of keep_bf16, first_layers_bf16 and last_layers_bf16, or use the unquantized model",
+            "the recipe keeps %s in BF16, the checkpoint is stored as %s", module, tdm_scheme_text(how->stored));
     if (o->act == TDM_ACT_STATIC && how->act != TDM_ACT_STATIC)
-        return TDM_FAIL(err, TDM_ERR_RECIPE, where, "use model.activations: dynamic", "the recipe asks for static activation scales, the checkpoint has none");
+        return TDM_FAIL(err, TDM_ERR_RECIPE, where, "use model.activations: dynamic",
+                        "the recipe asks for static activation scales, the checkpoint has none");
     m->stored = how->stored;
     m->w->scheme = how->scheme;
     m->w->act = o->act == TDM_ACT_NONE ? TDM_ACT_NONE : how->act; /* BF16 activations suit any weight */
@@ -128,7 +144,8 @@ done:
     return st;
 }
 
-tdm_status tdm_weights_scheme(tdm_weights_plan *p, tdm_matrix_plan *m, const char *module, int64_t layer, tdm_error *err)
+tdm_status tdm_weights_scheme(tdm_weights_plan *p, tdm_matrix_plan *m, const char *module, int64_t layer,
+                              tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_fp8_module how = {0};
@@ -141,9 +158,11 @@ tdm_status tdm_weights_scheme(tdm_weights_plan *p, tdm_matrix_plan *m, const cha
     if (how.quantized || codes) {
         tdm_tensor_where(m->weight, where, sizeof where);
         return TDM_FAIL(err, TDM_ERR_INPUT, where, "do config.json and the weights belong together?",
-                        "stored as %s, quantization_config says it is %s", m->weight->type, how.quantized ? "FP8" : "not FP8");
+                        "stored as %s, quantization_config says it is %s", m->weight->type,
+                        how.quantized ? "FP8" : "not FP8");
     }
-    m->stored = m->w->scheme = TDM_SCHEME_BF16; /* the checkpoint's author left it out; the recipe's scheme is for the others */
+    m->stored = m->w->scheme =
+        TDM_SCHEME_BF16; /* the checkpoint's author left it out; the recipe's scheme is for the others */
     m->w->act = TDM_ACT_NONE;
 done:
     return st;
@@ -155,10 +174,12 @@ static bool ends_with(const char *s, const char *suffix)
     return n >= m && strcmp(s + n - m, suffix) == 0;
 }
 
-/* Names transformers skips as well: frequencies recomputed from the config; scales of a quantized KV cache, which ours is not. */
+/* Names transformers skips as well: frequencies recomputed from the config; scales of a quantized KV cache, which ours
+ * is not. */
 static bool is_harmless(const tdm_weights_plan *p, const char *name)
 {
-    static const char *const kv[] = {".self_attn.k_scale", ".self_attn.v_scale", ".self_attn.q_scale", ".k_proj.output_scale", ".v_proj.output_scale"};
+    static const char *const kv[] = {".self_attn.k_scale", ".self_attn.v_scale", ".self_attn.q_scale",
+                                     ".k_proj.output_scale", ".v_proj.output_scale"};
     if (ends_with(name, ".rotary_emb.inv_freq")) return true;
     if (!tdm_model_file_fp8(p->file)) return false;
     for (size_t i = 0; i < TDM_COUNT(kv); i++)

@@ -1,4 +1,5 @@
-/* Any bytes as a GGUF file: an error, or metadata and tensors that can all be read, and a config or a reason why not. */
+/* Any bytes as a GGUF file: an error, or metadata and tensors that can all be read, and a config or a reason why not.
+ */
 #include "memory/gguf.h"
 #include "memory/model_config.h"
 #include "memory/tensor.h"
@@ -29,7 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
     }
     for (int64_t k = 0; k < tdm_gguf_tensor_count(g); k++) read_tensor(tdm_gguf_tensor_at(g, k));
     const int64_t n = tdm_gguf_array_count(g, "tokenizer.ggml.tokens");
-    if (n > 0 && tdm_gguf_array_str(g, "tokenizer.ggml.tokens", n - 1, &s) && s.len) TDM_ASSERT((const uint8_t *)s.data + s.len <= data + bytes);
+    if (n > 0 && tdm_gguf_array_str(g, "tokenizer.ggml.tokens", n - 1, &s) && s.len)
+        TDM_ASSERT((const uint8_t *)s.data + s.len <= data + bytes);
     (void)tdm_gguf_array_int(g, "test.ints", 1, &i);
     if (tdm_model_config_from_gguf(&c, g, "fuzz", &err) == TDM_OK) {
         float inv_freq[TDM_HEAD_DIM_MAX / 2];

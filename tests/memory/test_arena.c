@@ -1,5 +1,6 @@
 /* labels: unit
- * Objects are zeroed and aligned, the ceiling holds to the byte, a reset gives everything back, arenas do not touch one another. */
+ * Objects are zeroed and aligned, the ceiling holds to the byte, a reset gives everything back, arenas do not touch one
+ * another. */
 #include "memory/arena.h"
 
 #include <setjmp.h>

@@ -1,6 +1,6 @@
 /* labels: unit
- * The rules of GGUF, one damaged file each, built byte by byte; then every truncation and many flipped bits of a real file: an error or a
- * file that still obeys the rules, never a crash (run it under ASan). */
+ * The rules of GGUF, one damaged file each, built byte by byte; then every truncation and many flipped bits of a real
+ * file: an error or a file that still obeys the rules, never a crash (run it under ASan). */
 #include "memory/gguf.h"
 #include "testing/scratch.h"
 
@@ -68,7 +68,8 @@ static void expect(const bytes *b, const char *what)
         if (st != TDM_OK) fail_msg("%s", err.what);
         tdm_gguf_close(g);
     } else {
-        if (st != TDM_ERR_INPUT || !strstr(err.what, what)) fail_msg("\"%s\", expected something with \"%s\"", err.what, what);
+        if (st != TDM_ERR_INPUT || !strstr(err.what, what))
+            fail_msg("\"%s\", expected something with \"%s\"", err.what, what);
         assert_null(g);
     }
     free(copy);
@@ -160,7 +161,8 @@ static void broken_arrays_are_refused(void **state)
     expect(&b, NULL);
 }
 
-static void put_one(bytes *b, const char *name, uint32_t rank, const uint64_t *dims, uint32_t type, uint64_t offset, size_t data)
+static void put_one(bytes *b, const char *name, uint32_t rank, const uint64_t *dims, uint32_t type, uint64_t offset,
+                    size_t data)
 {
     put_head(b, 3, 1, 0);
     put_tensor(b, name, rank, dims, type, offset);
@@ -169,7 +171,8 @@ static void put_one(bytes *b, const char *name, uint32_t rank, const uint64_t *d
 
 static void broken_tensors_are_refused(void **state)
 {
-    static const uint64_t two[] = {32, 2}, ones[] = {1, 1, 1, 1, 1}, none[] = {0}, huge[] = {32, UINT64_C(1) << 58, 32}, negative[] = {UINT64_MAX}, odd[] = {33};
+    static const uint64_t two[] = {32, 2}, ones[] = {1, 1, 1, 1, 1}, none[] = {0}, huge[] = {32, UINT64_C(1) << 58, 32},
+                          negative[] = {UINT64_MAX}, odd[] = {33};
     char longest[65] = {0};
     bytes b;
     (void)state;
@@ -232,8 +235,10 @@ static void damaged_files_are_errors_or_still_valid(void **state)
     for (unsigned long bit = 0; bit < 8 * 4000; bit++) {
         tdm_error err = {0};
         file[bit / 8] ^= (unsigned char)(1 << bit % 8);
-        if (tdm_gguf_parse(&g, file, n, "flipped", &err) == TDM_OK) tdm_gguf_close(g);
-        else assert_string_not_equal(err.what, "");
+        if (tdm_gguf_parse(&g, file, n, "flipped", &err) == TDM_OK)
+            tdm_gguf_close(g);
+        else
+            assert_string_not_equal(err.what, "");
         file[bit / 8] ^= (unsigned char)(1 << bit % 8);
     }
     free(file);
@@ -242,8 +247,10 @@ static void damaged_files_are_errors_or_still_valid(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(broken_heads_are_refused),   cmocka_unit_test(broken_metadata_is_refused),
-        cmocka_unit_test(broken_arrays_are_refused),  cmocka_unit_test(broken_tensors_are_refused),
+        cmocka_unit_test(broken_heads_are_refused),
+        cmocka_unit_test(broken_metadata_is_refused),
+        cmocka_unit_test(broken_arrays_are_refused),
+        cmocka_unit_test(broken_tensors_are_refused),
         cmocka_unit_test(damaged_files_are_errors_or_still_valid),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

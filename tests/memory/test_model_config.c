@@ -1,6 +1,6 @@
 /* labels: unit
- * What config.json may say and what is refused, by name; defaults are those of transformers' config classes. The positive side against
- * transformers itself stands in test_model_files.c. */
+ * What config.json may say and what is refused, by name; defaults are those of transformers' config classes. The
+ * positive side against transformers itself stands in test_model_files.c. */
 #include "memory/fp8_checkpoint.h"
 #include "memory/model_config.h"
 
@@ -11,13 +11,16 @@
 #include <string.h>
 #include <cmocka.h>
 
-#define SHAPE "\"num_hidden_layers\":4,\"hidden_size\":64,\"intermediate_size\":128,\"num_attention_heads\":4,\"num_key_value_heads\":2,\"vocab_size\":100"
+#define SHAPE                                                                                                          \
+    "\"num_hidden_layers\":4,\"hidden_size\":64,\"intermediate_size\":128,\"num_attention_heads\":4,\"num_key_value_"  \
+    "heads\":2,\"vocab_size\":100"
 
 static tdm_status parse(tdm_model_config *c, const char *type, const char *more, const char *generation, tdm_error *err)
 {
     char text[4096];
     snprintf(text, sizeof text, "{\"model_type\":\"%s\"," SHAPE "%s%s}", type, *more ? "," : "", more);
-    return tdm_model_config_parse(c, text, strlen(text), generation, generation ? strlen(generation) : 0, "config.json", err);
+    return tdm_model_config_parse(c, text, strlen(text), generation, generation ? strlen(generation) : 0, "config.json",
+                                  err);
 }
 
 static void refused(const char *type, const char *more, const char *what)
@@ -25,7 +28,8 @@ static void refused(const char *type, const char *more, const char *what)
     tdm_error err = {0};
     tdm_model_config c;
     const tdm_status st = parse(&c, type, more, NULL, &err);
-    if (st != TDM_ERR_INPUT || !strstr(err.what, what)) fail_msg("%s {%s}: \"%s\", expected something with \"%s\"", type, more, err.what, what);
+    if (st != TDM_ERR_INPUT || !strstr(err.what, what))
+        fail_msg("%s {%s}: \"%s\", expected something with \"%s\"", type, more, err.what, what);
     assert_string_equal(err.where, "config.json");
 }
 
@@ -51,7 +55,10 @@ static void what_is_not_computed_is_refused_by_name(void **state)
     refused("llama", "\"rope_parameters\":{\"rope_type\":\"longrope\"}", "type longrope");
     refused("llama", "\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}", "differs between layers");
     refused("llama", "\"rope_parameters\":{\"partial_rotary_factor\":0.25}", "partial_rotary_factor");
-    refused("qwen2", "\"use_sliding_window\":true,\"layer_types\":[\"sliding_attention\",\"full_attention\",\"sliding_attention\",\"full_attention\"]", "layer_types");
+    refused("qwen2",
+            "\"use_sliding_window\":true,\"layer_types\":[\"sliding_attention\",\"full_attention\",\"sliding_"
+            "attention\",\"full_attention\"]",
+            "layer_types");
     refused("llama", "\"layer_types\":[\"full_attention\"]", "layer_types");
 }
 
@@ -65,7 +72,8 @@ static void fields_out_of_range_are_refused(void **state)
     refused("llama", "\"max_position_embeddings\":0", "max_position_embeddings");
     refused("llama", "\"rope_theta\":0", "rope_theta");
     refused("llama", "\"rope_scaling\":{\"type\":\"linear\"}", "factor is missing");
-    refused("llama", "\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":1}", "high_freq_factor");
+    refused("llama", "\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":1}",
+            "high_freq_factor");
     refused("llama", "\"rope_scaling\":[]", "not an object");
     refused("llama", "\"attention_bias\":1", "attention_bias");
     refused("llama", "\"tie_word_embeddings\":\"yes\"", "tie_word_embeddings");
@@ -74,7 +82,8 @@ static void fields_out_of_range_are_refused(void **state)
     refused("llama", "\"vocab_size\":101", "duplicate");
     tdm_error err = {0};
     tdm_model_config c;
-    const char *three = "{\"model_type\":\"llama\",\"num_hidden_layers\":4,\"hidden_size\":96,\"intermediate_size\":128,\"num_attention_heads\":4,"
+    const char *three = "{\"model_type\":\"llama\",\"num_hidden_layers\":4,\"hidden_size\":96,\"intermediate_size\":"
+                        "128,\"num_attention_heads\":4,"
                         "\"num_key_value_heads\":3,\"vocab_size\":100}";
     assert_int_equal(tdm_model_config_parse(&c, three, strlen(three), NULL, 0, "config.json", &err), TDM_ERR_INPUT);
     assert_non_null(strstr(err.what, "multiple of 3"));
@@ -86,7 +95,8 @@ static void missing_fields_have_the_defaults_of_transformers(void **state)
     tdm_model_config c = read("llama", "");
     assert_int_equal(c.context, 2048);
     assert_int_equal(c.head_dim, 16);
-    assert_true(c.rope_theta == 10000 && c.rope == TDM_ROPE_PLAIN && !c.tied_head && !c.qkv_bias && !c.o_bias && c.norm_eps == 1e-6f);
+    assert_true(c.rope_theta == 10000 && c.rope == TDM_ROPE_PLAIN && !c.tied_head && !c.qkv_bias && !c.o_bias &&
+                c.norm_eps == 1e-6f);
     assert_int_equal(c.bos, -1);
     assert_int_equal(c.eos_count, 0);
     c = read("qwen2", "");
@@ -104,13 +114,15 @@ static void missing_fields_have_the_defaults_of_transformers(void **state)
 static void windows_are_read_as_qwen_means_them(void **state)
 {
     (void)state;
-    tdm_model_config c = read("qwen2", "\"sliding_window\":8,\"max_window_layers\":2"); /* use_sliding_window is false */
+    tdm_model_config c =
+        read("qwen2", "\"sliding_window\":8,\"max_window_layers\":2"); /* use_sliding_window is false */
     assert_int_equal(c.window, 0);
     c = read("qwen2", "\"use_sliding_window\":true,\"sliding_window\":8,\"max_window_layers\":2");
     assert_true(c.window == 8 && c.window_first_layer == 2);
     c = read("qwen2", "\"use_sliding_window\":true,\"sliding_window\":8,\"max_window_layers\":4");
     assert_int_equal(c.window, 0);
-    c = read("qwen3", "\"use_sliding_window\":true,\"sliding_window\":8,\"layer_types\":[\"full_attention\",\"sliding_attention\",\"sliding_attention\",\"sliding_attention\"]");
+    c = read("qwen3", "\"use_sliding_window\":true,\"sliding_window\":8,\"layer_types\":[\"full_attention\",\"sliding_"
+                      "attention\",\"sliding_attention\",\"sliding_attention\"]");
     assert_true(c.window == 8 && c.window_first_layer == 1);
 }
 
@@ -118,12 +130,15 @@ static void both_styles_of_rope_are_read(void **state)
 {
     (void)state;
     static const char *const texts[] = {
-        "\"rope_theta\":500000.0,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,\"high_freq_factor\":4.0,\"original_max_position_embeddings\":64}",
-        "\"rope_parameters\":{\"rope_theta\":500000,\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,\"original_max_position_embeddings\":64},\"rope_scaling\":null"};
+        "\"rope_theta\":500000.0,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,"
+        "\"high_freq_factor\":4.0,\"original_max_position_embeddings\":64}",
+        "\"rope_parameters\":{\"rope_theta\":500000,\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_"
+        "factor\":4,\"original_max_position_embeddings\":64},\"rope_scaling\":null"};
     for (size_t i = 0; i < TDM_COUNT(texts); i++) {
         const tdm_model_config c = read("llama", texts[i]);
         assert_int_equal(c.rope, TDM_ROPE_LLAMA3);
-        assert_true(c.rope_theta == 500000 && c.rope_factor == 8 && c.rope_low_freq == 1 && c.rope_high_freq == 4 && c.rope_original_context == 64);
+        assert_true(c.rope_theta == 500000 && c.rope_factor == 8 && c.rope_low_freq == 1 && c.rope_high_freq == 4 &&
+                    c.rope_original_context == 64);
     }
 }
 
@@ -132,7 +147,8 @@ static void end_tokens_come_from_both_files_once(void **state)
     tdm_error err = {0};
     tdm_model_config c;
     (void)state;
-    assert_int_equal(parse(&c, "llama", "\"bos_token_id\":1,\"eos_token_id\":7", "{\"eos_token_id\":[9,7,5000]}", &err), TDM_OK);
+    assert_int_equal(parse(&c, "llama", "\"bos_token_id\":1,\"eos_token_id\":7", "{\"eos_token_id\":[9,7,5000]}", &err),
+                     TDM_OK);
     assert_int_equal(c.bos, 1);
     assert_int_equal(c.eos_count, 2); /* 5000 is outside the vocabulary: it can never be drawn */
     assert_int_equal(c.eos[0], 7);
@@ -146,12 +162,16 @@ static void quantization_refused(const char *text, const char *what)
     json_t *root = json_pack("{s:o}", "quantization_config", json_loads(text, 0, NULL));
     assert_non_null(root);
     const tdm_status st = tdm_fp8_checkpoint_read(&q, root, "config.json", &err);
-    if (st != TDM_ERR_INPUT || !strstr(err.what, what)) fail_msg("%s: \"%s\", expected something with \"%s\"", text, err.what, what);
+    if (st != TDM_ERR_INPUT || !strstr(err.what, what))
+        fail_msg("%s: \"%s\", expected something with \"%s\"", text, err.what, what);
     json_decref(root);
 }
 
-#define ARGS(strategy, dynamic) "{\"type\":\"float\",\"num_bits\":8,\"strategy\":\"" strategy "\",\"dynamic\":" dynamic "}"
-#define GROUP(weights, acts) "{\"quant_method\":\"compressed-tensors\",\"config_groups\":{\"g\":{\"targets\":[\"Linear\"],\"weights\":" weights ",\"input_activations\":" acts "}}}"
+#define ARGS(strategy, dynamic)                                                                                        \
+    "{\"type\":\"float\",\"num_bits\":8,\"strategy\":\"" strategy "\",\"dynamic\":" dynamic "}"
+#define GROUP(weights, acts)                                                                                           \
+    "{\"quant_method\":\"compressed-tensors\",\"config_groups\":{\"g\":{\"targets\":[\"Linear\"],\"weights\":" weights \
+    ",\"input_activations\":" acts "}}}"
 
 static void other_quantizations_are_refused_by_name(void **state)
 {
@@ -162,7 +182,8 @@ static void other_quantizations_are_refused_by_name(void **state)
     quantization_refused("{\"quant_method\":\"fp8\",\"weight_block_size\":[64,64]}", "weight_block_size");
     quantization_refused("{\"quant_method\":\"fp8\",\"fmt\":\"e5m2\"}", "e5m2");
     quantization_refused("{\"quant_method\":\"fp8\",\"activation_scheme\":\"sometimes\"}", "sometimes");
-    quantization_refused("{\"quant_method\":\"fp8\",\"activation_scheme\":\"static\",\"weight_block_size\":[128,128]}", "static");
+    quantization_refused("{\"quant_method\":\"fp8\",\"activation_scheme\":\"static\",\"weight_block_size\":[128,128]}",
+                         "static");
     quantization_refused("{\"quant_method\":\"fp8\",\"modules_to_not_convert\":[\"(\"]}", "regular expression");
     quantization_refused("{\"quant_method\":\"compressed-tensors\",\"format\":\"pack-quantized\"}", "pack-quantized");
     quantization_refused("{\"quant_method\":\"compressed-tensors\"}", "config_groups");
@@ -186,7 +207,9 @@ static void modules_left_out_are_found(void **state)
     tdm_error err = {0};
     tdm_fp8_checkpoint *q;
     (void)state;
-    json_t *root = json_loads("{\"quantization_config\":{\"quant_method\":\"fp8\",\"modules_to_not_convert\":[\"model.layers.1\",\"o_proj\",\"model.layers.3.*.up_proj\"]}}", 0, NULL);
+    json_t *root = json_loads("{\"quantization_config\":{\"quant_method\":\"fp8\",\"modules_to_not_convert\":[\"model."
+                              "layers.1\",\"o_proj\",\"model.layers.3.*.up_proj\"]}}",
+                              0, NULL);
     assert_int_equal(tdm_fp8_checkpoint_read(&q, root, "config.json", &err), TDM_OK);
     module_of(q, "model.layers.1.mlp.up_proj", false);
     module_of(q, "model.layers.11.mlp.up_proj", true); /* a boundary stands after the 1 */
@@ -204,8 +227,10 @@ static void an_expression_that_explodes_is_an_error(void **state)
     tdm_fp8_checkpoint *q;
     tdm_fp8_module m;
     (void)state;
-    json_t *root = json_loads("{\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"ignore\":[\"re:((m|mo|o|d|e|l|.)+)+[#$]\"],\"config_groups\":{\"g\":{"
-                              "\"weights\":" ARGS("channel", "false") "}}}}", 0, NULL);
+    json_t *root = json_loads("{\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"ignore\":[\"re:((m|"
+                              "mo|o|d|e|l|.)+)+[#$]\"],\"config_groups\":{\"g\":{"
+                              "\"weights\":" ARGS("channel", "false") "}}}}",
+                              0, NULL);
     assert_int_equal(tdm_fp8_checkpoint_read(&q, root, "config.json", &err), TDM_OK);
     assert_int_equal(tdm_fp8_checkpoint_module(q, "model.layers.1.self_attn.q_proj", &m, &err), TDM_ERR_INPUT);
     assert_non_null(strstr(err.what, "too long"));

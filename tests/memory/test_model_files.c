@@ -1,6 +1,7 @@
 /* labels: unit, golden
- * Every model file of tests/golden/data/files against what PyTorch, transformers and the gguf package say it holds: facts of the config
- * exactly, frequencies within 2 ulp (their powf is not glibc's), every dequantized tensor bit by bit through its SHA-256. */
+ * Every model file of tests/golden/data/files against what PyTorch, transformers and the gguf package say it holds:
+ * facts of the config exactly, frequencies within 2 ulp (their powf is not glibc's), every dequantized tensor bit by
+ * bit through its SHA-256. */
 #include "memory/gguf.h"
 #include "memory/hash.h"
 #include "memory/safetensors.h"
@@ -47,7 +48,8 @@ static void expect_config(const tdm_model_config *c, const json_t *want)
     tdm_rope_inv_freq(c, inv_freq);
     for (int64_t i = 0; i < c->head_dim / 2; i++) {
         const double w = json_number_value(json_array_get(freq, (size_t)i));
-        if (fabs((double)inv_freq[i] - w) > 2 * w * 0x1p-23) fail_msg("inv_freq[%d] is %.9g, want %.9g", (int)i, (double)inv_freq[i], w);
+        if (fabs((double)inv_freq[i] - w) > 2 * w * 0x1p-23)
+            fail_msg("inv_freq[%d] is %.9g, want %.9g", (int)i, (double)inv_freq[i], w);
     }
 }
 
@@ -72,7 +74,8 @@ static void expect_matrix(const json_t *values, const char *name, const tdm_weig
             tdm_sha256_put(&sha, &v, sizeof v);
         }
     tdm_sha256_hex(&sha, hex);
-    if (!text_of(values, name) || strcmp(hex, text_of(values, name)) != 0) fail_msg("%s: other values than the golden's", name);
+    if (!text_of(values, name) || strcmp(hex, text_of(values, name)) != 0)
+        fail_msg("%s: other values than the golden's", name);
     assert_int_equal((uintptr_t)w->codes.data % 64, 0);
     assert_int_equal((uintptr_t)w->scale.data % 64, 0);
     ++*seen;
@@ -110,7 +113,10 @@ static void expect_layer(const json_t *want, const tdm_weights *w, int64_t i, in
     const struct {
         const char *name;
         tdm_cview v;
-    } norms[] = {{"input_layernorm", l->norm_attn}, {"post_attention_layernorm", l->norm_ffn}, {"self_attn.q_norm", l->norm_q}, {"self_attn.k_norm", l->norm_k}};
+    } norms[] = {{"input_layernorm", l->norm_attn},
+                 {"post_attention_layernorm", l->norm_ffn},
+                 {"self_attn.q_norm", l->norm_q},
+                 {"self_attn.k_norm", l->norm_k}};
     for (size_t n = 0; n < TDM_COUNT(norms); n++) {
         snprintf(name, sizeof name, "model.layers.%d.%s.weight", (int)i, norms[n].name);
         expect_vector(values, name, norms[n].v, seen);
@@ -126,15 +132,19 @@ static void run_case(const json_t *want)
     size_t bytes;
     int seen = 0;
     const bool stored = json_is_true(json_object_get(want, "stored"));
-    const tdm_weights_options o = {.scheme = scheme_of(text_of(want, "scheme")), .scheme_given = !stored, .act = TDM_ACT_DYNAMIC,
+    const tdm_weights_options o = {.scheme = scheme_of(text_of(want, "scheme")),
+                                   .scheme_given = !stored,
+                                   .act = TDM_ACT_DYNAMIC,
                                    .pow2 = json_is_true(json_object_get(want, "pow2"))};
     snprintf(path, sizeof path, DATA "%s", text_of(want, "path"));
     print_message("         %s %s\n", path, text_of(want, "scheme"));
-    if (tdm_model_file_open(&f, path, &err) != TDM_OK || tdm_weights_bytes(f, &o, &bytes, &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
+    if (tdm_model_file_open(&f, path, &err) != TDM_OK || tdm_weights_bytes(f, &o, &bytes, &err) != TDM_OK)
+        fail_msg("%s (%s)", err.what, err.where);
     expect_config(tdm_model_file_config(f), json_object_get(want, "config"));
     const json_t *eos = json_object_get(want, "eos");
     assert_int_equal(tdm_model_file_config(f)->eos_count, json_array_size(eos));
-    for (size_t i = 0; i < json_array_size(eos); i++) assert_int_equal(tdm_model_file_config(f)->eos[i], json_integer_value(json_array_get(eos, i)));
+    for (size_t i = 0; i < json_array_size(eos); i++)
+        assert_int_equal(tdm_model_file_config(f)->eos[i], json_integer_value(json_array_get(eos, i)));
 
     unsigned char *region = aligned_alloc(64, bytes + 64), *again = aligned_alloc(64, bytes + 64);
     memset(region, 0xa5, bytes + 64);
@@ -144,8 +154,10 @@ static void run_case(const json_t *want)
     const uint64_t hash = tdm_weights_hash(w);
     const json_t *values = json_object_get(want, "values");
     expect_matrix(values, "model.embed_tokens.weight", tdm_weights_embedding(w), &seen);
-    if (!tdm_weights_config(w)->tied_head) expect_matrix(values, "lm_head.weight", tdm_weights_head(w), &seen);
-    else assert_ptr_equal(tdm_weights_head(w), tdm_weights_embedding(w));
+    if (!tdm_weights_config(w)->tied_head)
+        expect_matrix(values, "lm_head.weight", tdm_weights_head(w), &seen);
+    else
+        assert_ptr_equal(tdm_weights_head(w), tdm_weights_embedding(w));
     expect_vector(values, "model.norm.weight", tdm_weights_final_norm(w), &seen);
     for (int64_t i = 0; i < tdm_weights_config(w)->layers; i++) expect_layer(want, w, i, &seen);
     assert_int_equal(seen, json_object_size(values)); /* the golden has no tensor we left out */
@@ -215,7 +227,8 @@ static void every_quantized_type_is_read_as_gguf_py_reads_it(void **state)
         float *got = malloc(s->bytes);
         tdm_tensor_read(t, 0, tdm_tensor_rows(t), got);
         for (int64_t k = 0; k < n; k++)
-            if (memcmp(&got[k], (const char *)s->data + 4 * k, 4) != 0) fail_msg("%s[%d] is %.9g", t->name, (int)k, (double)got[k]);
+            if (memcmp(&got[k], (const char *)s->data + 4 * k, 4) != 0)
+                fail_msg("%s[%d] is %.9g", t->name, (int)k, (double)got[k]);
         free(got);
     }
     tdm_safetensors_close(want);

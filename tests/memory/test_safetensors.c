@@ -1,6 +1,6 @@
 /* labels: unit
- * The rules of the safetensors format, one damaged header each; then every truncation and many flipped bits of a real file: an error or a
- * file that still obeys the rules, never a crash (run it under ASan). */
+ * The rules of the safetensors format, one damaged header each; then every truncation and many flipped bits of a real
+ * file: an error or a file that still obeys the rules, never a crash (run it under ASan). */
 #include "memory/fs.h"
 #include "memory/safetensors.h"
 #include "testing/scratch.h"
@@ -21,8 +21,10 @@ static tdm_status parse(const char *header, size_t data_bytes, tdm_error *err)
     for (int i = 0; i < 8; i++) file[i] = (unsigned char)((uint64_t)n >> (8 * i));
     memcpy(file + 8, header, n);
     const tdm_status st = tdm_safetensors_parse(&f, file, 8 + n + data_bytes, "test", err);
-    if (st == TDM_OK) tdm_safetensors_close(f);
-    else assert_null(f);
+    if (st == TDM_OK)
+        tdm_safetensors_close(f);
+    else
+        assert_null(f);
     free(file);
     return st;
 }
@@ -56,9 +58,15 @@ static void headers_that_break_a_rule_are_refused(void **state)
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,0]}}", 0, "overflows"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,1]}}", 1, "8 dimensions"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"x\":0}}", 1, "keys beyond"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", 2, "duplicate"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", 2, "overlap"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]}}", 3, "hole"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_"
+         "offsets\":[1,2]}}",
+         2, "duplicate"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_"
+         "offsets\":[1,2]}}",
+         2, "overlap"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_"
+         "offsets\":[2,3]}}",
+         3, "hole"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", 2, "hole"},
         {"{\"__metadata__\":[]}", 0, "__metadata__"},
         {"{\"__metadata__\":{\"a\":1}}", 0, "__metadata__"},
@@ -67,7 +75,8 @@ static void headers_that_break_a_rule_are_refused(void **state)
     for (size_t i = 0; i < TDM_COUNT(bad); i++) {
         tdm_error err = {0};
         assert_int_equal(parse(bad[i].header, bad[i].data, &err), TDM_ERR_INPUT);
-        if (!strstr(err.what, bad[i].what)) fail_msg("%s: \"%s\", expected something with \"%s\"", bad[i].header, err.what, bad[i].what);
+        if (!strstr(err.what, bad[i].what))
+            fail_msg("%s: \"%s\", expected something with \"%s\"", bad[i].header, err.what, bad[i].what);
     }
 }
 
@@ -80,8 +89,12 @@ static void odd_headers_that_keep_the_rules_are_read(void **state)
         {"{}", 0},
         {"{}   ", 0},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[],\"data_offsets\":[0,4]}}", 4},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[0,0]},\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2},
-        {"{\"b\":{\"dtype\":\"C64\",\"shape\":[1],\"data_offsets\":[2,10]},\"a\":{\"dtype\":\"F4\",\"shape\":[4],\"data_offsets\":[0,2]}}", 10},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[0,7],\"data_offsets\":[0,0]},\"b\":{\"dtype\":\"U8\",\"shape\":[2],"
+         "\"data_offsets\":[0,2]}}",
+         2},
+        {"{\"b\":{\"dtype\":\"C64\",\"shape\":[1],\"data_offsets\":[2,10]},\"a\":{\"dtype\":\"F4\",\"shape\":[4],"
+         "\"data_offsets\":[0,2]}}",
+         10},
     };
     (void)state;
     for (size_t i = 0; i < TDM_COUNT(good); i++) {
@@ -184,8 +197,10 @@ static void damaged_files_are_errors_or_still_valid(void **state)
     for (unsigned long bit = 0; bit < 8 * 4000; bit += 7) {
         tdm_error err = {0};
         file[bit / 8] = (char)(file[bit / 8] ^ (1 << bit % 8));
-        if (tdm_safetensors_parse(&f, file, n, "flipped", &err) == TDM_OK) tdm_safetensors_close(f);
-        else assert_string_not_equal(err.what, "");
+        if (tdm_safetensors_parse(&f, file, n, "flipped", &err) == TDM_OK)
+            tdm_safetensors_close(f);
+        else
+            assert_string_not_equal(err.what, "");
         file[bit / 8] = (char)(file[bit / 8] ^ (1 << bit % 8));
     }
     free(file);

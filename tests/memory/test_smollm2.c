@@ -1,6 +1,7 @@
 /* labels: model
- * The real SmolLM2-135M-Instruct (Q4_1 GGUF): its facts, that it loads under every scheme without a non-finite value, and that the process
- * does not keep the file in memory. Path in TANDEM_SMOLLM2, or models/SmolLM2-135M-Instruct.Q4_1.gguf. */
+ * The real SmolLM2-135M-Instruct (Q4_1 GGUF): its facts, that it loads under every scheme without a non-finite value,
+ * and that the process does not keep the file in memory. Path in TANDEM_SMOLLM2, or
+ * models/SmolLM2-135M-Instruct.Q4_1.gguf. */
 #include "memory/gguf.h"
 #include "memory/weights.h"
 
@@ -61,14 +62,16 @@ static void it_loads_under_every_scheme(void **state)
         const tdm_weights_options o = {.scheme = (tdm_scheme)scheme, .act = TDM_ACT_DYNAMIC};
         const long before = rss_file_kb();
         const double start = tdm_now_s();
-        if (tdm_model_file_open(&f, path, &err) != TDM_OK || tdm_weights_bytes(f, &o, &bytes, &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
+        if (tdm_model_file_open(&f, path, &err) != TDM_OK || tdm_weights_bytes(f, &o, &bytes, &err) != TDM_OK)
+            fail_msg("%s (%s)", err.what, err.where);
         void *region = aligned_alloc(64, bytes);
         if (tdm_weights_open(&w, f, &o, region, bytes, &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
         const long grown = rss_file_kb() - before;
-        print_message("         scheme %d: %.1f MiB in %.2f s, %ld KiB of the file still resident\n", scheme, (double)bytes / 1048576,
-                      tdm_now_s() - start, grown);
+        print_message("         scheme %d: %.1f MiB in %.2f s, %ld KiB of the file still resident\n", scheme,
+                      (double)bytes / 1048576, tdm_now_s() - start, grown);
         assert_true(grown < 20000); /* of 96 MB: the metadata (vocabulary and merges), no tensors to speak of */
-        assert_true(bytes > (scheme == TDM_SCHEME_BF16 ? 269000000 : 162000000) && bytes < (scheme == TDM_SCHEME_BF16 ? 270000000 : 165000000));
+        assert_true(bytes > (scheme == TDM_SCHEME_BF16 ? 269000000 : 162000000) &&
+                    bytes < (scheme == TDM_SCHEME_BF16 ? 270000000 : 165000000));
         tdm_weights_close(w);
         tdm_model_file_close(f);
         free(region);

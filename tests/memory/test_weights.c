@@ -1,5 +1,6 @@
 /* labels: unit
- * What the weight store refuses, and that it names file and tensor: a one-layer model is written, then one thing about it is changed. */
+ * What the weight store refuses, and that it names file and tensor: a one-layer model is written, then one thing about
+ * it is changed. */
 #include "memory/safetensors.h"
 #include "memory/weights.h"
 #include "testing/scratch.h"
@@ -28,7 +29,8 @@ static tdm_st_entry *add(model *m, const char *name, int64_t rows, int64_t cols)
     tdm_st_entry *e = &m->t[m->count];
     float *v = m->values[m->count++];
     for (int i = 0; i < D * D; i++) v[i] = (float)((i * 37 + m->count) % 101 - 50) / 64;
-    *e = (tdm_st_entry){.name = name, .dtype = TDM_ST_F32, .rank = rows ? 2 : 1, .shape = {rows ? rows : cols, cols}, .data = v};
+    *e = (tdm_st_entry){
+        .name = name, .dtype = TDM_ST_F32, .rank = rows ? 2 : 1, .shape = {rows ? rows : cols, cols}, .data = v};
     return e;
 }
 
@@ -41,8 +43,10 @@ static model *model_new(void)
     add(m, "model.norm.weight", 0, D);
     add(m, L0 "input_layernorm.weight", 0, D);
     add(m, L0 "post_attention_layernorm.weight", 0, D);
-    static const char *const proj[] = {L0 "self_attn.q_proj.weight", L0 "self_attn.k_proj.weight", L0 "self_attn.v_proj.weight", L0 "self_attn.o_proj.weight",
-                                       L0 "mlp.gate_proj.weight", L0 "mlp.up_proj.weight", L0 "mlp.down_proj.weight"};
+    static const char *const proj[] = {L0 "self_attn.q_proj.weight", L0 "self_attn.k_proj.weight",
+                                       L0 "self_attn.v_proj.weight", L0 "self_attn.o_proj.weight",
+                                       L0 "mlp.gate_proj.weight",    L0 "mlp.up_proj.weight",
+                                       L0 "mlp.down_proj.weight"};
     for (size_t i = 0; i < TDM_COUNT(proj); i++) add(m, proj[i], i == 1 || i == 2 ? D / 2 : D, D);
     return m;
 }
@@ -68,7 +72,8 @@ static void store_fp8(model *m, const char *name, const char *scale)
     for (int i = 0; i < D; i++) values_of(m, scale)[i] = 0.5f;
 }
 
-static const tdm_weights_options channel = {.scheme = TDM_SCHEME_FP8_CHANNEL, .scheme_given = true, .act = TDM_ACT_DYNAMIC};
+static const tdm_weights_options channel = {
+    .scheme = TDM_SCHEME_FP8_CHANNEL, .scheme_given = true, .act = TDM_ACT_DYNAMIC};
 
 /* Writes the model, opens it, frees it. */
 static tdm_status load(model *m, const tdm_weights_options *o, tdm_error *err)
@@ -77,9 +82,13 @@ static tdm_status load(model *m, const tdm_weights_options *o, tdm_error *err)
     tdm_model_file *f = NULL;
     tdm_weights *w;
     size_t bytes = 0;
-    char config[2048], *dir = test_scratch_new(), *a = test_path(dir, "config.json"), *b = test_path(dir, "model.safetensors");
-    snprintf(config, sizeof config, "{\"model_type\":\"llama\",\"num_hidden_layers\":1,\"hidden_size\":32,\"intermediate_size\":32,\"num_attention_heads\":2,"
-             "\"num_key_value_heads\":1,\"vocab_size\":32%s%s}", *m->more ? "," : "", m->more);
+    char config[2048], *dir = test_scratch_new(), *a = test_path(dir, "config.json"),
+                       *b = test_path(dir, "model.safetensors");
+    snprintf(config, sizeof config,
+             "{\"model_type\":\"llama\",\"num_hidden_layers\":1,\"hidden_size\":32,\"intermediate_size\":32,\"num_"
+             "attention_heads\":2,"
+             "\"num_key_value_heads\":1,\"vocab_size\":32%s%s}",
+             *m->more ? "," : "", m->more);
     test_file_put(a, config);
     if (tdm_safetensors_write(b, m->t, m->count, NULL, &saved) != TDM_OK) fail_msg("%s", saved.what);
     tdm_status st = tdm_model_file_open(&f, dir, err);
@@ -87,8 +96,10 @@ static tdm_status load(model *m, const tdm_weights_options *o, tdm_error *err)
     if (st == TDM_OK) {
         void *region = aligned_alloc(64, bytes);
         st = tdm_weights_open(&w, f, o, region, bytes, err);
-        if (st == TDM_OK) tdm_weights_close(w);
-        else assert_null(w);
+        if (st == TDM_OK)
+            tdm_weights_close(w);
+        else
+            assert_null(w);
         free(region);
     }
     tdm_model_file_close(f);
@@ -103,8 +114,10 @@ static void refused(model *m, const tdm_weights_options *o, tdm_status status, c
 {
     tdm_error err = {0};
     const tdm_status st = load(m, o, &err);
-    if (st != status || !strstr(err.what, what)) fail_msg("status %d \"%s\", expected %d and something with \"%s\"", st, err.what, status, what);
-    if (!strstr(err.where, tensor) && !strstr(err.what, tensor)) fail_msg("\"%s\" (%s) does not name %s", err.what, err.where, tensor);
+    if (st != status || !strstr(err.what, what))
+        fail_msg("status %d \"%s\", expected %d and something with \"%s\"", st, err.what, status, what);
+    if (!strstr(err.where, tensor) && !strstr(err.what, tensor))
+        fail_msg("\"%s\" (%s) does not name %s", err.what, err.where, tensor);
 }
 
 static void the_model_itself_loads(void **state)
@@ -129,7 +142,8 @@ static void a_missing_extra_or_misshapen_tensor_is_named(void **state)
         m->t[i].shape[0] -= 1;
         refused(m, &channel, TDM_ERR_INPUT, "the config implies", name);
     }
-    static const char *const extra[] = {L0 "self_attn.q_proj.bias", "model.layers.1.mlp.up_proj.weight", L0 "mlp.up_proj.weight_scale", "v_head.weight"};
+    static const char *const extra[] = {L0 "self_attn.q_proj.bias", "model.layers.1.mlp.up_proj.weight",
+                                        L0 "mlp.up_proj.weight_scale", "v_head.weight"};
     for (size_t i = 0; i < TDM_COUNT(extra); i++) {
         model *m = model_new();
         add(m, extra[i], 0, D);
@@ -145,13 +159,15 @@ static void values_that_are_no_numbers_are_refused(void **state)
     static const float bad[] = {NAN, INFINITY, -INFINITY, 3.4e38f};
     (void)state;
     for (size_t k = 0; k < 3 * TDM_COUNT(bad); k++) {
-        static const char *const names[] = {"model.norm.weight", "model.embed_tokens.weight", L0 "mlp.down_proj.weight"};
+        static const char *const names[] = {"model.norm.weight", "model.embed_tokens.weight",
+                                            L0 "mlp.down_proj.weight"};
         if (k / TDM_COUNT(bad) == 2 && k % TDM_COUNT(bad) == 3) continue; /* large but finite: FP8 with a large scale */
         for (int scheme = TDM_SCHEME_BF16; scheme <= TDM_SCHEME_FP8_BLOCK; scheme++) {
             model *m = model_new();
             const tdm_weights_options o = {.scheme = (tdm_scheme)scheme, .act = TDM_ACT_DYNAMIC};
             values_of(m, names[k / TDM_COUNT(bad)])[17] = bad[k % TDM_COUNT(bad)];
-            refused(m, &o, TDM_ERR_INPUT, k % TDM_COUNT(bad) == 3 ? "does not fit BF16" : "column 17", names[k / TDM_COUNT(bad)]);
+            refused(m, &o, TDM_ERR_INPUT, k % TDM_COUNT(bad) == 3 ? "does not fit BF16" : "column 17",
+                    names[k / TDM_COUNT(bad)]);
         }
     }
 }
@@ -178,9 +194,11 @@ static void a_head_beside_a_tied_embedding_must_be_equal(void **state)
     if (load(m, &channel, &err) != TDM_OK) fail_msg("%s", err.what);
 }
 
-static const char quantized_q[] = "\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"config_groups\":{\"g\":{\"targets\":[\"re:.*q_proj\"],"
-                                  "\"weights\":{\"type\":\"float\",\"num_bits\":8,\"strategy\":\"channel\"},"
-                                  "\"input_activations\":{\"type\":\"float\",\"num_bits\":8,\"strategy\":\"token\",\"dynamic\":true}}}}";
+static const char quantized_q[] =
+    "\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"config_groups\":{\"g\":{\"targets\":[\"re:.*q_"
+    "proj\"],"
+    "\"weights\":{\"type\":\"float\",\"num_bits\":8,\"strategy\":\"channel\"},"
+    "\"input_activations\":{\"type\":\"float\",\"num_bits\":8,\"strategy\":\"token\",\"dynamic\":true}}}}";
 #define Q L0 "self_attn.q_proj.weight"
 
 static model *fp8_model(void)
@@ -258,17 +276,21 @@ static void damaged_shard_indexes_are_refused(void **state)
         {"[", "line 1"},
     };
     const float one = 1;
-    const tdm_st_entry entries[] = {{.name = "a", .rank = 1, .shape = {1}, .data = &one}, {.name = "c", .rank = 1, .shape = {1}, .data = &one}};
+    const tdm_st_entry entries[] = {{.name = "a", .rank = 1, .shape = {1}, .data = &one},
+                                    {.name = "c", .rank = 1, .shape = {1}, .data = &one}};
     (void)state;
     for (size_t i = 0; i < TDM_COUNT(bad); i++) {
         tdm_error err = {0};
         tdm_model_file *f;
-        char *dir = test_scratch_new(), *a = test_path(dir, "config.json"), *b = test_path(dir, "model.safetensors.index.json"), *c = test_path(dir, "x.safetensors");
-        test_file_put(a, "{\"model_type\":\"llama\",\"num_hidden_layers\":1,\"hidden_size\":32,\"intermediate_size\":32,\"num_attention_heads\":2,\"vocab_size\":32}");
+        char *dir = test_scratch_new(), *a = test_path(dir, "config.json"),
+             *b = test_path(dir, "model.safetensors.index.json"), *c = test_path(dir, "x.safetensors");
+        test_file_put(a, "{\"model_type\":\"llama\",\"num_hidden_layers\":1,\"hidden_size\":32,\"intermediate_size\":"
+                         "32,\"num_attention_heads\":2,\"vocab_size\":32}");
         test_file_put(b, bad[i].index);
         assert_int_equal(tdm_safetensors_write(c, entries, 2, NULL, &err), TDM_OK);
         assert_int_equal(tdm_model_file_open(&f, dir, &err), TDM_ERR_INPUT);
-        if (!strstr(err.what, bad[i].what)) fail_msg("%s: \"%s\", expected something with \"%s\"", bad[i].index, err.what, bad[i].what);
+        if (!strstr(err.what, bad[i].what))
+            fail_msg("%s: \"%s\", expected something with \"%s\"", bad[i].index, err.what, bad[i].what);
         free(a);
         free(b);
         free(c);
@@ -279,7 +301,8 @@ static void damaged_shard_indexes_are_refused(void **state)
 static void layers_and_modules_can_stay_bf16(void **state)
 {
     static const char *const keep[] = {"mlp.down_proj", NULL};
-    const tdm_weights_options o = {.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC, .first_layers_bf16 = 1, .keep_bf16 = keep};
+    const tdm_weights_options o = {
+        .scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC, .first_layers_bf16 = 1, .keep_bf16 = keep};
     tdm_error err = {0};
     tdm_model_file *f;
     tdm_weights *w;
@@ -291,7 +314,8 @@ static void layers_and_modules_can_stay_bf16(void **state)
     assert_int_equal(tdm_weights_open(&w, f, &o, region, bytes, &err), TDM_OK);
     for (int p = 0; p < TDM_PROJ_COUNT; p++) {
         assert_int_equal(tdm_weights_layer(w, 0)->proj[p].scheme, TDM_SCHEME_BF16);
-        assert_int_equal(tdm_weights_layer(w, 1)->proj[p].scheme, p == TDM_PROJ_DOWN ? TDM_SCHEME_BF16 : TDM_SCHEME_FP8_CHANNEL);
+        assert_int_equal(tdm_weights_layer(w, 1)->proj[p].scheme,
+                         p == TDM_PROJ_DOWN ? TDM_SCHEME_BF16 : TDM_SCHEME_FP8_CHANNEL);
     }
     tdm_weights_close(w);
     assert_int_equal(tdm_weights_open(&w, f, &o, region, bytes - 1, &err), TDM_ERR_BUDGET);
@@ -328,7 +352,8 @@ static bool loads(const char *path, const char *bytes, size_t n)
 static void damaged_models_end_in_an_error(void **state)
 {
     unsigned long n;
-    char *file = test_file_get("tests/golden/data/files/qwen3.gguf", &n), *dir = test_scratch_new(), *path = test_path(dir, "a.gguf");
+    char *file = test_file_get("tests/golden/data/files/qwen3.gguf", &n), *dir = test_scratch_new(),
+         *path = test_path(dir, "a.gguf");
     (void)state;
     assert_true(loads(path, file, n));
     for (unsigned long cut = 1; cut < n; cut += 499) assert_false(loads(path, file, cut));
