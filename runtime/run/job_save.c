@@ -178,6 +178,8 @@ static tdm_status resume_from(tdm_job *j, const char *path, tdm_error *err)
     j->skipped = json_integer_value(json_object_get(c.state.counters, "skipped"));
     j->step = j->saved_step = c.state.step;
     j->data_position = c.state.data_position;
+    /* later ones would pass for the newest of the run that begins here */
+    TDM_TRY(st, tdm_checkpoint_set_aside(j->checkpoints, j->step, err), done);
 done:
     tdm_checkpoint_close(&c);
     return st;

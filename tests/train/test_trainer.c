@@ -78,8 +78,8 @@ static float *gradient(const config *c, int64_t *n, double *loss)
     tiny_adapter(&adapter, &m, 4);
     uint16_t *start = adapter.param;
     void *region = aligned_alloc(64, tdm_align_up(tdm_optimizer_bytes(adapter.count, TDM_OPTIMIZER_SGD), 64));
-    const tdm_optimizer_config config = {.kind = TDM_OPTIMIZER_SGD, .lr = 1.0};
-    tdm_optimizer_init(&opt, &config, m.be, m.stream, &adapter, region);
+    const tdm_optimizer_config sgd = {.kind = TDM_OPTIMIZER_SGD, .lr = 1.0};
+    tdm_optimizer_init(&opt, &sgd, m.be, m.stream, &adapter, region);
     memcpy(adapter.param, start, (size_t)adapter.count * sizeof *start);
     const tdm_trainer_spec spec = {.micro_tokens = c->micro_tokens, .sequences = 8, .context = LONGEST, .head_rows = 7, .rank = 4, .checkpointing = c->checkpointing};
     trainer_open(&o, &m, &spec);
