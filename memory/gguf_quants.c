@@ -195,5 +195,5 @@ void tdm_dequantize(tdm_elem elem, const unsigned char *data, int64_t n, float *
     case TDM_ELEM_RANDOM:
     case TDM_ELEM_OTHER: break;
     }
-    TDM_ASSERT(!"a type that can be read");
+    TDM_ASSERT(false && "a type that can be read");
 }

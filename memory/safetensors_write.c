@@ -42,7 +42,7 @@ const tdm_st_type *tdm_st_type_of(tdm_st_dtype dtype)
 {
     for (size_t i = 0; i < TDM_COUNT(types); i++)
         if (types[i].dtype == dtype && dtype != TDM_ST_OTHER) return &types[i];
-    TDM_ASSERT(!"a dtype that can be written");
+    TDM_ASSERT(false && "a dtype that can be written");
     return NULL;
 }
 

@@ -24,7 +24,7 @@ void tdm_proj_shape(const tdm_model_config *c, tdm_proj p, int64_t *n, int64_t *
     case TDM_PROJ_UP: *n = c->ffn; return;
     case TDM_PROJ_COUNT: break;
     }
-    TDM_ASSERT(!"one of the seven projections");
+    TDM_ASSERT(false && "one of the seven projections");
 }
 
 /* The next `bytes` of the region. Dimensions are bounded where the config is read, so sums stay far inside size_t. */
