@@ -73,7 +73,7 @@ typedef struct tdm_recipe_reward {
     const char *python;      /* file.py:function */
     tdm_strings command;     /* argv */
     const char *plugin;      /* file.so */
-    const char *python_interpreter; /* python */
+    const char *interpreter; /* python: "python3" */
     double timeout_s;        /* python, command: for one batch, and for a worker to start */
     tdm_on_error on_error;
     int64_t workers;         /* processes a batch is divided among */
@@ -168,7 +168,7 @@ tdm_status tdm_recipe_write(const tdm_recipe *r, const char *path, tdm_error *er
 /* For --resume: TDM_ERR_RECIPE naming the first key of `now` whose value changed in a way that matters since `then`.
  * Free to change: where things lie and how often they are written (output, checkpoint, log, data.eval, model.path: the base is
  * known by its hash), what does not change a result (memory but for kv's dtype, threads, rollout.max_sequences,
- * train.checkpointing, train.micro_tokens but for bnpo, a reward's timeout_s, workers, on_error, python_interpreter), and
+ * train.checkpointing, train.micro_tokens but for bnpo, a reward's timeout_s, workers, on_error, interpreter), and
  * train.steps while the schedule is constant. */
 tdm_status tdm_recipe_compare(const tdm_recipe *then, const tdm_recipe *now, tdm_error *err);
 

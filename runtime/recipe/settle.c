@@ -1,0 +1,113 @@
+/* Rules across keys. Each error stands at the key a person would change, and says why the combination cannot be. */
+#include "runtime/recipe/schema.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define REFUSE(key, hint, ...) TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(r, (key), (char[TDM_RECIPE_WHERE]){0}), (hint), __VA_ARGS__)
+
+static tdm_status check_model(const tdm_recipe *r, tdm_error *err)
+{
+    const tdm_recipe_model *m = &r->model;
+    if (!m->path[0]) return REFUSE("model.path", "give a model folder or a .gguf file", "model.path is missing");
+    if (m->activations == TDM_ACT_STATIC && (m->weights == TDM_SCHEME_FP8_CHANNEL || m->weights == TDM_SCHEME_FP8_BLOCK))
+        return REFUSE("model.activations", "use model.weights: fp8_tensor, or activations: dynamic",
+                      "model.activations: static needs one scale for each tensor, and model.weights has more");
+    return TDM_OK;
+}
+
+/* Design section 1, promise 3: the same log-probability in both engines, whatever the batch around a sequence. */
+static tdm_status check_exact(const tdm_recipe *r, tdm_error *err)
+{
+    if (r->numerics != TDM_NUMERICS_EXACT) return TDM_OK;
+    if (r->model.weights == TDM_SCHEME_FP8_TENSOR && r->model.activations == TDM_ACT_DYNAMIC)
+        return REFUSE("numerics", "use model.weights: fp8_channel, activations: static or none, or numerics: fast",
+                      "numerics: exact cannot hold with fp8_tensor and dynamic activations: their one scale depends on the batch");
+    if (r->train.algorithm == TDM_ALGORITHM_GRPO && r->adapter.dropout > 0)
+        return REFUSE(tdm_recipe_given(r, "adapter.dropout") ? "adapter.dropout" : "numerics", "use adapter.dropout: 0, or numerics: fast",
+                      "numerics: exact cannot hold with adapter.dropout %g: the trainer would drop what the sampler used", r->adapter.dropout);
+    return TDM_OK;
+}
+
+static tdm_status check_sources(const tdm_recipe *r, tdm_error *err)
+{
+    if (r->train.algorithm == TDM_ALGORITHM_SFT) {
+        if (!r->data.train[0]) return REFUSE("data.train", "give a JSONL file of messages, or of prompt and completion", "train.algorithm: sft needs data.train");
+        if (r->rollout.replay[0]) return REFUSE("rollout.replay", "remove it, or use train.algorithm: grpo", "train.algorithm: sft replays no rollouts");
+        return TDM_OK;
+    }
+    if (r->rollout.replay[0]) return TDM_OK; /* prompts, completions and rewards are all in the file */
+    if (!r->data.train[0]) return REFUSE("data.train", "give a JSONL file, or rollout.replay", "data.train is missing");
+    if (!r->reward_count) return REFUSE("reward", "add one, as in reward: [{type: number, answer: \"{answer}\"}]", "no reward to learn from");
+    return TDM_OK;
+}
+
+static tdm_status check_rollout(const tdm_recipe *r, tdm_error *err)
+{
+    if (r->train.algorithm != TDM_ALGORITHM_GRPO || r->rollout.replay[0]) return TDM_OK;
+    if (r->rollout.generations < 2)
+        return REFUSE("rollout.generations", "use 2 or more", "rollout.generations is 1: a completion has nothing to be better than");
+    if (r->rollout.temperature == 0)
+        return REFUSE("rollout.temperature", "use a temperature above 0", "rollout.temperature is 0: every completion of a prompt would be the same");
+    if (r->train.minibatches > r->rollout.prompts_per_step * r->rollout.generations)
+        return REFUSE("train.minibatches", "use fewer minibatches", "train.minibatches is %lld, a step has %lld completions",
+                      (long long)r->train.minibatches, (long long)(r->rollout.prompts_per_step * r->rollout.generations));
+    return TDM_OK;
+}
+
+static tdm_status check_train(const tdm_recipe *r, tdm_error *err)
+{
+    const tdm_recipe_train *t = &r->train;
+    if (t->warmup_steps > t->steps)
+        return REFUSE("train.warmup_steps", "warm up for fewer steps", "train.warmup_steps is %lld, train.steps is %lld",
+                      (long long)t->warmup_steps, (long long)t->steps);
+    if (t->algorithm == TDM_ALGORITHM_SFT && t->minibatches > t->batch_size)
+        return REFUSE("train.minibatches", "use fewer minibatches", "train.minibatches is %lld, train.batch_size is %lld",
+                      (long long)t->minibatches, (long long)t->batch_size);
+    return TDM_OK;
+}
+
+/* gspo is the paper's name for the grpo loss over sequence ratios (arXiv:2507.18071). */
+static tdm_status settle_loss(tdm_recipe *r, tdm_error *err)
+{
+    if ((int)r->train.loss <= (int)TDM_LOSS_DAPO) return TDM_OK;
+    if (tdm_recipe_given(r, "train.importance.level") && r->train.importance.level != TDM_RATIO_SEQUENCE)
+        return REFUSE("train.importance.level", "remove the level, or use loss: grpo", "train.loss: gspo is over sequences, importance.level is token");
+    r->train.loss = TDM_LOSS_GRPO;
+    r->train.importance.level = TDM_RATIO_SEQUENCE;
+    return TDM_OK;
+}
+
+/* configs/gsm8k.yaml runs in runs/gsm8k. */
+static tdm_status settle_output(tdm_recipe *r, tdm_error *err)
+{
+    if (r->output[0]) return TDM_OK;
+    const char *name = r->store->file.name, *slash = strrchr(name, '/');
+    if (slash) name = slash + 1;
+    const char *dot = strrchr(name, '.');
+    const size_t len = dot && dot > name ? (size_t)(dot - name) : strlen(name);
+    r->output = tdm_pool_print(&r->store->pool, "runs/%.*s", (int)len, len ? name : "recipe");
+    return r->output ? TDM_OK : TDM_FAIL(err, TDM_ERR_OTHER, name, "free some memory", "out of memory while reading the recipe");
+}
+
+tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    TDM_TRY(st, settle_loss(r, err), done);
+    TDM_TRY(st, settle_output(r, err), done);
+    TDM_TRY(st, tdm_recipe_settle_rewards(r, err), done);
+    TDM_TRY(st, check_model(r, err), done);
+    TDM_TRY(st, check_exact(r, err), done);
+    TDM_TRY(st, check_sources(r, err), done);
+    TDM_TRY(st, check_rollout(r, err), done);
+    TDM_TRY(st, check_train(r, err), done);
+done:
+    return st;
+}
+
+tdm_status tdm_recipe_check_cpu(const tdm_recipe *r, tdm_error *err)
+{
+    if (r->memory.offload != TDM_OFFLOAD_NONE)
+        return REFUSE("memory.offload", "use memory.offload: none", "memory.offload moves bytes from a device to the host, and the CPU backend has only the host");
+    return TDM_OK;
+}

@@ -1,0 +1,451 @@
+/* labels: unit
+ *
+ * Recipes a person gets wrong, each with the exact line it earns; the resolved recipe reads back to itself; overrides; what a
+ * resume may change. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "runtime/recipe/schema.h"
+
+#define OK "model: {path: m}\ndata: {train: t.jsonl}\nreward: [{type: number}]\n" /* three lines: the shortest recipe */
+#define OVERRIDES_MAX 4
+
+static tdm_status parse(const char *text, tdm_recipe **r, tdm_error *err)
+{
+    *err = (tdm_error){0};
+    return tdm_recipe_parse(r, text, strlen(text), "a.yaml", NULL, 0, err);
+}
+
+static tdm_recipe *must_parse(const char *text, const char *const *overrides)
+{
+    tdm_error err = {0};
+    tdm_recipe *r = NULL;
+    int count = 0;
+    while (overrides && overrides[count]) count++;
+    if (tdm_recipe_parse(&r, text, strlen(text), "a.yaml", overrides, count, &err) != TDM_OK) {
+        tdm_error_print(&err);
+        fail();
+    }
+    return r;
+}
+
+static void expect_line(const tdm_error *err, const char *want)
+{
+    char line[1100];
+    snprintf(line, sizeof line, "%s%s%s%s%s%s", err->what, err->where[0] ? " (" : "", err->where, err->where[0] ? ")" : "",
+             err->hint[0] ? ": " : "", err->hint);
+    assert_string_equal(line, want);
+    assert_int_equal(err->status, TDM_ERR_RECIPE);
+}
+
+static const struct { const char *text, *line; } broken[] = {
+    {"", "nothing in it (a.yaml): start from a recipe in configs/"},
+    {"# only a comment\n", "nothing in it (a.yaml): start from a recipe in configs/"},
+    {"hello\n", "a recipe wants keys, found hello (a.yaml:1:1): write its keys below it, indented"},
+    {"- 1\n", "a recipe wants keys, found a list (a.yaml:1:1): write its keys below it, indented"},
+    {OK "rollout:\n  temprature: 1\n", "unknown key \"temprature\" in rollout (a.yaml:5:3): did you mean \"temperature\"?"},
+    {OK "rolout: {}\n", "unknown key \"rolout\" (a.yaml:4:1): did you mean \"rollout\"?"},
+    {OK "rewards: []\n", "unknown key \"rewards\" (a.yaml:4:1): did you mean \"reward\"?"},
+    {OK "rollout: {learning_rate_of_the_model: 1}\n",
+     "unknown key \"learning_rate_of_the_model\" in rollout (a.yaml:4:11): keys here: prompts_per_step, generations, max_new_tokens, "
+     "temperature, top_p, top_k, min_p, repetition_penalty, stop, stop_token_ids, replay, max_sequences"},
+    {OK "data: {}\n", "key data stands here twice (a.yaml:4:1): the first is on line 2; keep one"},
+    {OK "train: {lr: 1, lr: 2}\n", "key lr stands here twice (a.yaml:4:16): the first is on line 4; keep one"},
+    {OK "memory: {max_grad_norm: 1}\n", "unknown key \"max_grad_norm\" in memory (a.yaml:4:10): it belongs to train"},
+    {OK "train: {importance: {levl: token}}\n", "unknown key \"levl\" in train.importance (a.yaml:4:22): did you mean \"level\"?"},
+    {OK "rollout: {temperature: hot}\n", "rollout.temperature wants a number, found hot (a.yaml:4:24): write digits, as in 0.5 or 1e-5"},
+    {OK "rollout: {temperature: \"0.5\"}\n", "rollout.temperature wants a number, found \"0.5\" (a.yaml:4:24): remove the quotes"},
+    {OK "rollout: {temperature: -1}\n", "rollout.temperature is -1, the range is 0 to 100 (a.yaml:4:24): the default is 1.0"},
+    {OK "rollout: {temperature: .inf}\n", "rollout.temperature wants a number, found .inf (a.yaml:4:24): write digits, as in 0.5 or 1e-5"},
+    {OK "rollout: {temperature: [1]}\n", "rollout.temperature wants a number, found a list (a.yaml:4:24): write digits, as in 0.5 or 1e-5"},
+    {OK "rollout: {top_p: 0}\n", "rollout.top_p is 0, the range is above 0 up to 1 (a.yaml:4:18): the default is 1.0"},
+    {OK "adapter: {dropout: 1}\n", "adapter.dropout is 1, the range is 0 to below 1 (a.yaml:4:20): the default is 0.0"},
+    {OK "adapter: {rank: 8.0}\n", "adapter.rank wants a whole number, found 8.0 (a.yaml:4:17): write digits only, without leading zeros"},
+    {OK "adapter: {rank: 010}\n", "adapter.rank wants a whole number, found 010 (a.yaml:4:17): write digits only, without leading zeros"},
+    {OK "adapter: {rank: }\n", "adapter.rank wants a whole number, found nothing (a.yaml:4:17): write digits only, without leading zeros"},
+    {OK "seed: -1\n", "seed is -1, the range is 0 or more (a.yaml:4:7): the default is 1"},
+    {OK "seed: 99999999999999999999\n", "seed wants a whole number, found 99999999999999999999 (a.yaml:4:7): write digits only, without leading zeros"},
+    {OK "log: {report: 1}\n", "log.report wants true or false, found 1 (a.yaml:4:15): write it without quotes"},
+    {OK "log: 5\n", "log wants keys, found 5 (a.yaml:4:6): write its keys below it, indented"},
+    {OK "numerics: exakt\n", "numerics is exakt, not one of fast, exact (a.yaml:4:11): did you mean \"exact\"?"},
+    {OK "numerics: [fast]\n", "numerics wants one of fast, exact, found a list (a.yaml:4:11): write one of these words"},
+    {OK "train: {algorithm: ppo}\n", "train.algorithm is ppo, not one of grpo, sft (a.yaml:4:20): did you mean \"grpo\"?"},
+    {OK "adapter: {targets: [q_proj, kproj]}\n",
+     "adapter.targets is kproj, not one of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj (a.yaml:4:29): did you mean \"k_proj\"?"},
+    {OK "adapter: {targets: []}\n", "adapter.targets wants at least one projection, found a list (a.yaml:4:20): an adapter on nothing learns nothing"},
+    {OK "rollout: {stop: a}\n", "rollout.stop wants a list of texts, found a (a.yaml:4:17): write [\"first\", \"second\"]"},
+    {OK "rollout: {stop: [\"\"]}\n", "rollout.stop wants texts that are not empty, found \"\" (a.yaml:4:18): write a text, or remove the entry"},
+    {OK "train: {betas: [0.9]}\n", "train.betas wants two numbers, found 1 (a.yaml:4:16): write [0.9, 0.999]"},
+    {OK "memory: {budget: 8G}\n", "memory.budget wants auto or a size, found 8G (a.yaml:4:18): write it as in 8GiB, 512MiB or 8GB"},
+    {OK "memory: {budget: 12}\n", "memory.budget is 12, the range is 1024KiB to 900TiB (a.yaml:4:18): write it as in 8GiB, 512MiB or 8GB, or auto"},
+    {OK "memory: {kv: fp4}\n", "memory.kv wants auto, bf16, fp8 or a size, found fp4 (a.yaml:4:14): write it as in 8GiB, 512MiB or 8GB"},
+    {OK "train: &t {lr: 1}\n", "anchors are not allowed in a recipe (a.yaml:4:8): write the value out"},
+    {OK "train: *t\n", "aliases are not allowed in a recipe (a.yaml:4:8): write the value out"},
+    {OK "train: {<<: {lr: 1}}\n", "merge keys are not allowed in a recipe (a.yaml:4:9): write the keys out"},
+    {OK "seed: !!int 3\n", "tags are not allowed in a recipe (a.yaml:4:7): remove the tag"},
+    {OK "--- \nseed: 1\n", "a second document starts here (a.yaml:4:1): one file is one recipe: remove what follows ---"},
+    {OK "train: {lr: 1\n", "not valid YAML: did not find expected ',' or '}', while parsing a flow mapping (a.yaml:5:1): check quotes, colons and indentation"},
+    {OK "train:\n\tlr: 1\n", "not valid YAML: found character that cannot start any token, while scanning for the next token (a.yaml:5:1): check quotes, "
+                            "colons and indentation"},
+    {OK "output: \"a\\0b\"\n", "NUL byte in a text (a.yaml:4:9): remove the \\0"},
+    {OK "output: \xff\n", "not UTF-8 text (a.yaml:4:9): save the file as UTF-8 text"},
+    {OK "? [a]\n: 1\n", "a key must be a word (a.yaml:4:3): quote a text that starts with { or ["},
+    {OK "x: [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]\n", "nested deeper than 16 levels (a.yaml:4:20): a recipe is sections of keys"},
+    {"model: {path: }\n", "model.path wants a text, found nothing (a.yaml:1:15): write a value"},
+    {"seed: 1\n", "model.path is missing (a.yaml: model.path): give a model folder or a .gguf file"},
+    {"model: {path: m}\n", "data.train is missing (a.yaml: data.train): give a JSONL file, or rollout.replay"},
+    {"model: {path: m}\ndata: {train: t}\n", "no reward to learn from (a.yaml: reward): add one, as in reward: [{type: number, answer: \"{answer}\"}]"},
+    {"model: {path: m}\ndata: {train: t}\nreward: {type: number}\n", "reward wants a list, found a mapping (a.yaml:3:9): start each reward with a dash"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [number]\n", "reward[0] wants keys, found number (a.yaml:3:10): write its keys below it, indented"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{weight: 1}]\n",
+     "reward[0] has no type (a.yaml:3:10): write type: number, exact, regex, format or length, or python:, command: or plugin:"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, python: a.py:f}]\n", "reward[0] has both type and python (a.yaml:3:25): make them two rewards"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{type: numbr}]\n",
+     "reward[0].type is numbr, not one of number, exact, regex, format, length (a.yaml:3:17): did you mean \"number\"?"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, patern: x}]\n", "unknown key \"patern\" in reward[0] (a.yaml:3:25): did you mean \"pattern\"?"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, pattern: x}]\n",
+     "reward[0].pattern means nothing to a number reward (a.yaml:3:25): it belongs to regex format"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, answer: {answer}}]\n",
+     "reward[0].answer wants a text, found a mapping (a.yaml:3:33): put quotes around it, as in \"{answer}\""},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{type: format}]\n", "reward[0]: no pattern (a.yaml:3:10): give a regular expression"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{type: length}]\n",
+     "reward[0]: length needs buffer (a.yaml:3:10): give the tokens over which the reward falls"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{type: length, buffer: 300}]\n",
+     "reward[0]: buffer is 300 tokens, max is 256 (a.yaml:3:33): use a buffer within max"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{python: a.py}]\n", "reward[0]: python names no function (a.yaml:3:19): write file.py:function"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, name: a}, {type: exact, name: a}]\n",
+     "reward[0]: another reward has this name (a.yaml:3:31): give each its own name"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, name: a/b}]\n",
+     "reward[0]: the name becomes a metric's key, reward/NAME, and cannot have this character (a.yaml:3:31): use letters, digits, _, - and ."},
+    {OK "numerics: exact\nadapter: {dropout: 0.1}\n",
+     "numerics: exact cannot hold with adapter.dropout 0.1: the trainer would drop what the sampler used (a.yaml:5:20): use adapter.dropout: 0, or "
+     "numerics: fast"},
+    {"model: {path: m, weights: fp8_tensor}\ndata: {train: t.jsonl}\nreward: [{type: number}]\nnumerics: exact\n",
+     "numerics: exact cannot hold with fp8_tensor and dynamic activations: their one scale depends on the batch (a.yaml:4:11): use model.weights: "
+     "fp8_channel, activations: static or none, or numerics: fast"},
+    {"model: {path: m, activations: static}\n",
+     "model.activations: static needs one scale for each tensor, and model.weights has more (a.yaml:1:31): use model.weights: fp8_tensor, or "
+     "activations: dynamic"},
+    {"model: {path: m}\ntrain: {algorithm: sft}\n",
+     "train.algorithm: sft needs data.train (a.yaml: data.train): give a JSONL file of messages, or of prompt and completion"},
+    {OK "train: {loss: gspo, importance: {level: token}}\n",
+     "train.loss: gspo is over sequences, importance.level is token (a.yaml:4:41): remove the level, or use loss: grpo"},
+    {OK "rollout: {generations: 1}\n",
+     "rollout.generations is 1: a completion has nothing to be better than (a.yaml:4:24): use 2 or more"},
+    {OK "rollout: {temperature: 0}\n",
+     "rollout.temperature is 0: every completion of a prompt would be the same (a.yaml:4:24): use a temperature above 0"},
+    {OK "train: {warmup_steps: 101}\n", "train.warmup_steps is 101, train.steps is 100 (a.yaml:4:23): warm up for fewer steps"},
+    {OK "train: {minibatches: 65}\n", "train.minibatches is 65, a step has 64 completions (a.yaml:4:22): use fewer minibatches"},
+};
+
+static void a_broken_recipe_earns_its_line(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < TDM_COUNT(broken); i++) {
+        tdm_error err;
+        tdm_recipe *r = NULL;
+        assert_int_equal(parse(broken[i].text, &r, &err), TDM_ERR_RECIPE);
+        assert_null(r);
+        expect_line(&err, broken[i].line);
+    }
+}
+
+static const struct { const char *override, *line; } broken_overrides[] = {
+    {"seed", "not an override (command line: seed): write section.key=value"},
+    {"=3", "not a key before = (command line: =3): write section.key=value"},
+    {"seed=", "no value after = (command line: seed=): write section.key=value"},
+    {"rollout..top_p=1", "not a key before = (command line: rollout..top_p=1): write section.key=value"},
+    {"rollout.temprature=1", "unknown key \"temprature\" in rollout (command line: rollout.temprature=1): did you mean \"temperature\"?"},
+    {"rollout.top_p=high", "rollout.top_p wants a number, found high (command line: rollout.top_p=high): write digits, as in 0.5 or 1e-5"},
+    {"rollout.top_p=2", "rollout.top_p is 2, the range is above 0 up to 1 (command line: rollout.top_p=2): the default is 1.0"},
+    {"rollout=2", "rollout wants keys, found 2 (command line: rollout=2): write its keys below it, indented"},
+    {"rollout.stop=[a", "not valid YAML: did not find expected ',' or ']', while parsing a flow sequence (command line: rollout.stop=[a): check "
+                        "quotes, colons and indentation"},
+    {"reward[1].weight=2", "no entry [1], the list has 1 (command line: reward[1].weight=2): entries count from 0"},
+    {"reward[x].weight=2", "a list index must be a number in brackets (command line: reward[x].weight=2): write it as in reward[0].weight=2"},
+    {"reward.weight=2", "a list has entries, not keys (command line: reward.weight=2): write it as in reward[0].weight=2"},
+    {"model.path=", "model.path wants a text, found nothing (command line: model.path=): write a value"},
+};
+
+static void a_broken_override_is_named(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < TDM_COUNT(broken_overrides); i++) {
+        tdm_error err = {0};
+        tdm_recipe *r = NULL;
+        assert_int_equal(tdm_recipe_parse(&r, OK, strlen(OK), "a.yaml", &broken_overrides[i].override, 1, &err), TDM_ERR_RECIPE);
+        assert_null(r);
+        expect_line(&err, broken_overrides[i].line);
+    }
+}
+
+static void defaults_are_those_of_the_design(void **state)
+{
+    (void)state;
+    tdm_recipe *r = must_parse(OK, NULL);
+    assert_int_equal(r->model.weights, TDM_SCHEME_FP8_CHANNEL);
+    assert_int_equal(r->model.activations, TDM_ACT_DYNAMIC);
+    assert_int_equal(r->model.keep_bf16.count, 1);
+    assert_string_equal(r->model.keep_bf16.items[0], "lm_head");
+    assert_null(r->model.keep_bf16.items[1]);
+    assert_int_equal(r->adapter.rank, 16);
+    assert_true(r->adapter.alpha == 32.0);
+    assert_string_equal(r->adapter.init, "");
+    for (int p = 0; p < TDM_PROJ_COUNT; p++) assert_true(r->adapter.target[p]);
+    assert_true(r->data.shuffle);
+    assert_int_equal(r->data.max_prompt_tokens, 512);
+    assert_int_equal(r->rollout.prompts_per_step, 8);
+    assert_int_equal(r->rollout.generations, 8);
+    assert_int_equal(r->rollout.max_new_tokens, 256);
+    assert_true(r->rollout.temperature == 1.0 && r->rollout.top_p == 1.0 && r->rollout.top_k == 0 && r->rollout.min_p == 0.0);
+    assert_true(r->rollout.repetition_penalty == 1.0);
+    assert_int_equal(r->train.loss, TDM_LOSS_DAPO);
+    assert_int_equal(r->train.steps, 100);
+    assert_true(r->train.lr == 1e-5 && r->train.betas[0] == 0.9 && r->train.betas[1] == 0.999 && r->train.eps == 1e-8);
+    assert_true(r->train.clip_low == 0.2 && r->train.clip_high == 0.2 && r->train.kl == 0.0 && r->train.max_grad_norm == 1.0);
+    assert_int_equal(r->train.kl_type, TDM_KL_K3);
+    assert_int_equal(r->train.advantage, TDM_ADVANTAGE_GROUP_STD);
+    assert_int_equal(r->train.importance.correction, TDM_CORRECTION_TRUNCATE);
+    assert_true(r->train.importance.cap == 2.0);
+    assert_int_equal(r->train.micro_tokens, 4096);
+    assert_int_equal(r->memory.budget_bytes, 0);
+    assert_int_equal(r->memory.kv_dtype, TDM_DTYPE_BF16);
+    assert_int_equal(r->numerics, TDM_NUMERICS_FAST);
+    assert_int_equal(r->checkpoint.every, 20);
+    assert_int_equal(r->log.rollouts, 10);
+    assert_int_equal(r->seed, 1);
+    assert_string_equal(r->output, "runs/a");
+    assert_string_equal(r->reward[0].name, "number");
+    assert_string_equal(r->reward[0].answer, "{answer}");
+    assert_false(tdm_recipe_given(r, "model.weights"));
+    assert_true(tdm_recipe_given(r, "data.train"));
+    tdm_recipe_close(r);
+}
+
+static const char full[] =
+    "model: {path: models/qwen, weights: fp8_block, activations: none, pow2_scale: yes, first_layers_bf16: 1, keep_bf16: [lm_head, \"layers.3\"]}\n"
+    "adapter: {rank: 4, alpha: 8, dropout: 0.05, init: runs/a/adapter, targets: [v_proj, q_proj], rslora: true}\n"
+    "data:\n  train: t.jsonl\n  eval: e.jsonl\n  system: |\n    Think.\n    Then \"answer\": \xe7\xad\x94 \xf0\x9f\x98\x80\n"
+    "  prompt: '{question} \\ it''s'\n  shuffle: off\n"
+    "rollout: {prompts_per_step: 2, generations: 4, stop: [\"\\n\\n\", '#'], stop_token_ids: [7, 0], top_k: 50, top_p: 0.95, min_p: 1e-3}\n"
+    "reward:\n  - {type: number, weight: 0.5}\n  - {type: number, answer: \"{gold}\"}\n  - {type: format, pattern: '^<a>\\d+</a>$', name: shape}\n"
+    "  - {type: length, buffer: 32, penalty: 0.5}\n  - {python: rewards/f.py:score, timeout_s: 5, workers: 2, on_error: zero}\n"
+    "  - {command: [./judge.sh, --fast], weight: -1}\n  - {plugin: ./libreward.so}\n"
+    "train: {loss: gspo, lr: 1e-5, schedule: cosine, warmup_steps: 3, betas: [0.9, 0.95], clip_high: .28, kl: 1E-3, advantage: leave_one_out, "
+    "importance: {correction: mask, cap: 3}, micro_tokens: 512, eps: 3.0000000000000004e-7}\n"
+    "memory: {budget: 1.5GiB, kv: fp8, embedding: host}\nseed: 1234567890123456789\noutput: \"runs/x: y\"\n";
+
+static void values_arrive_as_written(void **state)
+{
+    (void)state;
+    tdm_recipe *r = must_parse(full, NULL);
+    assert_true(r->train.lr == 1e-5 && r->train.kl == 1e-3 && r->train.clip_high == 0.28 && r->rollout.min_p == 1e-3);
+    assert_int_equal(r->train.loss, TDM_LOSS_GRPO);
+    assert_int_equal(r->train.importance.level, TDM_RATIO_SEQUENCE);
+    assert_int_equal(r->memory.budget_bytes, 3ll << 29);
+    assert_int_equal(r->memory.kv_dtype, TDM_DTYPE_E4M3);
+    assert_int_equal(r->memory.embedding, TDM_PLACE_HOST);
+    assert_true(r->seed == 1234567890123456789);
+    assert_true(r->adapter.target[TDM_PROJ_Q] && r->adapter.target[TDM_PROJ_V] && !r->adapter.target[TDM_PROJ_K]);
+    assert_string_equal(r->rollout.stop.items[0], "\n\n");
+    assert_int_equal(r->rollout.stop_token_ids.items[0], 7);
+    assert_int_equal(r->reward_count, 7);
+    assert_string_equal(r->reward[1].name, "number_2");
+    assert_string_equal(r->reward[2].pattern, "^<a>\\d+</a>$");
+    assert_int_equal(r->reward[3].max, 256);
+    assert_string_equal(r->reward[4].name, "score");
+    assert_int_equal(r->reward[4].kind, TDM_REWARD_PYTHON);
+    assert_string_equal(r->reward[5].name, "judge");
+    assert_string_equal(r->reward[5].command.items[1], "--fast");
+    assert_string_equal(r->reward[6].name, "libreward");
+    tdm_recipe_close(r);
+}
+
+static void the_resolved_recipe_reads_back_to_itself(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {OK, full};
+    for (size_t i = 0; i < TDM_COUNT(texts); i++) {
+        tdm_error err = {0};
+        tdm_recipe *a = must_parse(texts[i], NULL), *b = NULL;
+        char *first = NULL, *second = NULL;
+        size_t first_len, second_len;
+        assert_int_equal(tdm_recipe_text(a, &first, &first_len, &err), TDM_OK);
+        b = must_parse(first, NULL);
+        assert_int_equal(tdm_recipe_text(b, &second, &second_len, &err), TDM_OK);
+        assert_string_equal(first, second);
+        assert_int_equal(tdm_recipe_compare(a, b, &err), TDM_OK);
+        assert_string_equal(a->data.system, b->data.system);
+        free(first);
+        free(second);
+        tdm_recipe_close(a);
+        tdm_recipe_close(b);
+    }
+}
+
+static void the_command_line_wins_and_is_remembered(void **state)
+{
+    (void)state;
+    static const char *const overrides[] = {"rollout.temperature=0.5", "data.prompt={question}\nA: yes", "rollout.stop=[\"a\", b]", "reward[0].weight=2.5",
+                                            "train.importance.cap=5", "output=runs/b c", "seed=3", "seed=4", "data.eval='it''s'", NULL};
+    char where[TDM_RECIPE_WHERE];
+    tdm_recipe *r = must_parse(OK "seed: 9\nrollout:\n  top_p: 0.9\n", overrides);
+    assert_true(r->rollout.temperature == 0.5 && r->rollout.top_p == 0.9 && r->reward[0].weight == 2.5 && r->train.importance.cap == 5);
+    assert_string_equal(r->data.prompt, "{question}\nA: yes");
+    assert_string_equal(r->rollout.stop.items[1], "b");
+    assert_string_equal(r->output, "runs/b c");
+    assert_string_equal(r->data.eval, "it's");
+    assert_int_equal(r->seed, 4);
+    assert_string_equal(tdm_recipe_where(r, "seed", where), "command line: seed=4");
+    assert_string_equal(tdm_recipe_where(r, "rollout.top_p", where), "a.yaml:6:10");
+    assert_string_equal(tdm_recipe_where(r, "reward[0].weight", where), "command line: reward[0].weight=2.5");
+    assert_string_equal(tdm_recipe_where(r, "reward[0].type", where), "a.yaml:3:17");
+    assert_string_equal(tdm_recipe_where(r, "memory.budget", where), "a.yaml: memory.budget");
+    tdm_recipe_close(r);
+}
+
+static void replay_needs_neither_data_nor_reward(void **state)
+{
+    (void)state;
+    tdm_recipe_close(must_parse("model: {path: m}\nrollout: {replay: r.jsonl, generations: 1}\n", NULL));
+}
+
+static void the_cpu_refuses_to_offload(void **state)
+{
+    (void)state;
+    tdm_error err = {0};
+    tdm_recipe *r = must_parse(OK "memory: {offload: optimizer}\n", NULL);
+    assert_int_equal(tdm_recipe_check_cpu(r, &err), TDM_ERR_RECIPE);
+    expect_line(&err, "memory.offload moves bytes from a device to the host, and the CPU backend has only the host (a.yaml:4:19): use memory.offload: none");
+    tdm_recipe_close(r);
+}
+
+static const struct { const char *then, *now, *line; } resumes[] = {
+    {"seed: 1", "seed: 1", NULL},
+    {"seed: 1", "seed: 2", "seed is 2, this run began with 1 (a.yaml:4:7): put the old value back, or start a new run with another output"},
+    {"train: {steps: 10}", "train: {steps: 20}", NULL},
+    {"train: {steps: 10, schedule: cosine}", "train: {steps: 20, schedule: cosine}",
+     "train.steps is 20, this run began with 10 (a.yaml:4:16): put the old value back, or start a new run with another output"},
+    {"train: {lr: 1e-5}", "train: {lr: 2e-5}",
+     "train.lr is 2e-05, this run began with 1e-05 (a.yaml:4:13): put the old value back, or start a new run with another output"},
+    {"train: {micro_tokens: 64}", "train: {micro_tokens: 128}", NULL},
+    {"train: {loss: bnpo, micro_tokens: 64}", "train: {loss: bnpo, micro_tokens: 128}",
+     "train.micro_tokens is 128, this run began with 64 (a.yaml:4:35): put the old value back, or start a new run with another output"},
+    {"memory: {budget: 1GiB, kv: auto}", "memory: {budget: 2GiB, kv: 512MiB}", NULL},
+    {"memory: {kv: auto}", "memory: {kv: fp8}",
+     "memory.kv is fp8, this run began with auto (a.yaml:4:14): put the old value back, or start a new run with another output"},
+    {"checkpoint: {every: 1}\noutput: a\nlog: {every: 1}\nthreads: 2", "output: b\nlog: {every: 3}\nthreads: 4", NULL},
+    {"data: {system: old}", "data: {system: new}",
+     "data.system is \"new\", this run began with \"old\" (a.yaml:4:16): put the old value back, or start a new run with another output"},
+    {"adapter: {targets: [q_proj]}", "adapter: {targets: [q_proj, v_proj]}",
+     "adapter.targets is [q_proj, v_proj], this run began with [q_proj] (a.yaml:4:20): put the old value back, or start a new run with another output"},
+    {"rollout: {stop: [a]}", "rollout: {stop: [b]}",
+     "rollout.stop is [\"b\"], this run began with [\"a\"] (a.yaml:4:17): put the old value back, or start a new run with another output"},
+};
+
+static void a_resume_may_change_only_what_does_not_matter(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < TDM_COUNT(resumes); i++) {
+        tdm_error err = {0};
+        char then[256], now[256];
+        const bool data = strncmp(resumes[i].then, "data", 4) == 0;
+        const char *base = data ? "model: {path: m}\nrollout: {replay: r}\nreward: [{type: number}]\n" : OK;
+        snprintf(then, sizeof then, "%s%s\n", base, resumes[i].then);
+        snprintf(now, sizeof now, "%s%s\n", base, resumes[i].now);
+        tdm_recipe *a = must_parse(then, NULL), *b = must_parse(now, NULL);
+        const tdm_status st = tdm_recipe_compare(a, b, &err);
+        if (resumes[i].line)
+            expect_line(&err, resumes[i].line);
+        else
+            assert_int_equal(st, TDM_OK);
+        tdm_recipe_close(a);
+        tdm_recipe_close(b);
+    }
+}
+
+static void a_resume_compares_rewards(void **state)
+{
+    (void)state;
+    static const char *const freely[] = {"reward[0].timeout_s=9", "reward[0].on_error=zero", NULL}, *const weight[] = {"reward[0].weight=3", NULL},
+                             *const kind[] = {"reward=[{type: exact}]", NULL}, *const count[] = {"reward=[{type: exact}, {type: number}]", NULL};
+    static const char text[] = "model: {path: m}\ndata: {train: t.jsonl}\nreward: [{python: a.py:f}]\n";
+    tdm_recipe *then = must_parse(text, NULL), *same = must_parse(text, freely), *heavier = must_parse(text, weight),
+               *other = must_parse(text, kind), *more = must_parse(text, count);
+    tdm_error err = {0};
+    assert_int_equal(tdm_recipe_compare(then, same, &err), TDM_OK);
+    assert_int_equal(tdm_recipe_compare(then, heavier, &err), TDM_ERR_RECIPE);
+    expect_line(&err, "reward[0].weight is 3, this run began with 1 (command line: reward[0].weight=3): put the old value back, or start a new run "
+                      "with another output");
+    err = (tdm_error){0};
+    assert_int_equal(tdm_recipe_compare(then, other, &err), TDM_ERR_RECIPE);
+    assert_string_equal(err.what, "reward[0] is of type exact, this run began with python");
+    err = (tdm_error){0};
+    assert_int_equal(tdm_recipe_compare(then, more, &err), TDM_ERR_RECIPE);
+    assert_string_equal(err.what, "reward has 2 entries, this run began with 1");
+    tdm_recipe_close(then);
+    tdm_recipe_close(same);
+    tdm_recipe_close(heavier);
+    tdm_recipe_close(other);
+    tdm_recipe_close(more);
+}
+
+static void sizes_and_numbers_have_one_meaning(void **state)
+{
+    (void)state;
+    int64_t b;
+    double d;
+    assert_true(tdm_size_read("8GiB", &b) && b == 8ll << 30);
+    assert_true(tdm_size_read("1.5 MiB", &b) && b == 3 << 19);
+    assert_true(tdm_size_read("8GB", &b) && b == 8000000000);
+    assert_true(tdm_size_read("4096", &b) && b == 4096);
+    static const char *const sizes[] = {"8G", "GiB", "-1GiB", "1.5", "8gib", "1e3", "", "99999999TiB", "0x10", "1..5GiB"};
+    for (size_t i = 0; i < TDM_COUNT(sizes); i++) assert_false(tdm_size_read(sizes[i], &b));
+    assert_true(tdm_number_read("1e-5", &d) && d == 1e-5);
+    assert_true(tdm_number_read("-.5E+2", &d) && d == -50);
+    static const char *const numbers[] = {"", "-", ".", "e5", "1e", "1e+", "0x10", "nan", "inf", "1_000", "1,5", "007", "1 2", "1e999"};
+    for (size_t i = 0; i < TDM_COUNT(numbers); i++) assert_false(tdm_number_read(numbers[i], &d));
+}
+
+static void a_recipe_that_is_too_large_is_refused(void **state)
+{
+    (void)state;
+    tdm_error err = {0};
+    tdm_recipe *r = NULL;
+    const size_t len = TDM_YAML_BYTES + 1;
+    char *text = malloc(len);
+    assert_non_null(text);
+    memset(text, '#', len);
+    assert_int_equal(tdm_recipe_parse(&r, text, len, "a.yaml", NULL, 0, &err), TDM_ERR_RECIPE);
+    expect_line(&err, "1048577 bytes, a recipe may have 1048576 (a.yaml): a recipe is a page or two");
+    for (size_t i = 0; i + 1 < len; i += 2) memcpy(text + i, "- ", 2);
+    err = (tdm_error){0};
+    assert_int_equal(tdm_recipe_parse(&r, text, len - 1, "a.yaml", NULL, 0, &err), TDM_ERR_RECIPE);
+    free(text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_broken_recipe_earns_its_line),
+        cmocka_unit_test(a_broken_override_is_named),
+        cmocka_unit_test(defaults_are_those_of_the_design),
+        cmocka_unit_test(values_arrive_as_written),
+        cmocka_unit_test(the_resolved_recipe_reads_back_to_itself),
+        cmocka_unit_test(the_command_line_wins_and_is_remembered),
+        cmocka_unit_test(replay_needs_neither_data_nor_reward),
+        cmocka_unit_test(the_cpu_refuses_to_offload),
+        cmocka_unit_test(a_resume_may_change_only_what_does_not_matter),
+        cmocka_unit_test(a_resume_compares_rewards),
+        cmocka_unit_test(sizes_and_numbers_have_one_meaning),
+        cmocka_unit_test(a_recipe_that_is_too_large_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
