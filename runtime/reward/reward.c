@@ -1,0 +1,152 @@
+/* The set of rewards of a recipe. */
+#include "runtime/reward/reward.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/reward/reward_internal.h"
+
+typedef struct source {
+    const tdm_recipe_reward *w;
+    tdm_rule *rule;
+    tdm_plugin *plugin;
+    tdm_worker *worker; /* [workers] */
+    int64_t workers;
+} source;
+
+struct tdm_rewards {
+    const tdm_recipe *r;
+    source *source;
+    int64_t count;
+    tdm_worker **all;   /* every worker of every source */
+    int64_t workers;
+};
+
+static bool is_process(const tdm_recipe_reward *w) { return w->kind == TDM_REWARD_PYTHON || w->kind == TDM_REWARD_COMMAND; }
+
+static tdm_status open_source(tdm_rewards *s, source *src, int64_t i, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char key[48], where[TDM_RECIPE_WHERE];
+    const tdm_recipe_reward *w = src->w = &s->r->reward[i];
+    snprintf(key, sizeof key, "reward[%" PRId64 "]", i);
+    tdm_recipe_where(s->r, key, where);
+    if (w->kind == TDM_REWARD_PLUGIN) return tdm_plugin_open(&src->plugin, w, where, err);
+    if (!is_process(w)) return tdm_rule_open(&src->rule, w, s->r, where, err);
+    src->worker = calloc((size_t)w->workers, sizeof *src->worker);
+    if (!src->worker) return TDM_FAIL(err, TDM_ERR_OTHER, where, "free host memory", "out of memory for workers");
+    for (; src->workers < w->workers; src->workers++) tdm_worker_init(&src->worker[src->workers], w);
+    for (int64_t k = 0; k < src->workers; k++) {
+        s->all[s->workers++] = &src->worker[k];
+        TDM_TRY(st, tdm_worker_start(&src->worker[k], err), done);
+    }
+done:
+    return st;
+}
+
+tdm_status tdm_rewards_open(tdm_rewards **out, const tdm_recipe *r, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    int64_t workers = 0;
+    tdm_rewards *s = calloc(1, sizeof *s);
+    *out = s;
+    for (int64_t i = 0; i < r->reward_count; i++) workers += is_process(&r->reward[i]) ? r->reward[i].workers : 0;
+    if (s) {
+        s->r = r;
+        s->source = calloc((size_t)r->reward_count + 1, sizeof *s->source);
+        s->all = calloc((size_t)workers + 1, sizeof(tdm_worker *));
+    }
+    if (!s || !s->source || !s->all) {
+        st = TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the rewards");
+        goto done;
+    }
+    for (int64_t i = 0; i < r->reward_count; i++) {
+        s->count++; /* counted before it opens, so that close sees what it holds */
+        TDM_TRY(st, open_source(s, &s->source[i], i, err), done);
+    }
+done:
+    if (st != TDM_OK) {
+        tdm_rewards_close(s);
+        *out = NULL;
+    }
+    return st;
+}
+
+void tdm_rewards_close(tdm_rewards *s)
+{
+    if (!s) return;
+    for (int64_t i = 0; s->source && i < s->count; i++) {
+        source *src = &s->source[i];
+        for (int64_t k = 0; k < src->workers; k++) tdm_worker_stop(&src->worker[k], 2.0);
+        free(src->worker);
+        tdm_rule_close(src->rule);
+        tdm_plugin_close(src->plugin);
+    }
+    free(s->source);
+    free(s->all);
+    free(s);
+}
+
+int64_t tdm_rewards_count(const tdm_rewards *s) { return s->count; }
+const char *tdm_rewards_name(const tdm_rewards *s, int64_t i) { return s->source[i].w->name; }
+double tdm_rewards_weight(const tdm_rewards *s, int64_t i) { return s->source[i].w->weight; }
+
+/* What a failure means: an error, or a warning and zeros for the samples [first, first + count). */
+static tdm_status settle(const source *src, tdm_status st, const tdm_error *why, double *out, int64_t first, int64_t count, tdm_error *err)
+{
+    if (src->w->on_error != TDM_ON_ERROR_ZERO) {
+        if (err && err->status == TDM_OK) *err = *why;
+        return st;
+    }
+    fprintf(stderr, "warning: %s (%s): 0 for %" PRId64 " samples\n", why->what, why->where, count);
+    for (int64_t i = first; i < first + count; i++) out[i] = 0.0;
+    return TDM_OK;
+}
+
+tdm_status tdm_rewards_score(tdm_rewards *s, const tdm_reward_sample *samples, int64_t n, double *scores, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    for (int64_t i = 0; i < s->count; i++) /* processes first: they work while the rules are computed */
+        for (int64_t k = 0; k < s->source[i].workers; k++) {
+            const int64_t parts = s->source[i].workers, first = n * k / parts, end = n * (k + 1) / parts;
+            if (end > first) tdm_worker_call(&s->source[i].worker[k], samples, first, end - first, scores + i * n);
+            else s->source[i].worker[k].failed = false;
+        }
+    for (int64_t i = 0; i < s->count; i++) {
+        source *src = &s->source[i];
+        tdm_error why = {0};
+        tdm_status one = TDM_OK;
+        if (src->rule) one = tdm_rule_score(src->rule, samples, n, scores + i * n, &why);
+        if (src->plugin) one = tdm_plugin_score(src->plugin, samples, n, scores + i * n, &why);
+        if (one != TDM_OK) one = settle(src, one, &why, scores + i * n, 0, n, err);
+        if (st == TDM_OK) st = one;
+    }
+    tdm_workers_run(s->all, s->workers);
+    for (int64_t i = 0; i < s->count; i++)
+        for (int64_t k = 0; k < s->source[i].workers; k++) {
+            tdm_worker *w = &s->source[i].worker[k];
+            if (!w->failed) continue;
+            w->failed = false;
+            const tdm_status one = settle(&s->source[i], w->error.status, &w->error, scores + i * n, w->first, w->count, err);
+            if (st == TDM_OK) st = one;
+        }
+    return st;
+}
+
+void tdm_rewards_combine(const tdm_rewards *s, const double *scores, int64_t n, double *total)
+{
+    for (int64_t k = 0; k < n; k++) {
+        bool any = false;
+        double sum = 0.0;
+        for (int64_t i = 0; i < s->count; i++) {
+            const double v = scores[i * n + k];
+            if (isnan(v)) continue;
+            any = true;
+            sum += tdm_rewards_weight(s, i) * v;
+        }
+        total[k] = any ? sum : NAN;
+    }
+}
