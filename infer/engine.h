@@ -60,8 +60,8 @@ tdm_status tdm_engine_run(tdm_engine *e, const tdm_adapter *adapter, tdm_request
 const tdm_engine_stats *tdm_engine_run_stats(const tdm_engine *e); /* of the last run */
 
 /* Log-probabilities of given tokens through the same cache: the first half of each sequence goes in as prefill chunks, the rest token by
- * token. logprob[b] [count - 1]: of tokens 1.. of sequence b, temperature 1, whole vocabulary. */
-tdm_status tdm_engine_score(tdm_engine *e, const tdm_adapter *adapter, const tdm_sequence *sequences, int64_t count,
+ * token; with prefill_only all of it. logprob[b] [count - 1]: of tokens 1.. of sequence b, temperature 1, whole vocabulary. */
+tdm_status tdm_engine_score(tdm_engine *e, const tdm_adapter *adapter, const tdm_sequence *sequences, int64_t count, bool prefill_only,
                             float *const *logprob, tdm_error *err);
 
 #endif

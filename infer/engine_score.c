@@ -34,7 +34,7 @@ static void admit(tdm_engine *e, const tdm_sequence *sequences, int64_t count, i
 {
     const int64_t page = e->m->be->kv_page_tokens;
     while (*next < count && e->running < e->spec.sequences) {
-        const int64_t need = tdm_ceil_div(sequences[*next].count, page);
+        const int64_t need = tdm_ceil_div(sequences[*next].count - 1, page);
         if (need > e->kv.free_count) break;
         tdm_slot *slot = &e->slot[e->running++];
         slot->sample = (*next)++;
@@ -48,7 +48,7 @@ static void retire(tdm_engine *e, const tdm_sequence *sequences)
     int64_t kept = 0;
     for (int64_t b = 0; b < e->running; b++) {
         e->slot[b].cached += e->slot[b].take;
-        if (e->slot[b].cached >= sequences[e->slot[b].sample].count) {
+        if (e->slot[b].cached >= sequences[e->slot[b].sample].count - 1) {
             tdm_slot_release(e, &e->slot[b]);
             continue;
         }
@@ -59,11 +59,11 @@ static void retire(tdm_engine *e, const tdm_sequence *sequences)
     e->running = kept;
 }
 
-tdm_status tdm_engine_score(tdm_engine *e, const tdm_adapter *adapter, const tdm_sequence *sequences, int64_t count,
+tdm_status tdm_engine_score(tdm_engine *e, const tdm_adapter *adapter, const tdm_sequence *sequences, int64_t count, bool prefill_only,
                             float *const *logprob, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    for (int64_t i = 0; i < count; i++) TDM_ASSERT(sequences[i].count <= e->spec.context);
+    for (int64_t i = 0; i < count; i++) TDM_ASSERT(sequences[i].count >= 2 && sequences[i].count <= e->spec.context);
     tdm_kv_cache_reset(&e->kv);
     e->running = 0;
     e->scored = sequences;
@@ -73,8 +73,8 @@ tdm_status tdm_engine_score(tdm_engine *e, const tdm_adapter *adapter, const tdm
         int64_t left = e->spec.batch_tokens;
         for (int64_t b = 0; b < e->running; b++) {
             tdm_slot *slot = &e->slot[b];
-            const int64_t total = sequences[slot->sample].count;
-            const int64_t prefill = (total + 1) / 2;
+            const int64_t total = sequences[slot->sample].count - 1; /* nothing is predicted from the last token */
+            const int64_t prefill = prefill_only ? total : (total + 1) / 2;
             const int64_t ahead = slot->cached < prefill ? prefill - slot->cached : 1;
             slot->take = tdm_min_i64(ahead, left - (e->running - 1 - b));
             left -= slot->take;

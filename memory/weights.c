@@ -54,6 +54,16 @@ const tdm_layer_weights *tdm_weights_layer(const tdm_weights *w, int64_t layer)
 
 const tdm_weight *tdm_weights_embedding(const tdm_weights *w) { return &w->embedding; }
 const tdm_weight *tdm_weights_head(const tdm_weights *w) { return w->config.tied_head ? &w->embedding : &w->head; }
+bool tdm_weights_batch_dependent(const tdm_weights *w)
+{
+    for (int64_t l = 0; l < tdm_weights_config(w)->layers; l++)
+        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+            const tdm_weight *m = &tdm_weights_layer(w, l)->proj[p];
+            if (m->scheme == TDM_SCHEME_FP8_TENSOR && m->act == TDM_ACT_DYNAMIC) return true;
+        }
+    return false;
+}
+
 tdm_cview tdm_weights_final_norm(const tdm_weights *w) { return w->final_norm; }
 
 uint64_t tdm_weights_hash(const tdm_weights *w)

@@ -42,6 +42,8 @@ const tdm_model_config *tdm_weights_config(const tdm_weights *w);
 const tdm_layer_weights *tdm_weights_layer(const tdm_weights *w, int64_t layer);
 const tdm_weight *tdm_weights_embedding(const tdm_weights *w); /* [V, D] */
 const tdm_weight *tdm_weights_head(const tdm_weights *w);      /* [V, D]; the embedding itself when tied */
+/* True when some activation scale is of the whole call (dynamic per tensor): then a row's result depends on its neighbours. */
+bool tdm_weights_batch_dependent(const tdm_weights *w);
 tdm_cview tdm_weights_final_norm(const tdm_weights *w);
 /* FNV-1a 64 over all bytes of the buffer: it must never change (promise 1); also names the base in checkpoints. */
 uint64_t tdm_weights_hash(const tdm_weights *w);

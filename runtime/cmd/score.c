@@ -61,8 +61,14 @@ static tdm_status run(tdm_session *s, const tdm_id_lines *in, bool train, float 
         item[count] = (tdm_train_item){.seq = &seq[count], .lp = logprob[i]};
         lp[count++] = logprob[i];
     }
-    st = train ? tdm_trainer_score(s->trainer, tdm_session_adapter(s), item, count, &plain, err)
-               : tdm_engine_score(s->engine, tdm_session_adapter(s), seq, count, lp, err);
+    /* a dynamic per-tensor scale is that of the call: each sequence then is a call of its own, in both engines, so that neither its
+     * company nor the engine changes a bit */
+    const bool alone = tdm_weights_batch_dependent(s->weights);
+    for (int64_t i = 0; i < count; i += alone ? 1 : count) {
+        const int64_t k = alone ? 1 : count;
+        if (train) TDM_TRY(st, tdm_trainer_score(s->trainer, tdm_session_adapter(s), item + i, k, &plain, err), done);
+        else TDM_TRY(st, tdm_engine_score(s->engine, tdm_session_adapter(s), seq + i, k, alone, lp + i, err), done);
+    }
 done:
     free(seq);
     free(item);
@@ -75,7 +81,8 @@ static void describe(tdm_session_spec *spec, bool train, int64_t longest)
     const int64_t context = tdm_max_i64(longest, 2);
     spec->rollout = !train;
     spec->train = spec->forward_only = train;
-    spec->engine = (tdm_engine_spec){.sequences = 32, .samples = 1, .requests = 1, .context = context, .batch_tokens = 1024, .head_rows = 128};
+    spec->engine = (tdm_engine_spec){.sequences = 32, .samples = 1, .requests = 1, .context = context,
+                                     .batch_tokens = tdm_max_i64(1024, context), .head_rows = 128};
     spec->trainer = (tdm_trainer_spec){.micro_tokens = tdm_max_i64(context, 2048), .sequences = 256, .context = context, .head_rows = 128};
 }
 

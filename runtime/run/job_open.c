@@ -59,15 +59,9 @@ static tdm_status check_context(const tdm_job *j, const tdm_model_config *c, tdm
 static tdm_status check_exact(const tdm_job *j, tdm_error *err)
 {
     char where[TDM_RECIPE_WHERE];
-    const tdm_model_config *c = j->session.config;
-    if (j->r->numerics != TDM_NUMERICS_EXACT) return TDM_OK;
-    for (int64_t l = 0; l < c->layers; l++)
-        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
-            const tdm_weight *w = &tdm_weights_layer(j->session.weights, l)->proj[p];
-            if (w->scheme == TDM_SCHEME_FP8_TENSOR && w->act == TDM_ACT_DYNAMIC)
-                return TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(j->r, "numerics", where), "use fp8_channel or fp8_block, static activations, or numerics: fast",
-                                "exact cannot take the model's dynamic per-tensor activation scales: they depend on the batch");
-        }
+    if (j->r->numerics == TDM_NUMERICS_EXACT && tdm_weights_batch_dependent(j->session.weights))
+        return TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(j->r, "numerics", where), "use fp8_channel or fp8_block, static activations, or numerics: fast",
+                        "exact cannot take the model's dynamic per-tensor activation scales: they depend on the batch");
     return TDM_OK;
 }
 

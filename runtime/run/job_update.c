@@ -7,13 +7,7 @@
 /* Where sampler and trainer give the same bits, the sampler's log-probabilities are the trainer's first pass. */
 static bool same_bits(const tdm_job *j)
 {
-    if (tdm_job_replays(j) || j->r->adapter.dropout > 0.0) return false;
-    for (int64_t l = 0; l < j->session.config->layers; l++)
-        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
-            const tdm_weight *w = &tdm_weights_layer(j->session.weights, l)->proj[p];
-            if (w->scheme == TDM_SCHEME_FP8_TENSOR && w->act == TDM_ACT_DYNAMIC) return false;
-        }
-    return true;
+    return !tdm_job_replays(j) && j->r->adapter.dropout == 0.0 && !tdm_weights_batch_dependent(j->session.weights);
 }
 
 static tdm_status score_into(tdm_job *j, const tdm_adapter *adapter, float *const *rows, tdm_error *err)

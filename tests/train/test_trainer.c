@@ -175,7 +175,7 @@ static void log_probabilities_are_those_of_both_engines(void **state)
                 rows[i] = infer[i];
             }
             TINY_OK(tdm_trainer_score(o.t, &adapter, item, ITEMS, &plain, err));
-            TINY_OK(tdm_engine_score(e, &adapter, seq, ITEMS, rows, err));
+            TINY_OK(tdm_engine_score(e, &adapter, seq, ITEMS, false, rows, err));
             for (int i = 0; i < ITEMS; i++) assert_memory_equal(train[i], infer[i], (size_t)(seq[i].count - 1) * sizeof(float));
             /* and a completion's log-probabilities as sampled, with a truncated distribution */
             const tdm_sampling cut = {.temperature = 0.7f, .top_p = 0.95f, .repetition_penalty = 1.1f, .top_k = 40};

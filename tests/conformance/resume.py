@@ -1,0 +1,135 @@
+#!/usr/bin/env python3
+"""A run that is killed again and again, and resumed, ends with the bytes of the run that nothing disturbed.
+
+Compared: the final adapter and optimizer, metrics.jsonl without its timing keys, and the rollout files. SIGKILL comes at random
+moments of the run's own length; SIGTERM has to save a checkpoint and leave with exit code 5.
+"""
+import os
+import random
+import signal
+import subprocess
+import time
+
+from harness import (MODELS, Report, arguments, expect, metrics_of, newest_checkpoint, run_ok, scratch, without_timing, write_jsonl,
+                     write_recipe)
+
+STEPS = 6
+
+
+def recipe(tmp, name, model, algorithm, numerics):
+    sections = {
+        "model": {"path": os.path.join(MODELS, model), "weights": "fp8_block"}, "adapter": {"rank": 4, "alpha": 8},
+        "data": {"train": os.path.join(tmp, algorithm + ".jsonl"), "shuffle": True},
+        "train": {"algorithm": algorithm, "steps": STEPS, "lr": 1e-3, "optimizer": "adamw", "schedule": "cosine", "warmup_steps": 2},
+        "checkpoint": {"every": 2, "keep": 2}, "log": {"every": 1, "rollouts": 1, "tensorboard": True, "report": False},
+        "numerics": numerics, "seed": 7, "output": os.path.join(tmp, name)}
+    if algorithm == "grpo":
+        sections["data"]["prompt"] = "{question}"
+        sections["rollout"] = {"prompts_per_step": 3, "generations": 4, "max_new_tokens": 24}
+        sections["reward"] = [{"type": "regex", "pattern": "[aeiou]", "weight": 1.0}, {"type": "length", "max": 24, "buffer": 20}]
+        sections["train"].update(loss="dapo", kl=0.01, epochs_per_rollout=2, minibatches=2)
+    else:
+        sections["train"]["batch_size"] = 4
+    return write_recipe(os.path.join(tmp, name + ".yaml"), sections)
+
+
+def final_bytes(run):
+    out = {}
+    top = newest_checkpoint(run)
+    expect(top and top.endswith(f"step-{STEPS:06d}"), f"last checkpoint is {top}")
+    for file in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "optimizer.safetensors"):
+        with open(os.path.join(top, file), "rb") as f:
+            out[file] = f.read()
+    folder = os.path.join(run, "rollouts")
+    for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        with open(os.path.join(folder, file), "rb") as f:
+            out["rollouts/" + file] = f.read()
+    return out
+
+
+def expect_same_run(clean, other):
+    a, b = without_timing(metrics_of(clean)), without_timing(metrics_of(other))
+    expect([r["step"] for r in b] == list(range(1, STEPS + 1)), f"steps in metrics.jsonl: {[r['step'] for r in b]}")
+    for x, y in zip(a, b):
+        expect(x == y, f"step {x['step']}: " + ", ".join(f"{k} {x.get(k)} and {y.get(k)}" for k in x if x.get(k) != y.get(k)))
+    a, b = final_bytes(clean), final_bytes(other)
+    expect(a.keys() == b.keys(), f"files: {sorted(a.keys() ^ b.keys())}")
+    for file in a:
+        expect(a[file] == b[file], f"{file} differs")
+
+
+def killed_run(args, path, run, seconds, seed, kills):
+    """Resumes until done; each of the first `kills` starts is killed at a random moment."""
+    rng, killed = random.Random(seed), 0
+    for attempt in range(kills + 3):
+        argv = [args.grpo_train, path, "--quiet"] + (["--resume"] if attempt else [])
+        p = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        if killed < kills:
+            time.sleep(rng.uniform(0.02, 1.0) * seconds)
+            if p.poll() is None:
+                p.send_signal(signal.SIGKILL)
+                killed += 1
+        try:
+            err = p.communicate(timeout=20 * seconds + 60)[1].decode("utf-8", "replace")
+        except subprocess.TimeoutExpired:
+            p.kill()
+            expect(False, f"start {attempt + 1} hangs")
+        if p.returncode == 0:
+            return killed
+        expect(p.returncode == -signal.SIGKILL, f"start {attempt + 1}: exit {p.returncode}: {err.strip()[-300:]}")
+    expect(False, "not done after the last start")
+
+
+def survives_kills(args, model, algorithm, numerics, kills):
+    with scratch() as tmp:
+        questions = [{"question": f"What is {a}+{b}?", "answer": str(a + b)} for a in range(4) for b in range(4)]
+        write_jsonl(os.path.join(tmp, "grpo.jsonl"), questions)
+        write_jsonl(os.path.join(tmp, "sft.jsonl"), [{"prompt": q["question"], "completion": " " + q["answer"]} for q in questions])
+        clean = recipe(tmp, "clean", model, algorithm, numerics)
+        seconds = run_ok([args.grpo_train, clean, "--quiet"], timeout=300).seconds
+        again = recipe(tmp, "again", model, algorithm, numerics)
+        run_ok([args.grpo_train, again, "--quiet"], timeout=300)
+        expect_same_run(os.path.join(tmp, "clean"), os.path.join(tmp, "again"))
+        total = 0
+        for round_ in range(2):
+            name = f"killed-{round_}"
+            total += killed_run(args, recipe(tmp, name, model, algorithm, numerics), os.path.join(tmp, name), seconds, round_, kills)
+            expect_same_run(os.path.join(tmp, "clean"), os.path.join(tmp, name))
+        stopped_by_signal(args, recipe(tmp, "term", model, algorithm, numerics), seconds)
+        expect_same_run(os.path.join(tmp, "clean"), os.path.join(tmp, "term"))
+        return f"{total} kills, {seconds:.2f} s undisturbed"
+
+
+def stopped_by_signal(args, path, seconds):
+    """SIGTERM in the middle, once the first step is done: exit 5 with a checkpoint, and the resumed run goes on from it."""
+    run = path[:-len(".yaml")]
+    p = subprocess.Popen([args.grpo_train, path, "--quiet"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    metrics = os.path.join(run, "metrics.jsonl")
+    until = time.monotonic() + 20 * seconds + 60
+    while p.poll() is None and not (os.path.exists(metrics) and os.path.getsize(metrics)) and time.monotonic() < until:
+        time.sleep(0.002)
+    if p.poll() is None:
+        p.send_signal(signal.SIGTERM)
+    try:
+        err = p.communicate(timeout=20 * seconds + 60)[1].decode("utf-8", "replace")
+    except subprocess.TimeoutExpired:
+        p.kill()
+        expect(False, "does not stop on SIGTERM")
+    expect(p.returncode in (0, 5), f"SIGTERM: exit {p.returncode}: {err.strip()[-300:]}")
+    if p.returncode == 5:
+        expect(newest_checkpoint(run), "stopped by SIGTERM without a checkpoint")
+        run_ok([args.grpo_train, path, "--quiet", "--resume"], timeout=300)
+
+
+def main():
+    args = arguments(__doc__, kills=6)
+    report = Report()
+    for model, algorithm, numerics in (("llama3", "grpo", "exact"), ("qwen2", "grpo", "fast"), ("qwen3", "sft", "exact")):
+        name = f"{model}/{algorithm}/{numerics}"
+        if args.only in name:
+            report.run(name, survives_kills, args, model, algorithm, numerics, args.kills)
+    report.end()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""`grpo_train` with SGD against PEFT and TRL: SFT for three steps, and one replayed step of every GRPO-family loss.
+
+Rule, per adapter tensor: ||ours - FP32|| <= 1.02 ||PyTorch in BF16 - FP32||, plus 0.05 % of the step itself for the F16 the golden is
+stored in. The loss lies within 0.0015 of FP32, or as near as PyTorch in BF16.
+"""
+import math
+import os
+
+from harness import (MODELS, Failed, Report, adapter_section, arguments, expect, metrics_of, newest_checkpoint, norm, read_json,
+                     read_safetensors, run_ok, scratch, values, write_recipe)
+
+
+def recipe(model, sections):
+    base = {"model": {"path": model, "weights": "bf16"}, "adapter": adapter_section(model),
+            "checkpoint": {"every": 0, "keep": 1}, "log": {"every": 1, "rollouts": 0, "tensorboard": False, "report": False}, "seed": 1}
+    train = {"optimizer": "sgd", "schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0, "max_grad_norm": 0.0}
+    out = {**base, **sections}
+    out["train"] = {**train, **sections["train"]}
+    return out
+
+
+def compare_adapter(run, model, moves, distances):
+    """Per tensor, and all of them in the message when one is too far."""
+    after = read_safetensors(os.path.join(newest_checkpoint(run), "adapter", "adapter_model.safetensors"))
+    before = read_safetensors(os.path.join(model, "adapter", "adapter_model.safetensors"))
+    expect(set(after) == set(before), f"tensors: {sorted(set(after) ^ set(before))[:4]}")
+    worst, bad = 0.0, []
+    for name, start in before.items():
+        move = values(moves[name])
+        error = norm([a - (s + m) for a, s, m in zip(values(after[name]), values(start), move)])
+        bound = 1.02 * distances[name] + 5e-4 * norm(move) + 1e-7
+        worst = max(worst, error / bound)
+        if not error <= bound:
+            bad.append(f"{name}: {error:.3g} > {bound:.3g} (step {norm(move):.3g})")
+    expect(not bad, f"{len(bad)} of {len(before)} tensors are farther from FP32 than PyTorch in BF16: " + "; ".join(bad[:3]))
+    return worst
+
+
+def compare_loss(got, fp32, bf16, what):
+    bound = max(0.0015, 1.02 * abs(bf16 - fp32))
+    expect(abs(got - fp32) <= bound, f"{what} {got:.6f}, FP32 {fp32:.6f}, PyTorch BF16 {bf16:.6f}")
+
+
+def sft(args, model, expected, tmp):
+    want = expected["sft"]
+    run = os.path.join(tmp, "run")
+    path = write_recipe(os.path.join(tmp, "sft.yaml"), recipe(model, {
+        "data": {"train": os.path.join(model, "sft.jsonl"), "shuffle": False}, "output": run,
+        "train": {"algorithm": "sft", "steps": want["steps"], "batch_size": want["batch_size"], "lr": want["lr"]}}))
+    run_ok([args.grpo_train, path, "--quiet"])
+    rows = metrics_of(run)
+    expect([r["step"] for r in rows] == [1, 2, 3], f"steps {[r['step'] for r in rows]}")
+    for i, row in enumerate(rows):
+        compare_loss(row["loss"], want["fp32_loss"][i], want["bf16_loss"][i], f"step {i + 1}: loss")
+    worst = compare_adapter(run, model, read_safetensors(os.path.join(model, "sft.safetensors")), want["bf16_distance"])
+    return f"worst tensor {worst:.0%} of the bound, losses " + " ".join(f"{r['loss'] - f:+.5f}" for r, f in zip(rows, want["fp32_loss"]))
+
+
+def replay_sections(model, expected, case, run):
+    g = expected["grpo"]
+    return {"rollout": {"replay": os.path.join(model, "replay.jsonl"), "prompts_per_step": g["prompts_per_step"],
+                        "generations": g["generations"], "max_new_tokens": g["max_new_tokens"]},
+            "output": run,
+            "train": {"algorithm": "grpo", "steps": 1, "epochs_per_rollout": 1, "minibatches": 1, "lr": case["lr"], "loss": case["loss"],
+                      "clip_low": case["clip_low"], "clip_high": case["clip_high"], "kl": case["kl"], "kl_type": case["kl_type"],
+                      "advantage": case["advantage"],
+                      "importance": {"level": case["level"], "correction": case["correction"], "cap": case["cap"]}}}
+
+
+def grpo(args, model, expected, name, tmp):
+    case = expected["grpo"]["cases"][name]
+    run = os.path.join(tmp, "run-" + name)
+    path = write_recipe(os.path.join(tmp, name + ".yaml"), recipe(model, replay_sections(model, expected, case, run)))
+    run_ok([args.grpo_train, path, "--quiet"])
+    row, = metrics_of(run)
+    compare_loss(row["loss"], case["fp32_loss"], case["bf16_loss"], "loss")
+    expect(abs(row["clip_fraction"] - case["clip_fraction"]) < 1e-6, f"clip_fraction {row['clip_fraction']}, TRL {case['clip_fraction']}")
+    if case["kl_metric"] is not None:
+        expect(math.isclose(row["kl"], case["kl_metric"], rel_tol=0.02, abs_tol=0.002), f"kl {row['kl']}, TRL {case['kl_metric']}")
+    moves = {k.split("/", 1)[1]: v for k, v in read_safetensors(os.path.join(model, "grpo.safetensors")).items() if k.startswith(name + "/")}
+    worst = compare_adapter(run, model, moves, case["bf16_distance"])
+    return f"worst tensor {worst:.0%} of the bound, loss {row['loss'] - case['fp32_loss']:+.6f}"
+
+
+def micro_batches_change_nothing(args, model, expected, tmp):
+    """Accumulation over micro-batches gives the same adapter, bit by bit."""
+    files = []
+    for tokens in (4096, 24):
+        run = os.path.join(tmp, f"micro-{tokens}")
+        sections = replay_sections(model, expected, expected["grpo"]["cases"]["dapo"], run)
+        sections["train"]["micro_tokens"] = tokens
+        run_ok([args.grpo_train, write_recipe(os.path.join(tmp, "micro.yaml"), recipe(model, sections)), "--quiet"])
+        with open(os.path.join(newest_checkpoint(run), "adapter", "adapter_model.safetensors"), "rb") as f:
+            files.append(f.read())
+    expect(files[0] == files[1], "micro_tokens 24 and 4096 give different adapters")
+
+
+def main():
+    args = arguments(__doc__)
+    report = Report()
+    for name in sorted(os.listdir(MODELS)):
+        model = os.path.join(MODELS, name)
+        expected = read_json(os.path.join(model, "expect.json"))
+        with scratch() as tmp:
+            checks = [("sft", sft, args, model, expected, tmp)]
+            if "grpo" in expected:
+                checks += [("grpo/" + c, grpo, args, model, expected, c, tmp) for c in expected["grpo"]["cases"]]
+                checks.append(("micro", micro_batches_change_nothing, args, model, expected, tmp))
+            for label, *check in checks:
+                if args.only in f"{name}/{label}":
+                    report.run(f"{name}/{label}", *check)
+    report.end()
+
+
+if __name__ == "__main__":
+    main()
