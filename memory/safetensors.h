@@ -40,5 +40,10 @@ typedef struct tdm_st_entry {
     const void *data;
 } tdm_st_entry;
 tdm_status tdm_safetensors_write(const char *path, const tdm_st_entry *entries, int64_t count, const char *const *metadata, tdm_error *err);
+/* The same for tensors that nobody holds as a whole: of an entry whose data is NULL, fill gives rows [row, row + rows) of
+ * [shape[0], the rest], some MiB at a time and in order. */
+typedef tdm_status tdm_st_fill_fn(void *user, int64_t entry, int64_t row, int64_t rows, void *out, tdm_error *err);
+tdm_status tdm_safetensors_write_filled(const char *path, const tdm_st_entry *entries, int64_t count, const char *const *metadata,
+                                        tdm_st_fill_fn *fill, void *user, tdm_error *err);
 
 #endif

@@ -127,8 +127,37 @@ done:
     return st;
 }
 
+enum { FILL_BYTES = 4 << 20 };
+
+static tdm_status put_filled(tdm_file *file, const tdm_st_entry *e, int64_t index, tdm_st_fill_fn *fill, void *user,
+                             tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const size_t all = entry_bytes(e);
+    if (all == 0) return TDM_OK;
+    TDM_ASSERT(fill && e->rank > 0);
+    const size_t row_bytes = all / (size_t)e->shape[0];
+    const int64_t most = tdm_max_i64(1, (int64_t)(FILL_BYTES / row_bytes));
+    void *buffer = malloc((size_t)tdm_min_i64(most, e->shape[0]) * row_bytes); /* owned here */
+    if (!buffer) return TDM_FAIL(err, TDM_ERR_OTHER, file->path, NULL, "out of memory writing %s", e->name);
+    for (int64_t row = 0; row < e->shape[0]; row += most) {
+        const int64_t rows = tdm_min_i64(most, e->shape[0] - row);
+        TDM_TRY(st, fill(user, index, row, rows, buffer, err), done);
+        TDM_TRY(st, tdm_file_put(file, buffer, (size_t)rows * row_bytes, err), done);
+    }
+done:
+    free(buffer);
+    return st;
+}
+
 tdm_status tdm_safetensors_write(const char *path, const tdm_st_entry *entries, int64_t count,
                                  const char *const *metadata, tdm_error *err)
+{
+    return tdm_safetensors_write_filled(path, entries, count, metadata, NULL, NULL, err);
+}
+
+tdm_status tdm_safetensors_write_filled(const char *path, const tdm_st_entry *entries, int64_t count,
+                                        const char *const *metadata, tdm_st_fill_fn *fill, void *user, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_file file = {.fd = -1}; /* owned here */
@@ -146,8 +175,11 @@ tdm_status tdm_safetensors_write(const char *path, const tdm_st_entry *entries, 
     TDM_TRY(st, tdm_file_create(&file, path, err), done);
     created = true;
     TDM_TRY(st, tdm_file_put(&file, header, bytes, err), done);
-    for (int64_t i = 0; i < count; i++)
-        TDM_TRY(st, tdm_file_put(&file, order[i]->data, entry_bytes(order[i]), err), done);
+    for (int64_t i = 0; i < count; i++) {
+        if (order[i]->data || !fill) st = tdm_file_put(&file, order[i]->data, entry_bytes(order[i]), err);
+        else st = put_filled(&file, order[i], order[i] - entries, fill, user, err);
+        if (st != TDM_OK) goto done;
+    }
     TDM_TRY(st, tdm_file_sync(&file, err), done);
 done:
     if (created) {

@@ -11,6 +11,7 @@ static const struct {
     const char *summary;
 } commands[] = {
     {"generate", tdm_cmd_generate, "text from prompts"},
+    {"quantize", tdm_cmd_quantize, "an FP8 checkpoint for vLLM and transformers"},
     {"score", tdm_cmd_score, "log-probabilities of given ids"},
     {"tokenize", tdm_cmd_tokenize, "text to ids and back"},
 };

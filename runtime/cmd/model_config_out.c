@@ -1,0 +1,167 @@
+/* config.json. Source: transformers, models/{llama,qwen2,qwen3,mistral}/configuration_*.py. */
+#include "runtime/cmd/model_config_out.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory/gguf.h"
+#include "memory/json_read.h"
+
+/* A float as a person wrote it: 1e-05 instead of 9.9999997473787516e-06. */
+static double shortest(float x)
+{
+    char text[32];
+    for (int digits = 1; digits <= 9; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, (double)x);
+        if (memcmp(&(float){strtof(text, NULL)}, &x, sizeof x) == 0) break;
+    }
+    return strtod(text, NULL);
+}
+
+/* llama.cpp keeps Llama 3's scaling as one divisor per frequency; config.json wants the four numbers it was made from. The factor is the
+ * largest divisor; the other three are those of the models Meta published. */
+static bool find_llama3(const tdm_model_config *c, tdm_model_config *found)
+{
+    float inv[TDM_HEAD_DIM_MAX / 2], plain[TDM_HEAD_DIM_MAX / 2];
+    float factor = 1;
+    *found = *c;
+    found->rope = TDM_ROPE_PLAIN;
+    tdm_rope_inv_freq(found, plain);
+    for (int64_t i = 0; i < c->head_dim / 2; i++) factor = c->rope_factors[i] > factor ? c->rope_factors[i] : factor;
+    found->rope = TDM_ROPE_LLAMA3;
+    found->rope_factor = (double)factor;
+    found->rope_low_freq = 1;
+    found->rope_high_freq = 4;
+    for (found->rope_original_context = 1024; found->rope_original_context <= c->context; found->rope_original_context *= 2) {
+        bool same = true;
+        tdm_rope_inv_freq(found, inv);
+        for (int64_t i = 0; same && i < c->head_dim / 2; i++) same = fabsf(plain[i] / inv[i] - c->rope_factors[i]) <= 1e-5f * c->rope_factors[i];
+        if (same) return true;
+    }
+    return false;
+}
+
+static tdm_status rope_json(const tdm_model_config *given, const char *where, json_t *config, tdm_error *err)
+{
+    tdm_model_config found;
+    const tdm_model_config *c = given;
+    json_object_set_new(config, "rope_theta", json_real(c->rope_theta));
+    if (c->rope == TDM_ROPE_PLAIN) return TDM_OK;
+    if (c->rope == TDM_ROPE_FACTORS) {
+        if (!find_llama3(given, &found))
+            return TDM_FAIL(err, TDM_ERR_INPUT, where, "start from the model's safetensors", "rotary factors that no rope_scaling of config.json gives");
+        c = &found;
+    }
+    json_t *scaling = json_pack("{s:s,s:f}", "rope_type", c->rope == TDM_ROPE_LINEAR ? "linear" : "llama3", "factor", c->rope_factor);
+    if (scaling && c->rope == TDM_ROPE_LLAMA3) {
+        json_object_set_new(scaling, "low_freq_factor", json_real(c->rope_low_freq));
+        json_object_set_new(scaling, "high_freq_factor", json_real(c->rope_high_freq));
+        json_object_set_new(scaling, "original_max_position_embeddings", json_integer(c->rope_original_context));
+    }
+    json_object_set_new(config, "rope_scaling", scaling);
+    return TDM_OK;
+}
+
+static json_t *eos_json(const tdm_model_config *c)
+{
+    if (c->eos_count == 1) return json_integer(c->eos[0]);
+    json_t *list = json_array();
+    for (int i = 0; i < c->eos_count; i++) json_array_append_new(list, json_integer(c->eos[i]));
+    return list;
+}
+
+static void special_json(const tdm_model_config *c, json_t *config)
+{
+    if (c->bos >= 0) json_object_set_new(config, "bos_token_id", json_integer(c->bos));
+    if (c->eos_count > 0) json_object_set_new(config, "eos_token_id", eos_json(c));
+}
+
+/* llama with a window is what llama.cpp calls Mistral. Biases are all or none but in Qwen2. */
+static tdm_status kind_of(const tdm_model_config *c, const char *where, tdm_arch *arch, tdm_error *err)
+{
+    *arch = c->arch == TDM_ARCH_LLAMA && c->window > 0 ? TDM_ARCH_MISTRAL : c->arch;
+    const bool qkv_only = c->qkv_bias && !c->o_bias;
+    if (*arch == TDM_ARCH_LLAMA && qkv_only && !c->mlp_bias) *arch = TDM_ARCH_QWEN2; /* the same computation */
+    const bool said = *arch == TDM_ARCH_LLAMA    ? c->qkv_bias == c->o_bias
+                      : *arch == TDM_ARCH_QWEN2  ? qkv_only && !c->mlp_bias && c->head_dim * c->heads == c->width
+                      : *arch == TDM_ARCH_QWEN3  ? c->qkv_bias == c->o_bias && !c->mlp_bias
+                                                 : !c->qkv_bias && !c->o_bias && !c->mlp_bias;
+    if (said) return TDM_OK;
+    return TDM_FAIL(err, TDM_ERR_INPUT, where, "start from the model's safetensors", "biases that no config.json of a %s model describes", c->model_type);
+}
+
+tdm_status tdm_model_config_json(const tdm_model_config *c, const char *where, json_t **out, tdm_error *err)
+{
+    static const char *const classes[] = {"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM"};
+    static const char *const types[] = {"llama", "qwen2", "qwen3", "mistral"};
+    tdm_status st = TDM_OK;
+    tdm_arch arch;
+    *out = NULL;
+    TDM_TRY(st, kind_of(c, where, &arch, err), done);
+    *out = json_pack("{s:[s],s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:f,s:b}", "architectures", classes[arch], "model_type", types[arch],
+                     "torch_dtype", "bfloat16", "hidden_act", "silu", "hidden_size", (json_int_t)c->width, "intermediate_size", (json_int_t)c->ffn,
+                     "num_hidden_layers", (json_int_t)c->layers, "num_attention_heads", (json_int_t)c->heads, "num_key_value_heads",
+                     (json_int_t)c->kv_heads, "head_dim", (json_int_t)c->head_dim, "vocab_size", (json_int_t)c->vocab, "max_position_embeddings",
+                     (json_int_t)c->context, "rms_norm_eps", shortest(c->norm_eps), "tie_word_embeddings", c->tied_head, "initializer_range", 0.02,
+                     "use_cache", 1);
+    if (!*out) {
+        st = TDM_FAIL(err, TDM_ERR_OTHER, where, NULL, "out of memory for config.json");
+        goto done;
+    }
+    if (arch == TDM_ARCH_LLAMA || arch == TDM_ARCH_QWEN3) json_object_set_new(*out, "attention_bias", json_boolean(c->qkv_bias));
+    if (arch == TDM_ARCH_LLAMA) json_object_set_new(*out, "mlp_bias", json_boolean(c->mlp_bias));
+    if (arch == TDM_ARCH_MISTRAL) json_object_set_new(*out, "sliding_window", c->window > 0 ? json_integer(c->window) : json_null());
+    TDM_TRY(st, rope_json(c, where, *out, err), done);
+    special_json(c, *out);
+done:
+    if (st != TDM_OK) {
+        json_decref(*out);
+        *out = NULL;
+    }
+    return st;
+}
+
+static tdm_status write_generation(const tdm_model_out *o, const tdm_model_config *c, const tdm_gguf *g, tdm_error *err)
+{
+    json_t *generation = json_object(); /* owned here */
+    int64_t pad;
+    tdm_status st = TDM_OK;
+    special_json(c, generation);
+    if (tdm_gguf_int(g, "tokenizer.ggml.padding_token_id", &pad) && pad >= 0 && pad < c->vocab)
+        json_object_set_new(generation, "pad_token_id", json_integer(pad));
+    if (json_object_size(generation) > 0) st = tdm_model_out_json(o, "generation_config.json", generation, err);
+    json_decref(generation);
+    return st;
+}
+
+static tdm_status source_config(const tdm_model_file *f, json_t **config, tdm_error *err)
+{
+    char path[TDM_PATH_BYTES];
+    if (tdm_model_file_gguf(f)) return tdm_model_config_json(tdm_model_file_config(f), tdm_model_file_path(f), config, err);
+    const tdm_status st = tdm_fs_join(path, tdm_model_file_path(f), "config.json", err);
+    return st == TDM_OK ? tdm_json_open(config, path, err) : st;
+}
+
+tdm_status tdm_model_config_write(const tdm_model_out *o, const tdm_model_file *f, const json_t *quantization, bool bf16, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    json_t *config = NULL; /* owned here */
+    TDM_TRY(st, source_config(f, &config, err), done);
+    json_object_del(config, "quantization_config");
+    json_object_del(config, "compression_config");
+    if (bf16) json_object_set_new(config, json_object_get(config, "dtype") ? "dtype" : "torch_dtype", json_string("bfloat16"));
+    if (quantization && json_object_set(config, "quantization_config", (json_t *)(uintptr_t)quantization) != 0) {
+        st = TDM_FAIL(err, TDM_ERR_OTHER, o->path, NULL, "out of memory for config.json");
+        goto done;
+    }
+    TDM_TRY(st, tdm_model_out_json(o, "config.json", config, err), done);
+    const tdm_gguf *g = tdm_model_file_gguf(f);
+    st = g ? write_generation(o, tdm_model_file_config(f), g, err)
+           : tdm_model_out_copy(o, tdm_model_file_path(f), "generation_config.json", NULL, err);
+done:
+    json_decref(config);
+    return st;
+}

@@ -1,0 +1,92 @@
+#include "runtime/cmd/model_tensors.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "train/peft.h"
+
+void tdm_module_name(char out[TDM_TENSOR_NAME_BYTES], int64_t layer, tdm_proj proj)
+{
+    snprintf(out, TDM_TENSOR_NAME_BYTES, "model.layers.%" PRId64 ".%s", layer, tdm_peft_proj_paths[proj]);
+}
+
+static tdm_st_dtype st_dtype(tdm_dtype d)
+{
+    TDM_ASSERT(d == TDM_DTYPE_F32 || d == TDM_DTYPE_BF16 || d == TDM_DTYPE_E4M3);
+    return d == TDM_DTYPE_F32 ? TDM_ST_F32 : d == TDM_DTYPE_BF16 ? TDM_ST_BF16 : TDM_ST_E4M3;
+}
+
+/* One tensor [rows, cols], or [cols] of rank 1. */
+static tdm_st_entry *add(tdm_model_tensors *t, const char *module, const char *part, tdm_cview v, int rank)
+{
+    tdm_st_entry *e = &t->entry[t->count];
+    TDM_ASSERT_EQ(v.stride, v.cols);
+    snprintf(t->name[t->count], sizeof *t->name, "%s.%s", module, part);
+    *e = (tdm_st_entry){.name = t->name[t->count], .dtype = st_dtype(v.dtype), .rank = rank, .shape = {rank == 2 ? v.rows : v.cols, v.cols}, .data = v.data};
+    t->of[t->count++] = (tdm_model_tensor){.layer = -1, .proj = TDM_PROJ_COUNT};
+    return e;
+}
+
+static void add_vector(tdm_model_tensors *t, const char *module, tdm_cview v)
+{
+    if (v.data) add(t, module, "weight", v, 1);
+}
+
+static void add_projection(tdm_model_tensors *t, const tdm_weight *w, int64_t layer, tdm_proj proj, const char *scale_name)
+{
+    char module[TDM_TENSOR_NAME_BYTES];
+    tdm_module_name(module, layer, proj);
+    tdm_cview codes = w->codes;
+    if (!scale_name) codes = (tdm_cview){NULL, TDM_DTYPE_BF16, w->codes.rows, w->codes.cols, w->codes.cols};
+    const int64_t at = t->count;
+    add(t, module, "weight", codes, 2);
+    t->of[at] = (tdm_model_tensor){layer, proj};
+    if (w->bias.data) add(t, module, "bias", w->bias, 1);
+    if (!scale_name || w->scheme == TDM_SCHEME_BF16) return;
+    add(t, module, scale_name, w->scale, w->scheme == TDM_SCHEME_FP8_TENSOR ? 1 : 2);
+    if (w->act != TDM_ACT_STATIC) return;
+    float *scale = &t->input_scale[layer][proj];
+    *scale = w->input_scale;
+    add(t, module, "input_scale", (tdm_cview){scale, TDM_DTYPE_F32, 1, 1, 1}, 1);
+}
+
+static void add_layer(tdm_model_tensors *t, const tdm_layer_weights *l, int64_t i, const char *scale_name)
+{
+    static const char *const norms[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"};
+    const tdm_cview views[] = {l->norm_attn, l->norm_ffn, l->norm_q, l->norm_k};
+    char module[TDM_TENSOR_NAME_BYTES];
+    for (int p = 0; p < TDM_PROJ_COUNT; p++) add_projection(t, &l->proj[p], i, (tdm_proj)p, scale_name);
+    for (size_t n = 0; n < TDM_COUNT(norms); n++) {
+        snprintf(module, sizeof module, "model.layers.%" PRId64 ".%s", i, norms[n]);
+        add_vector(t, module, views[n]);
+    }
+}
+
+tdm_status tdm_model_tensors_make(tdm_model_tensors *t, const tdm_weights *w, const char *scale_name, tdm_error *err)
+{
+    const tdm_model_config *c = tdm_weights_config(w);
+    const size_t most = (size_t)c->layers * (4 * TDM_PROJ_COUNT + 4) + 3;
+    *t = (tdm_model_tensors){.entry = calloc(most, sizeof *t->entry), .of = calloc(most, sizeof *t->of), .name = calloc(most, sizeof *t->name),
+                             .input_scale = calloc((size_t)c->layers, sizeof *t->input_scale)};
+    if (!t->entry || !t->of || !t->name || !t->input_scale) {
+        tdm_model_tensors_free(t);
+        return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the names of %zu tensors", most);
+    }
+    add(t, "model.embed_tokens", "weight", tdm_weights_embedding(w)->codes, 2);
+    for (int64_t i = 0; i < c->layers; i++) add_layer(t, tdm_weights_layer(w, i), i, scale_name);
+    add_vector(t, "model.norm", tdm_weights_final_norm(w));
+    if (!c->tied_head) add(t, "lm_head", "weight", tdm_weights_head(w)->codes, 2);
+    TDM_ASSERT(t->count <= (int64_t)most);
+    return TDM_OK;
+}
+
+void tdm_model_tensors_free(tdm_model_tensors *t)
+{
+    free(t->entry);
+    free(t->of);
+    free(t->name);
+    free(t->input_scale);
+    *t = (tdm_model_tensors){0};
+}

@@ -1,0 +1,31 @@
+/* The tensors of loaded weights under the names transformers gives them, ready to be written. */
+#ifndef TANDEM_RUNTIME_CMD_MODEL_TENSORS_H
+#define TANDEM_RUNTIME_CMD_MODEL_TENSORS_H
+
+#include "memory/safetensors.h"
+#include "memory/weights.h"
+
+enum { TDM_TENSOR_NAME_BYTES = 96 };
+
+typedef struct tdm_model_tensor {
+    int64_t layer;        /* -1: outside the layers */
+    tdm_proj proj;        /* TDM_PROJ_COUNT: not a projection's matrix */
+} tdm_model_tensor;
+
+/* entry[i].data points into the weights, or is NULL for a matrix that is to be computed. */
+typedef struct tdm_model_tensors {
+    tdm_st_entry *entry;
+    tdm_model_tensor *of;
+    char (*name)[TDM_TENSOR_NAME_BYTES + 32];
+    float (*input_scale)[TDM_PROJ_COUNT]; /* [L] */
+    int64_t count;
+} tdm_model_tensors;
+
+/* scale_name: "weight_scale" or "weight_scale_inv", beside FP8 matrices. NULL: the projections are BF16 [N, K] entries without data. */
+tdm_status tdm_model_tensors_make(tdm_model_tensors *t, const tdm_weights *w, const char *scale_name, tdm_error *err);
+void tdm_model_tensors_free(tdm_model_tensors *t); /* {0} is fine */
+
+/* "model.layers.3.self_attn.q_proj" */
+void tdm_module_name(char out[TDM_TENSOR_NAME_BYTES], int64_t layer, tdm_proj proj);
+
+#endif
