@@ -21,6 +21,8 @@ import safetensors.torch
 import torch
 import transformers
 
+transformers.utils.logging.disable_progress_bar()
+
 TINY = [f"tests/golden/data/models/{m}" for m in ("llama3", "llama_linear", "mistral", "qwen2", "qwen3", "qwen3_wide")]
 CASES = [("fp8_channel", []), ("fp8_channel", ["--activations", "none"]), ("fp8_channel", ["--keep-bf16", "mlp", "--first-layers-bf16", "1"]),
          ("fp8_block", []), ("fp8_block", ["--format", "compressed-tensors"]), ("fp8_tensor", []), ("bf16", [])]
@@ -89,7 +91,7 @@ def load(folder):
     logger = logging.getLogger("transformers")
     logger.addHandler(watch)
     try:
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype=torch.float32)
     finally:
         logger.removeHandler(watch)
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -132,6 +134,8 @@ def check(tandem, source, scheme, options, folder):
         got = library_weight(model, module)
         exact = torch.equal(got, want)
         assert exact or torch.equal(got, want.bfloat16().float()), f"{module}: {(got - want).abs().max()}"
+    if scheme == "fp8_block" and not divisible:
+        return "weights right (compressed-tensors cannot compute with partial groups)"
     ids = torch.arange(24).reshape(2, 12) * 7 % model.config.vocab_size
     with torch.no_grad():
         got = model(ids).logits.float()
