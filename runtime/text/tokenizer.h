@@ -26,7 +26,8 @@ const char *tdm_tokenizer_special_text(const tdm_tokenizer *t, const char *which
 
 /* Appends. add_special: also what the post-processor adds to a plain string. Special tokens written in the text are recognised. */
 tdm_status tdm_tokenizer_encode(const tdm_tokenizer *t, const char *text, size_t len, bool add_special, tdm_ids *ids, tdm_error *err);
-/* Appends. skip_special leaves special tokens out. An id outside the vocabulary is an error. Equal to tokenizers' decode. */
+/* Appends. skip_special leaves special tokens out. Equal to tokenizers' decode: an id without a token, as a model's padded vocabulary
+ * has them, is no text. A negative id is an error. */
 tdm_status tdm_tokenizer_decode(const tdm_tokenizer *t, const int32_t *ids, int64_t count, bool skip_special, tdm_text *text, tdm_error *err);
 
 #endif
