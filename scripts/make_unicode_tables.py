@@ -139,7 +139,7 @@ def main():
         table(name, codes)
     print("\n#define SET(table) {(table), sizeof(table) / sizeof((table)[0])}")
     for name in ("onig_word", "word", "numeric", "punctuation", "opaque", "opaque_compatible"):
-        print(f"const tdm_code_set tdm_unicode_{name} = SET(set_{name});")
+        print(f"const tdm_code_set tdm_codes_{name} = SET(set_{name});")
     print("\nconst tdm_property tdm_unicode_properties[] = {")
     for prop, script, added in names:
         print(f'    {{"{prop}", {"true" if script else "false"}, {f"SET(added_{prop})" if added else "{NULL, 0}"}}},')

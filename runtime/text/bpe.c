@@ -318,7 +318,7 @@ done:
 static tdm_status push_bytes(tdm_encoder *e, const char *text, size_t word_len, segment *g, uint32_t c, size_t at, size_t len, bool *done)
 {
     char utf8[4];
-    size_t n = tdm_utf8_put(utf8, c);
+    size_t n = tdm_utf8_write(utf8, c);
     *done = false;
     for (size_t i = 0; i < n; i++)
         if (e->t->bpe.bytes[(uint8_t)utf8[i]] < 0) return TDM_OK;

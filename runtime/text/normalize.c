@@ -74,7 +74,7 @@ static tdm_status put_form(codes *c, int options, tdm_text *out, tdm_error *err)
     if (options & UTF8PROC_COMPOSE) n = utf8proc_normalize_utf32(c->data, n, (utf8proc_option_t)options);
     for (utf8proc_ssize_t i = 0; i < n; i++) {
         char utf8[4];
-        TDM_TRY(st, tdm_text_append(out, utf8, tdm_utf8_put(utf8, (uint32_t)c->data[i]), err), done);
+        TDM_TRY(st, tdm_text_append(out, utf8, tdm_utf8_write(utf8, (uint32_t)c->data[i]), err), done);
     }
     c->count = 0;
 done:
@@ -90,7 +90,7 @@ static tdm_status unicode_form(tdm_norm_kind kind, const char *s, size_t len, td
         [TDM_NORM_NFKD] = UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT,
     };
     bool compatible = kind == TDM_NORM_NFKC || kind == TDM_NORM_NFKD;
-    const tdm_code_set *opaque = compatible ? &tdm_unicode_opaque_compatible : &tdm_unicode_opaque;
+    const tdm_code_set *opaque = compatible ? &tdm_codes_opaque_compatible : &tdm_codes_opaque;
     tdm_status st = TDM_OK;
     codes c = {0};
     for (size_t at = 0, n; at < len; at += n) {
@@ -158,11 +158,11 @@ static tdm_status by_character(const tdm_norm *norm, const char *s, size_t len, 
             TDM_TRY(st, tdm_text_append(out, s + at, n, err), done);
         } else if (norm->kind == TDM_NORM_BYTES) {
             for (size_t i = 0; i < n; i++)
-                TDM_TRY(st, tdm_text_append(out, utf8, tdm_utf8_put(utf8, tdm_byte_char((uint8_t)s[at + i])), err), done);
+                TDM_TRY(st, tdm_text_append(out, utf8, tdm_utf8_write(utf8, tdm_byte_char((uint8_t)s[at + i])), err), done);
         } else if (c == 0x130) { /* the one capital whose lower case is two characters */
             TDM_TRY(st, tdm_text_append(out, "i\xcc\x87", 3, err), done);
         } else {
-            TDM_TRY(st, tdm_text_append(out, utf8, tdm_utf8_put(utf8, (uint32_t)utf8proc_tolower((utf8proc_int32_t)c)), err), done);
+            TDM_TRY(st, tdm_text_append(out, utf8, tdm_utf8_write(utf8, (uint32_t)utf8proc_tolower((utf8proc_int32_t)c)), err), done);
         }
     }
 done:

@@ -77,8 +77,8 @@ done:
 static bool delimits(const tdm_pre *p, uint32_t ch)
 {
     switch (p->kind) {
-    case TDM_PRE_DIGITS: return ch < 0x80 ? ch >= '0' && ch <= '9' : tdm_code_in(&tdm_unicode_numeric, ch);
-    case TDM_PRE_PUNCTUATION: return tdm_code_in(&tdm_unicode_punctuation, ch);
+    case TDM_PRE_DIGITS: return ch < 0x80 ? ch >= '0' && ch <= '9' : tdm_code_in(&tdm_codes_numeric, ch);
+    case TDM_PRE_PUNCTUATION: return tdm_code_in(&tdm_codes_punctuation, ch);
     case TDM_PRE_SPACE: return tdm_is_space(ch);
     default: return ch == p->c; /* CHAR, METASPACE */
     }
@@ -110,7 +110,7 @@ static tdm_status cut_words(cutter *c, size_t len)
         int now = -1;
         if (at < len) {
             uint32_t ch = tdm_utf8_get(c->s + at, &n);
-            now = tdm_is_space(ch) ? 0 : tdm_code_in(&tdm_unicode_word, ch) ? 1 : 2;
+            now = tdm_is_space(ch) ? 0 : tdm_code_in(&tdm_codes_word, ch) ? 1 : 2;
         }
         if (now != kind) {
             if (kind > 0) TDM_TRY(st, emit(c, start, at), done);
@@ -129,7 +129,7 @@ static tdm_status metaspace(tdm_encoder *e, const tdm_pre *p, int step, const ch
     tdm_status st = TDM_OK;
     tdm_text *out = &e->step[step];
     char mark[4];
-    size_t mark_len = tdm_utf8_put(mark, p->c);
+    size_t mark_len = tdm_utf8_write(mark, p->c);
     bool marked = **s == ' ' || (*len >= mark_len && memcmp(*s, mark, mark_len) == 0);
     out->len = 0;
     if (!marked && (p->prepend == TDM_PREPEND_ALWAYS || (p->prepend == TDM_PREPEND_FIRST && first)))
@@ -168,7 +168,7 @@ static tdm_status map_bytes(tdm_encoder *e, int step, const char *s, size_t len,
     out->len = 0;
     for (size_t i = 0; i < len; i++) {
         char utf8[4];
-        TDM_TRY(st, tdm_text_append(out, utf8, tdm_utf8_put(utf8, tdm_byte_char((uint8_t)s[i])), e->err), done);
+        TDM_TRY(st, tdm_text_append(out, utf8, tdm_utf8_write(utf8, tdm_byte_char((uint8_t)s[i])), e->err), done);
     }
     st = run(e, step + 1, out->data, out->len, first);
 done:

@@ -114,8 +114,8 @@ static tdm_status escape(rewriter *r)
     case 0: return refuse(r, "a backslash at the end");
     case 's': return put_set(r, false, spaces, NULL);
     case 'S': return r->in_class ? put(r, "\\S\\x{180e}") : put_set(r, true, spaces, NULL);
-    case 'w': return put_set(r, false, "", &tdm_unicode_onig_word);
-    case 'W': return r->in_class ? refuse(r, "\\W inside a class") : put_set(r, true, "", &tdm_unicode_onig_word);
+    case 'w': return put_set(r, false, "", &tdm_codes_onig_word);
+    case 'W': return r->in_class ? refuse(r, "\\W inside a class") : put_set(r, true, "", &tdm_codes_onig_word);
     case 'h': return put_set(r, false, "0-9a-fA-F", NULL);
     case 'H': return r->in_class ? refuse(r, "\\H inside a class") : put_set(r, true, "0-9a-fA-F", NULL);
     case 'd': return put_set(r, false, "\\p{Nd}", &find_property("Nd", 2)->added);

@@ -120,8 +120,8 @@ typedef tdm_status piece_fn(tdm_encoder *e, const char *s, size_t len, bool firs
 static bool alone(const char *s, size_t len, const tdm_hit *hit)
 {
     size_t n;
-    bool before = hit->start > 0 && tdm_code_in(&tdm_unicode_word, tdm_utf8_last(s, hit->start, &n));
-    return !before && !(hit->end < len && tdm_code_in(&tdm_unicode_word, tdm_utf8_get(s + hit->end, &n)));
+    bool before = hit->start > 0 && tdm_code_in(&tdm_codes_word, tdm_utf8_last(s, hit->start, &n));
+    return !before && !(hit->end < len && tdm_code_in(&tdm_codes_word, tdm_utf8_get(s + hit->end, &n)));
 }
 
 /* Cuts out the added tokens; what stands between goes on to `rest`. first: s starts the whole text. */

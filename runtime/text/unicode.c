@@ -25,7 +25,7 @@ uint32_t tdm_utf8_last(const char *s, size_t len, size_t *bytes)
     return tdm_utf8_get(s + at, bytes);
 }
 
-size_t tdm_utf8_put(char out[4], uint32_t c)
+size_t tdm_utf8_write(char out[4], uint32_t c)
 {
     if (c < 0x80) return out[0] = (char)c, 1;
     if (c < 0x800) {

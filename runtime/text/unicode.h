@@ -9,12 +9,12 @@
 typedef struct tdm_code_set { const uint32_t (*ranges)[2]; size_t count; } tdm_code_set;
 bool tdm_code_in(const tdm_code_set *set, uint32_t c);
 
-extern const tdm_code_set tdm_unicode_onig_word;         /* Oniguruma's \w */
-extern const tdm_code_set tdm_unicode_word;              /* \w of Rust's regex */
-extern const tdm_code_set tdm_unicode_numeric;           /* char::is_numeric */
-extern const tdm_code_set tdm_unicode_punctuation;       /* what the Punctuation pre-tokenizer splits on */
-extern const tdm_code_set tdm_unicode_opaque;            /* inert for the reference's NFC and NFD, not for newer Unicode */
-extern const tdm_code_set tdm_unicode_opaque_compatible; /* the same for NFKC and NFKD */
+extern const tdm_code_set tdm_codes_onig_word;         /* Oniguruma's \w */
+extern const tdm_code_set tdm_codes_word;              /* \w of Rust's regex */
+extern const tdm_code_set tdm_codes_numeric;           /* char::is_numeric */
+extern const tdm_code_set tdm_codes_punctuation;       /* what the Punctuation pre-tokenizer splits on */
+extern const tdm_code_set tdm_codes_opaque;            /* inert for the reference's NFC and NFD, not for newer Unicode */
+extern const tdm_code_set tdm_codes_opaque_compatible; /* the same for NFKC and NFKD */
 
 /* A Unicode property as a pattern names it: code points Oniguruma has in it and PCRE2 may not have yet. */
 typedef struct tdm_property { const char *name; bool script; tdm_code_set added; } tdm_property;
@@ -33,7 +33,7 @@ static inline uint32_t tdm_utf8_get(const char *s, size_t *bytes)
     return *bytes = 4, (uint32_t)(u[0] & 0x07) << 18 | (uint32_t)(u[1] & 0x3f) << 12 | (uint32_t)(u[2] & 0x3f) << 6 | (u[3] & 0x3f);
 }
 uint32_t tdm_utf8_last(const char *s, size_t len, size_t *bytes); /* the last code point of a valid text, len > 0 */
-size_t tdm_utf8_put(char out[4], uint32_t c);                     /* bytes written */
+size_t tdm_utf8_write(char out[4], uint32_t c);                     /* bytes written */
 size_t tdm_utf8_valid(const char *s, size_t len);                 /* length of the longest valid prefix */
 /* Appends with each maximal invalid part replaced by U+FFFD, as Rust's String::from_utf8_lossy does. */
 tdm_status tdm_utf8_lossy(const char *s, size_t len, tdm_text *out, tdm_error *err);

@@ -472,12 +472,12 @@ static const uint32_t set_opaque_compatible[][2] = {
 };
 
 #define SET(table) {(table), sizeof(table) / sizeof((table)[0])}
-const tdm_code_set tdm_unicode_onig_word = SET(set_onig_word);
-const tdm_code_set tdm_unicode_word = SET(set_word);
-const tdm_code_set tdm_unicode_numeric = SET(set_numeric);
-const tdm_code_set tdm_unicode_punctuation = SET(set_punctuation);
-const tdm_code_set tdm_unicode_opaque = SET(set_opaque);
-const tdm_code_set tdm_unicode_opaque_compatible = SET(set_opaque_compatible);
+const tdm_code_set tdm_codes_onig_word = SET(set_onig_word);
+const tdm_code_set tdm_codes_word = SET(set_word);
+const tdm_code_set tdm_codes_numeric = SET(set_numeric);
+const tdm_code_set tdm_codes_punctuation = SET(set_punctuation);
+const tdm_code_set tdm_codes_opaque = SET(set_opaque);
+const tdm_code_set tdm_codes_opaque_compatible = SET(set_opaque_compatible);
 
 const tdm_property tdm_unicode_properties[] = {
     {"L", false, SET(added_L)},
