@@ -10,6 +10,7 @@ static const struct {
     tdm_status (*run)(int argc, char **argv, tdm_error *err);
     const char *summary;
 } commands[] = {
+    {"export", tdm_cmd_export, "a run's adapter, or its model with the adapter merged"},
     {"generate", tdm_cmd_generate, "text from prompts"},
     {"quantize", tdm_cmd_quantize, "an FP8 checkpoint for vLLM and transformers"},
     {"score", tdm_cmd_score, "log-probabilities of given ids"},
