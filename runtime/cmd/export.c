@@ -93,12 +93,16 @@ static tdm_status export_adapter(const request *q, const tdm_checkpoint *c, tdm_
 {
     tdm_status st = TDM_OK;
     tdm_model_out out = {0}; /* owned here */
+    json_t *result = NULL;   /* owned here */
     TDM_TRY(st, tdm_model_out_open(&out, q->output, err), done);
     TDM_TRY(st, copy_checked(&out, c->adapter_dir, "adapter_model.safetensors", err), done);
     TDM_TRY(st, copy_checked(&out, c->adapter_dir, "adapter_config.json", err), done);
     TDM_TRY(st, tdm_model_out_finish(&out, err), done);
-    printf("{\"output\":\"%s\",\"what\":\"adapter\",\"step\":%" PRId64 "}\n", q->output, c->state.step);
+    result = json_pack("{s:s,s:s,s:I}", "output", q->output, "what", "adapter", "step", (json_int_t)c->state.step);
+    if (result) json_dumpf(result, stdout, JSON_COMPACT);
+    printf("\n");
 done:
+    json_decref(result);
     tdm_model_out_close(&out);
     return st;
 }
@@ -106,13 +110,13 @@ done:
 /* ---- merged ---- */
 
 /* The base as the recipe has it, for what the command line leaves open. *as_trained: the same weights, so that their hash must agree. */
-static tdm_status base_of_run(const tdm_recipe *r, const request *q, tdm_session_spec *spec, bool *as_trained)
+static void base_of_run(const tdm_recipe *r, const request *q, tdm_session_spec *spec, bool *as_trained)
 {
     const tdm_recipe_model *m = &r->model;
     const tdm_model_options *o = &q->model;
     tdm_weights_options *w = &spec->weights;
     *as_trained = !o->weights && !o->keep_bf16 && !o->first_bf16 && !o->last_bf16 && !o->pow2;
-    if (!*as_trained) return TDM_OK;
+    if (!*as_trained) return;
     if (!o->activations) w->act = m->activations;
     w->scheme = m->weights;
     w->scheme_given = tdm_recipe_given(r, "model.weights");
@@ -120,7 +124,6 @@ static tdm_status base_of_run(const tdm_recipe *r, const request *q, tdm_session
     w->first_layers_bf16 = m->first_layers_bf16;
     w->last_layers_bf16 = m->last_layers_bf16;
     w->keep_bf16 = m->keep_bf16.items;
-    return TDM_OK;
 }
 
 static tdm_status merge(const request *q, tdm_merge *m, int64_t step, tdm_error *err)
@@ -132,6 +135,8 @@ static tdm_status merge(const request *q, tdm_merge *m, int64_t step, tdm_error 
     m->shard_bytes = (size_t)(q->shard_gb * 1e9);
     fprintf(stderr, "merging %s into %s\n", m->base.adapter_dir, m->base.model);
     TDM_TRY(st, tdm_export_merged(m, err), done);
+    fprintf(stderr, "log-probabilities of base + adapter and of the merged model differ by at most %.3g over %" PRId64 " tokens%s\n", (double)m->difference,
+            m->compared, m->quantized_act ? "; the base quantizes activations, the merged model does not" : "");
     result = json_pack("{s:s,s:s,s:I,s:I,s:f}", "output", q->output, "what", "merged", "bytes", (json_int_t)m->bytes, "compared_tokens",
                        (json_int_t)m->compared, "logprob_max_abs_diff", (double)m->difference);
     if (result && step >= 0) json_object_set_new(result, "step", json_integer(step));
@@ -153,7 +158,7 @@ static tdm_status merge_run(request *q, const tdm_checkpoint *c, tdm_error *err)
     TDM_TRY(st, tdm_recipe_parse(&r, yaml, strlen(yaml), c->path, NULL, 0, err), done);
     if (!q->model.model) q->model.model = r->model.path;
     TDM_TRY(st, tdm_model_options_apply(&q->model, &m.base, err), done);
-    TDM_TRY(st, base_of_run(r, q, &m.base, &as_trained), done);
+    base_of_run(r, q, &m.base, &as_trained);
     if (as_trained) m.base_hash = c->state.base_hash;
     m.base.adapter_dir = c->adapter_dir;
     TDM_TRY(st, merge(q, &m, c->state.step, err), done);

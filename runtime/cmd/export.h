@@ -15,6 +15,7 @@ typedef struct tdm_merge {
     size_t shard_bytes;
     float difference;        /* filled */
     int64_t compared;        /* filled: log-probabilities */
+    bool quantized_act;      /* filled: the base's forward quantizes activations */
     size_t bytes;            /* filled */
 } tdm_merge;
 tdm_status tdm_export_merged(tdm_merge *m, tdm_error *err);

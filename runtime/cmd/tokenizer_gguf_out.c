@@ -7,13 +7,13 @@
 
 #include "runtime/cmd/tokenizer_out.h"
 
-enum { TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_UNUSED = 5, SPLITS_MAX = 4 };
+enum { TYPE_NORMAL = 1, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_UNUSED = 5, SPLITS_MAX = 4 };
 
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)"
 #define LLAMA3(digits)                                                                                                                     \
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
-/* The pre-tokenizers known here; the first one also stands for a file that names none. */
+/* The pre-tokenizers known here, as runtime/text/tokenizer_gguf.c reads them; the first one also stands for a file that names none. */
 static const struct pre {
     const char *name;
     const char *split[SPLITS_MAX];
@@ -22,7 +22,11 @@ static const struct pre {
 } known[] = {
     {.name = "default", .split = {"[\\p{P}\\$\\+<=>\\^~\\|]+", GPT2, "\\p{N}+", "[0-9][0-9][0-9]"}},
     {.name = "gpt-2", .gpt2_regex = true},
+    {.name = "phi-2", .gpt2_regex = true},
     {.name = "smollm", .digits = true, .gpt2_regex = true},
+    {.name = "starcoder", .digits = true, .gpt2_regex = true},
+    {.name = "refact", .digits = true, .gpt2_regex = true},
+    {.name = "command-r", .digits = true, .gpt2_regex = true},
     {.name = "llama-bpe", .split = {LLAMA3("\\p{N}{1,3}")}, .ignore_merges = true, .add_bos = true},
     {.name = "llama3", .split = {LLAMA3("\\p{N}{1,3}")}, .ignore_merges = true, .add_bos = true},
     {.name = "llama-v3", .split = {LLAMA3("\\p{N}{1,3}")}, .ignore_merges = true, .add_bos = true},
@@ -95,7 +99,7 @@ static tdm_status fill_vocab(const source *s, json_t *vocab, json_t *added)
             st = REFUSE(s, "token %" PRId64 " is not UTF-8", id);
             goto done;
         }
-        const bool special = type == TYPE_CONTROL || type == TYPE_UNKNOWN;
+        const bool special = type == TYPE_CONTROL;
         if (!special && type != TYPE_USER) continue;
         if (json_array_append_new(added, added_token(id, text, special)) != 0) {
             st = NO_MEMORY(s);

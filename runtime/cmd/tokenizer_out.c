@@ -1,6 +1,6 @@
 #include "runtime/cmd/tokenizer_out.h"
 
-#include <stdio.h>
+#include "runtime/text/tokenizer.h"
 
 /* What transformers and vLLM look for beside the weights. */
 static const char *const files[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
@@ -24,6 +24,7 @@ tdm_status tdm_tokenizer_write(const tdm_model_out *o, const tdm_model_file *f, 
     tdm_status st = TDM_OK;
     bool any;
     json_t *tokenizer = NULL, *config = NULL; /* owned here */
+    tdm_tokenizer *opened = NULL;             /* owned here */
     const tdm_gguf *g = tdm_model_file_gguf(f);
     if (folder) {
         TDM_TRY(st, copy_all(o, folder, &any, err), done);
@@ -34,8 +35,10 @@ tdm_status tdm_tokenizer_write(const tdm_model_out *o, const tdm_model_file *f, 
         TDM_TRY(st, tdm_tokenizer_json(g, tdm_model_file_path(f), &tokenizer, &config, err), done);
         TDM_TRY(st, tdm_model_out_json(o, "tokenizer.json", tokenizer, err), done);
         TDM_TRY(st, tdm_model_out_json(o, "tokenizer_config.json", config, err), done);
+        TDM_TRY(st, tdm_tokenizer_open(&opened, o->tmp, NULL, err), done); /* a damaged GGUF shows here, not in another program */
     }
 done:
+    tdm_tokenizer_close(opened);
     json_decref(config);
     json_decref(tokenizer);
     return st;
