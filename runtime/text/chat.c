@@ -131,6 +131,34 @@ static void read_clock(tdm_jrun *r, tdm_jval date)
     r->has_clock = true;
 }
 
+/* As render_jinja_template has it: what a message's reasoning is called is copied to "reasoning_content", and to "thinking" when there
+ * is none. */
+static void alias_reasoning(tdm_jrun *r, tdm_jval message)
+{
+    static const char *const names[] = {"reasoning_content", "thinking", "reasoning"};
+    if (message.kind != TDM_J_DICT) return;
+    for (size_t i = 0; i < TDM_COUNT(names); i++) {
+        const tdm_jval *found = tdm_jdict_find(r, message.u.dict, tdm_jv_text(r, names[i]));
+        if (!found || found->kind == TDM_J_NONE) continue;
+        const tdm_jval reasoning = *found;
+        tdm_jdict *d = tdm_jdict_new(r); /* "thinking" comes first when it is new */
+        tdm_jdict_set(r, d, tdm_jv_text(r, "thinking"), reasoning);
+        for (int64_t k = 0; k < message.u.dict->count; k++) tdm_jdict_set(r, d, message.u.dict->at[k].key, message.u.dict->at[k].value);
+        tdm_jdict_set(r, d, tdm_jv_text(r, "reasoning_content"), reasoning);
+        *message.u.dict = *d;
+        return;
+    }
+}
+
+/* What apply_chat_template always passes. */
+static void set_defaults(tdm_jrun *r)
+{
+    tdm_jdict *vars = &r->globals->vars;
+    tdm_jdict_set(r, vars, tdm_jv_text(r, "tools"), tdm_jv_none());
+    tdm_jdict_set(r, vars, tdm_jv_text(r, "documents"), tdm_jv_none());
+    tdm_jdict_set(r, vars, tdm_jv_text(r, "add_generation_prompt"), tdm_jv_bool(false));
+}
+
 /* ---- the interface --------------------------------------------------------------------------------------------------------- */
 
 static bool valid_utf8(const char *text)
@@ -190,7 +218,10 @@ static tdm_status render(const tdm_chat *c, const json_t *vars, tdm_jrun *r, tdm
     const tdm_jval given = from_json(r, vars, 0);
     const tdm_jval *date = tdm_jdict_find(r, given.u.dict, tdm_jv_text(r, "date"));
     if (date) read_clock(r, *date);
+    const tdm_jval *messages = tdm_jdict_find(r, given.u.dict, tdm_jv_text(r, "messages"));
+    for (int64_t i = 0; messages && messages->kind == TDM_J_LIST && i < messages->u.list->count; i++) alias_reasoning(r, messages->u.list->at[i]);
     tdm_jfunctions_add(r, r->globals);
+    set_defaults(r);
     for (int64_t i = 0; i < given.u.dict->count; i++)
         tdm_jdict_set(r, &r->globals->vars, given.u.dict->at[i].key, given.u.dict->at[i].value);
     tdm_jexec(r, &c->body, r->globals);

@@ -34,7 +34,9 @@ typedef struct tdm_chat tdm_chat;
 tdm_status tdm_chat_open(tdm_chat **c, const char *template_text, const char *name, tdm_error *err);
 void tdm_chat_close(tdm_chat *c);
 /* Appends the rendered text; leaves *out alone on failure. vars: a JSON object, "messages", "add_generation_prompt", "tools",
- * "enable_thinking", "bos_token", "date" (above), ... Any thread; c does not change.
+ * "enable_thinking", "bos_token", "date" (above), ... As in transformers, "tools" and "documents" are none and add_generation_prompt
+ * is false when they are not given, and a message's "reasoning_content", "thinking" or "reasoning" is found under the first two names.
+ * Any thread; c does not change.
  * Errors  TDM_ERR_INPUT: what the template refuses (raise_exception, with its message), a fault in it, a limit passed. */
 tdm_status tdm_chat_render(const tdm_chat *c, const json_t *vars, tdm_text *out, tdm_error *err);
 

@@ -226,7 +226,7 @@ static tdm_jval char_at(tdm_jrun *r, const tdm_jstr *s, int64_t at)
 {
     const size_t from = tdm_utf8_offset(s->data, s->len, at);
     tdm_jrun_charge(r, (int64_t)(s->len / 64));
-    return tdm_jv_str(tdm_jstr_lend(r, s->data + from, tdm_utf8_len(s->data + from)));
+    return tdm_jv_like(r, tdm_jstr_lend(r, s->data + from, tdm_utf8_len(s->data + from)), s);
 }
 
 static bool is_sequence(tdm_jval v)
@@ -272,21 +272,21 @@ static tdm_jval slice_str(tdm_jrun *r, const tdm_jstr *s, int64_t start, int64_t
     if (step == 1) {
         const size_t from = tdm_utf8_offset(s->data, s->len, start);
         const size_t len = tdm_utf8_offset(s->data + from, s->len - from, count);
-        return tdm_jv_str(tdm_jstr_lend(r, s->data + from, len));
+        return tdm_jv_like(r, tdm_jstr_lend(r, s->data + from, len), s);
     }
     tdm_jbuf b = {0};
     const tdm_jlist chars = tdm_jval_iterate(r, tdm_jv_str(s));
     for (int64_t i = 0; i < count; i++) tdm_jbuf_add(r, &b, chars.at[start + i * step].u.s->data, chars.at[start + i * step].u.s->len);
-    return tdm_jv_str(tdm_jbuf_done(r, &b));
+    return tdm_jv_like(r, tdm_jbuf_done(r, &b), s);
 }
 
 tdm_jval tdm_jget_slice(tdm_jrun *r, tdm_jval v, tdm_jval start, tdm_jval stop, tdm_jval step)
 {
     const tdm_jval *parts[] = {&start, &stop, &step};
     if (v.kind == TDM_J_UNDEFINED) tdm_jrun_fail(r, NULL, "%s", tdm_jstr_c(r, v.u.s));
-    bool fits = is_sequence(v);
-    for (int i = 0; i < 3; i++) fits = fits && (parts[i]->kind == TDM_J_NONE || tdm_jval_is_int(*parts[i]));
-    if (!fits) return missing_attr(r, v, tdm_jv_none()); /* Jinja: undefined, not a fault */
+    if (!is_sequence(v)) tdm_jrun_fail(r, NULL, "'%s' object cannot be sliced", tdm_jval_type(v));
+    for (int i = 0; i < 3; i++)
+        if (parts[i]->kind != TDM_J_NONE && !tdm_jval_is_int(*parts[i])) tdm_jrun_fail(r, NULL, "slice indices must be integers or None");
     const int64_t n = tdm_jval_len(r, v);
     int64_t by = step.kind == TDM_J_NONE ? 1 : tdm_jval_int(step);
     if (by == 0) tdm_jrun_fail(r, NULL, "slice step cannot be zero");

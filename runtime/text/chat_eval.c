@@ -106,12 +106,19 @@ static tdm_jflow exec_set_block(tdm_jrun *r, const tdm_jnode *n, tdm_jscope *sco
     return flow;
 }
 
+/* Blocks write what they get as it is; unlike {{ }} they do not turn it into text. */
+static void put_string(tdm_jrun *r, tdm_jval v)
+{
+    if (v.kind != TDM_J_STR) tdm_jrun_fail(r, NULL, "a string is expected from the block, it gives %s", tdm_jval_type(v));
+    tdm_jbuf_str(r, r->out, v);
+}
+
 static tdm_jflow exec_filter_block(tdm_jrun *r, const tdm_jnode *n, tdm_jscope *scope)
 {
     tdm_jflow flow = TDM_JF_NEXT;
     tdm_jscope *inner = tdm_jscope_new(r, scope);
     const tdm_jval v = tdm_jv_str(tdm_jexec_capture(r, &n->body, inner, &flow));
-    if (flow == TDM_JF_NEXT) tdm_jbuf_str(r, r->out, tdm_jeval_filter(r, n->a, v, inner));
+    if (flow == TDM_JF_NEXT) put_string(r, tdm_jeval_filter(r, n->a, v, inner));
     return flow;
 }
 
@@ -140,7 +147,7 @@ static void exec_call_block(tdm_jrun *r, const tdm_jnode *n, tdm_jscope *scope)
     kw[args.kw_count++] = (tdm_jkwarg){.name = &name, .value = new_macro(r, n->b, scope, true)};
     args.kw = kw;
     r->line = n->line;
-    tdm_jbuf_str(r, r->out, tdm_jcall(r, callee, &args));
+    put_string(r, tdm_jcall(r, callee, &args));
 }
 
 static tdm_jflow exec_one(tdm_jrun *r, const tdm_jnode *n, tdm_jscope *scope)

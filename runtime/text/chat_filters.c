@@ -212,8 +212,9 @@ static tdm_jval f_int(tdm_jrun *r, tdm_jval v, const tdm_jargs *args)
     if (tdm_jval_is_int(v)) return tdm_jv_int(tdm_jval_int(v));
     if (v.kind == TDM_J_FLOAT) return isnan(v.u.f) ? otherwise : tdm_jv_int(truncated(r, v.u.f));
     if (v.kind != TDM_J_STR) return otherwise;
-    const int64_t base = int_of(r, given[1], "int", 10);
-    if (tdm_int_parse(r, v.u.s, base < 0 || base > 36 ? 1 : (int)base, &i)) return tdm_jv_int(i);
+    int64_t base = given[1].kind == TDM_J_MISSING ? 10 : tdm_jval_is_int(given[1]) ? tdm_jval_int(given[1]) : -1;
+    if (base < 0 || base > 36) base = 1; /* none that int() takes */
+    if (tdm_int_parse(r, v.u.s, (int)base, &i)) return tdm_jv_int(i);
     if (!tdm_float_parse(r, v.u.s, &f) || isnan(f) || isinf(f)) return otherwise;
     return tdm_jv_int(truncated(r, f));
 }

@@ -48,6 +48,14 @@ static tdm_jval get(tdm_jrun *r, const getter *g, tdm_jval item)
 
 static bool given_true(tdm_jrun *r, tdm_jval v) { return v.kind != TDM_J_MISSING && tdm_jval_true(r, v); }
 
+/* What Python takes as a flag where only an integer will do. */
+static bool given_flag(tdm_jrun *r, tdm_jval v)
+{
+    if (v.kind == TDM_J_MISSING) return false;
+    if (!tdm_jval_is_int(v)) tdm_jrun_fail(r, NULL, "'%s' object cannot be interpreted as an integer", tdm_jval_type(v));
+    return tdm_jval_int(v) != 0;
+}
+
 /* ---- one item, or one value from all ------------------------------------------------------------------------------------------ */
 
 static tdm_jval f_first(tdm_jrun *r, tdm_jval v, const tdm_jargs *args)
@@ -180,7 +188,7 @@ static tdm_jval f_sort(tdm_jrun *r, tdm_jval v, const tdm_jargs *args)
         for (int64_t k = 0; k < paths.count; k++) tdm_jlist_push(r, key, get(r, &getters[k], l->at[i]));
         tdm_jlist_push(r, keys, tdm_jv_list(key));
     }
-    tdm_jval_sort(r, l->at, keys->at, l->count, given_true(r, given[0]));
+    tdm_jval_sort(r, l->at, keys->at, l->count, given_flag(r, given[0]));
     return tdm_jv_list(l);
 }
 
@@ -242,7 +250,7 @@ static tdm_jval f_dictsort(tdm_jrun *r, tdm_jval v, const tdm_jargs *args)
         const tdm_jval key = l->at[i].u.list->at[by_value];
         tdm_jlist_push(r, keys, given_true(r, given[0]) ? key : fold_case(r, key));
     }
-    tdm_jval_sort(r, l->at, keys->at, l->count, given_true(r, given[2]));
+    tdm_jval_sort(r, l->at, keys->at, l->count, given_flag(r, given[2]));
     return tdm_jv_list(l);
 }
 

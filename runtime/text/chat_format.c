@@ -117,14 +117,13 @@ static void plain_float(char *text, size_t room, double f, int64_t precision)
 
 static void put_float(tdm_jrun *r, tdm_jbuf *b, const spec *s, double f)
 {
-    const char format[] = {'%', s->alternate ? '#' : '.', s->alternate ? '.' : '*', s->alternate ? '*' : 0, 0, 0};
-    char kind[6];
+    char kind[8];
     const bool percent = s->type == '%';
     if (percent) f *= 100;
     const bool negative = signbit(f) && !isnan(f);
     const size_t room = 512 + (size_t)(s->precision < 0 ? 0 : s->precision);
     char *text = tdm_jrun_alloc(r, room);
-    snprintf(kind, sizeof(kind), "%s%c", format, percent || s->type == 'F' ? 'f' : s->type == 'n' ? 'g' : s->type);
+    snprintf(kind, sizeof(kind), s->alternate ? "%%#.*%c" : "%%.*%c", percent || s->type == 'F' ? 'f' : s->type == 'n' ? 'g' : s->type);
     if (!isfinite(f)) snprintf(text, room, "%s", isnan(f) ? "nan" : "inf");
     else if (!s->type) plain_float(text, room, fabs(f), s->precision);
     else {

@@ -288,6 +288,7 @@ typedef struct tdm_jparser {
     int64_t pos;
     int nesting;
     int loops;              /* loops around, inside the current function */
+    int loops_all;          /* loops around, outside of it too */
     bool soft;              /* inside `if`: an unknown filter is a fault only when it is reached */
     tdm_jnode *macro;       /* innermost macro being parsed */
     tdm_jdict blocks;       /* names seen */

@@ -260,8 +260,7 @@ static void split_space(tdm_jrun *r, tdm_jlist *l, const tdm_jstr *s, int64_t ma
     while (left->len) {
         size_t end = 0;
         if (l->count >= max) {
-            end = tdm_jstr_strip(r, left, NULL, 2)->len;
-            push_part(r, l, left, 0, end);
+            push_part(r, l, left, 0, left->len);
             return;
         }
         while (end < left->len && !tdm_unicode_space(tdm_utf8_at(left->data + end))) end += tdm_utf8_len(left->data + end);
@@ -289,8 +288,7 @@ static void rsplit_space(tdm_jrun *r, tdm_jlist *l, const tdm_jstr *s, int64_t m
     while (left->len) {
         size_t from = left->len;
         if (l->count >= max) {
-            from = left->len - tdm_jstr_strip(r, left, NULL, 1)->len;
-            push_part(r, l, left, from, left->len);
+            push_part(r, l, left, 0, left->len);
             return;
         }
         for (size_t at = from; at > 0; from = at) {
@@ -345,7 +343,7 @@ static tdm_jval m_splitlines(tdm_jrun *r, tdm_jval self, const tdm_jargs *args)
 {
     tdm_jval keep;
     tdm_jargs_bind(r, args, "splitlines", "keepends", 0, &keep);
-    return tdm_jstr_split_lines(r, self.u.s, tdm_jval_true(r, keep));
+    return tdm_jstr_split_lines(r, self.u.s, int_of(r, keep, "splitlines", 0) != 0);
 }
 
 static tdm_jval partition(tdm_jrun *r, tdm_jval self, const tdm_jargs *args, const char *what, bool right)

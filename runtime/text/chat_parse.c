@@ -139,10 +139,19 @@ static void check_target(tdm_jparser *p, const tdm_jnode *n)
         if (tdm_jstr_is(n->name, constants[i])) tdm_jrun_fail(p->run, NULL, "cannot assign to %s", constants[i]);
 }
 
+static bool assigns_loop(const tdm_jnode *target)
+{
+    if (target->kind == TDM_JN_NAME) return tdm_jstr_is(target->name, "loop");
+    for (int64_t i = 0; target->kind == TDM_JN_TUPLE && i < target->items.count; i++)
+        if (assigns_loop(target->items.at[i])) return true;
+    return false;
+}
+
 static tdm_jnode *parse_target(tdm_jparser *p, bool with_namespace, const char *end_name)
 {
     tdm_jnode *n = tdm_jparse_tuple(p, (tdm_jtuple_how){.simplified = true, .with_namespace = with_namespace, .end_name = end_name});
     check_target(p, n);
+    if (p->loops_all && assigns_loop(n)) tdm_jrun_fail(p->run, NULL, "cannot assign to loop in a for loop");
     return n;
 }
 
@@ -170,21 +179,13 @@ static tdm_jnode *parse_set(tdm_jparser *p, int line)
     return n;
 }
 
-static bool assigns_loop(const tdm_jnode *target)
-{
-    if (target->kind == TDM_JN_NAME) return tdm_jstr_is(target->name, "loop");
-    for (int64_t i = 0; target->kind == TDM_JN_TUPLE && i < target->items.count; i++)
-        if (assigns_loop(target->items.at[i])) return true;
-    return false;
-}
-
 static tdm_jnode *parse_for(tdm_jparser *p, int line)
 {
     static const char *const ends[] = {"endfor", "else", NULL};
     tdm_jnode *n = tdm_jparse_node(p, TDM_JN_FOR, line);
     const bool soft = p->soft;
+    p->loops_all++;
     n->target = parse_target(p, false, "in");
-    if (assigns_loop(n->target)) tdm_jrun_fail(p->run, NULL, "cannot assign to loop in a for loop");
     tdm_jparse_expect_name(p, "in");
     n->a = tdm_jparse_tuple(p, (tdm_jtuple_how){.no_cond = true, .end_name = "recursive"});
     p->soft = false;
@@ -194,6 +195,7 @@ static tdm_jnode *parse_for(tdm_jparser *p, int line)
     n->body = parse_body(p, ends);
     p->loops--;
     if (!tdm_jstr_is(tdm_jparse_next(p)->s, "endfor")) n->alternative = parse_body_to(p, "endfor");
+    p->loops_all--;
     p->soft = soft;
     return n;
 }
