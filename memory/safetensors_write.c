@@ -176,8 +176,10 @@ tdm_status tdm_safetensors_write_filled(const char *path, const tdm_st_entry *en
     created = true;
     TDM_TRY(st, tdm_file_put(&file, header, bytes, err), done);
     for (int64_t i = 0; i < count; i++) {
-        if (order[i]->data || !fill) st = tdm_file_put(&file, order[i]->data, entry_bytes(order[i]), err);
-        else st = put_filled(&file, order[i], order[i] - entries, fill, user, err);
+        if (order[i]->data || !fill)
+            st = tdm_file_put(&file, order[i]->data, entry_bytes(order[i]), err);
+        else
+            st = put_filled(&file, order[i], order[i] - entries, fill, user, err);
         if (st != TDM_OK) goto done;
     }
     TDM_TRY(st, tdm_file_sync(&file, err), done);

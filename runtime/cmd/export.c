@@ -27,12 +27,22 @@ static int make_options(request *q, tdm_option options[TDM_MODEL_OPTIONS + OWN_O
     tdm_option all[TDM_MODEL_OPTIONS];
     int n = 0;
     tdm_model_options_table(&q->model, all);
-    options[n++] = (tdm_option){"--what", TDM_OPTION_TEXT, &q->what, 0, 0, "adapter|merged", "the PEFT folder, or a BF16 model with the adapter in it", NULL};
+    options[n++] = (tdm_option){"--what",
+                                TDM_OPTION_TEXT,
+                                &q->what,
+                                0,
+                                0,
+                                "adapter|merged",
+                                "the PEFT folder, or a BF16 model with the adapter in it",
+                                NULL};
     options[n++] = (tdm_option){"--output", TDM_OPTION_TEXT, &q->output, 0, 0, "D", "folder to make", NULL};
     for (int i = 0; i < TDM_MODEL_OPTIONS; i++)
         if (strcmp(all[i].name, "--kv") != 0) options[n++] = all[i];
-    options[n++] = (tdm_option){"--tokenizer", TDM_OPTION_TEXT, &q->tokenizer, 0, 0, "D", "take the tokenizer files from this folder", NULL};
-    options[n++] = (tdm_option){"--shard-gb", TDM_OPTION_REAL, &q->shard_gb, 1e-6, 1e6, "N", "split files above N * 10^9 bytes (default 5)", NULL};
+    options[n++] = (tdm_option){
+        "--tokenizer", TDM_OPTION_TEXT, &q->tokenizer, 0, 0, "D", "take the tokenizer files from this folder", NULL};
+    options[n++] = (tdm_option){
+        "--shard-gb", TDM_OPTION_REAL, &q->shard_gb, 1e-6, 1e6, "N", "split files above N * 10^9 bytes (default 5)",
+        NULL};
     return n;
 }
 
@@ -40,14 +50,20 @@ static tdm_status check(request *q, tdm_error *err)
 {
     if (!q->what || (strcmp(q->what, "adapter") != 0 && strcmp(q->what, "merged") != 0))
         return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give --what adapter or --what merged", "%s%.64s%s",
-                        q->what ? "--what does not know \"" : "what to export was not said", q->what ? q->what : "", q->what ? "\"" : "");
+                        q->what ? "--what does not know \"" : "what to export was not said", q->what ? q->what : "",
+                        q->what ? "\"" : "");
     q->merged = strcmp(q->what, "merged") == 0;
     if (!q->output) return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give --output FOLDER", "no output was named");
     if (q->run && q->model.adapter)
-        return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "leave one of them out", "both a run and --adapter were given");
+        return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "leave one of them out",
+                        "both a run and --adapter were given");
     if (q->run) return TDM_OK;
-    if (!q->model.adapter) return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give a run's folder, or --adapter D --model M", "no run was named");
-    if (!q->merged) return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give a run's folder, or --what merged", "--adapter is an exported adapter already");
+    if (!q->model.adapter)
+        return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give a run's folder, or --adapter D --model M",
+                        "no run was named");
+    if (!q->merged)
+        return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give a run's folder, or --what merged",
+                        "--adapter is an exported adapter already");
     return TDM_OK;
 }
 
@@ -63,7 +79,8 @@ static tdm_status find_checkpoint(const char *run, char out[TDM_PATH_BYTES], tdm
     const char *dir = tdm_fs_is_dir(path) ? path : run;
     const int64_t step = tdm_checkpoint_newest(dir);
     if (step < 0) {
-        st = TDM_FAIL(err, TDM_ERR_INPUT, run, "name a run's folder, or one of its checkpoints/step-...", "holds no complete checkpoint");
+        st = TDM_FAIL(err, TDM_ERR_INPUT, run, "name a run's folder, or one of its checkpoints/step-...",
+                      "holds no complete checkpoint");
         goto done;
     }
     TDM_TRY(st, tdm_checkpoint_path(out, dir, step, err), done);
@@ -84,7 +101,8 @@ static tdm_status copy_checked(const tdm_model_out *o, const char *from, const c
     TDM_TRY(st, tdm_fs_join(b, o->tmp, name, err), done);
     TDM_TRY(st, tdm_sha256_file(a, hex_a, err), done);
     TDM_TRY(st, tdm_sha256_file(b, hex_b, err), done);
-    if (strcmp(hex_a, hex_b) != 0) st = TDM_FAIL(err, TDM_ERR_OTHER, b, "is the disk sound?", "the copy differs from %s", name);
+    if (strcmp(hex_a, hex_b) != 0)
+        st = TDM_FAIL(err, TDM_ERR_OTHER, b, "is the disk sound?", "the copy differs from %s", name);
 done:
     return st;
 }
@@ -109,7 +127,8 @@ done:
 
 /* ---- merged ---- */
 
-/* The base as the recipe has it, for what the command line leaves open. *as_trained: the same weights, so that their hash must agree. */
+/* The base as the recipe has it, for what the command line leaves open. *as_trained: the same weights, so that their
+ * hash must agree. */
 static void base_of_run(const tdm_recipe *r, const request *q, tdm_session_spec *spec, bool *as_trained)
 {
     const tdm_recipe_model *m = &r->model;
@@ -135,10 +154,13 @@ static tdm_status merge(const request *q, tdm_merge *m, int64_t step, tdm_error 
     m->shard_bytes = (size_t)(q->shard_gb * 1e9);
     fprintf(stderr, "merging %s into %s\n", m->base.adapter_dir, m->base.model);
     TDM_TRY(st, tdm_export_merged(m, err), done);
-    fprintf(stderr, "log-probabilities of base + adapter and of the merged model differ by at most %.3g over %" PRId64 " tokens%s\n", (double)m->difference,
-            m->compared, m->quantized_act ? "; the base quantizes activations, the merged model does not" : "");
-    result = json_pack("{s:s,s:s,s:I,s:I,s:f}", "output", q->output, "what", "merged", "bytes", (json_int_t)m->bytes, "compared_tokens",
-                       (json_int_t)m->compared, "logprob_max_abs_diff", (double)m->difference);
+    fprintf(stderr,
+            "log-probabilities of base + adapter and of the merged model differ by at most %.3g over %" PRId64
+            " tokens%s\n",
+            (double)m->difference, m->compared,
+            m->quantized_act ? "; the base quantizes activations, the merged model does not" : "");
+    result = json_pack("{s:s,s:s,s:I,s:I,s:f}", "output", q->output, "what", "merged", "bytes", (json_int_t)m->bytes,
+                       "compared_tokens", (json_int_t)m->compared, "logprob_max_abs_diff", (double)m->difference);
     if (result && step >= 0) json_object_set_new(result, "step", json_integer(step));
     if (result) json_dumpf(result, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
     printf("\n");
@@ -154,7 +176,9 @@ static tdm_status merge_run(request *q, const tdm_checkpoint *c, tdm_error *err)
     tdm_merge m = {0};
     bool as_trained;
     const char *yaml = json_string_value(json_object_get(c->state.recipe, "yaml"));
-    if (!yaml) return TDM_FAIL(err, TDM_ERR_INPUT, c->path, "give --adapter D --model M instead", "state.json holds no recipe");
+    if (!yaml)
+        return TDM_FAIL(err, TDM_ERR_INPUT, c->path, "give --adapter D --model M instead",
+                        "state.json holds no recipe");
     TDM_TRY(st, tdm_recipe_parse(&r, yaml, strlen(yaml), c->path, NULL, 0, err), done);
     if (!q->model.model) q->model.model = r->model.path;
     TDM_TRY(st, tdm_model_options_apply(&q->model, &m.base, err), done);
@@ -194,8 +218,14 @@ tdm_status tdm_cmd_export(int argc, char **argv, tdm_error *err)
     const int count = make_options(&q, options);
     int plain;
     bool help;
-    const tdm_command command = {.name = "tandem export", .summary = "A run's adapter for other programs, or its model with the adapter merged in.",
-                                 .options = options, .count = count, .plain = &q.run, .plain_room = 1, .plain_name = "[RUN|CHECKPOINT]",
+    const tdm_command command = {.name = "tandem export",
+                                 .summary =
+                                     "A run's adapter for other programs, or its model with the adapter merged in.",
+                                 .options = options,
+                                 .count = count,
+                                 .plain = &q.run,
+                                 .plain_room = 1,
+                                 .plain_name = "[RUN|CHECKPOINT]",
                                  .example = "tandem export runs/gsm8k --what merged --output models/gsm8k-merged"};
     tdm_status st = TDM_OK;
     TDM_TRY(st, tdm_args_parse(&command, argc, argv, &plain, &help, err), done);

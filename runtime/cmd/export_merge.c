@@ -14,8 +14,9 @@
 
 enum { TEXT_TOKENS = 64, COMPARED_ROWS = 16 };
 
-static const char text[] = "A train leaves the station at 9:40 and travels 120 miles in two hours. How fast is it going? "
-                           "Let us divide the distance by the time: 120 / 2 = 60, so its speed is 60 miles per hour.\n";
+static const char text[] =
+    "A train leaves the station at 9:40 and travels 120 miles in two hours. How fast is it going? "
+    "Let us divide the distance by the time: 120 / 2 = 60, so its speed is 60 miles per hour.\n";
 
 typedef struct merger {
     const tdm_session *s;
@@ -26,7 +27,10 @@ typedef struct merger {
 
 /* ---- the sum ---- */
 
-static float bf16_at(tdm_cview v, int64_t row, int64_t col) { return tdm_bf16_to_f32(((const uint16_t *)v.data)[row * v.stride + col]); }
+static float bf16_at(tdm_cview v, int64_t row, int64_t col)
+{
+    return tdm_bf16_to_f32(((const uint16_t *)v.data)[row * v.stride + col]);
+}
 
 /* Row n of W: what the forward multiplies with, an e4m3 code times its f32 scale, or bf16. */
 static void weight_row(const merger *m, const tdm_weight *w, int64_t n, float *out)
@@ -40,14 +44,16 @@ static void weight_row(const merger *m, const tdm_weight *w, int64_t n, float *o
     const float *scale = w->scale.data;
     if (w->scheme == TDM_SCHEME_FP8_CHANNEL) scale += n;
     if (w->scheme == TDM_SCHEME_FP8_BLOCK) scale += n / TDM_FP8_BLOCK * w->scale.stride;
-    for (int64_t k = 0; k < cols; k++) out[k] = m->e4m3[codes[k]] * scale[w->scheme == TDM_SCHEME_FP8_BLOCK ? k / TDM_FP8_BLOCK : 0];
+    for (int64_t k = 0; k < cols; k++)
+        out[k] = m->e4m3[codes[k]] * scale[w->scheme == TDM_SCHEME_FP8_BLOCK ? k / TDM_FP8_BLOCK : 0];
 }
 
 /* out[k] = bf16(W[n, k] + scale * sum over r of B[n, r] A[r, k]), r rising. */
 static void merge_row(const merger *m, tdm_model_tensor of, int64_t n, uint16_t *out)
 {
     const tdm_weight *w = &tdm_weights_layer(m->s->weights, of.layer)->proj[of.proj];
-    const tdm_cview a = tdm_adapter_a(&m->s->adapter, of.layer, of.proj), b = tdm_adapter_b(&m->s->adapter, of.layer, of.proj);
+    const tdm_cview a = tdm_adapter_a(&m->s->adapter, of.layer, of.proj),
+                    b = tdm_adapter_b(&m->s->adapter, of.layer, of.proj);
     const int64_t cols = w->codes.cols;
     weight_row(m, w, n, m->row);
     for (int64_t k = 0; k < cols; k++) m->delta[k] = 0.0f;
@@ -68,8 +74,8 @@ static tdm_status fill(void *user, int64_t entry, int64_t row, int64_t rows, voi
         merge_row(m, m->t->of[entry], row + i, to);
         for (int64_t k = 0; k < cols; k++)
             if ((to[k] & 0x7f80u) == 0x7f80u)
-                return TDM_FAIL(err, TDM_ERR_INPUT, m->t->entry[entry].name, "is it the adapter of this model?", "the sum at row %" PRId64 " does not fit BF16",
-                                row + i);
+                return TDM_FAIL(err, TDM_ERR_INPUT, m->t->entry[entry].name, "is it the adapter of this model?",
+                                "the sum at row %" PRId64 " does not fit BF16", row + i);
     }
     return TDM_OK;
 }
@@ -88,8 +94,10 @@ static tdm_status compare_tensor(const merger *m, const tdm_model_file *f, int64
     for (int64_t i = 0; st == TDM_OK && i < rows; i++) {
         const int64_t row = e->rank == 2 ? i * (e->shape[0] - 1) / tdm_max_i64(rows - 1, 1) : 0;
         size_t bytes = 0;
-        if (e->data) memcpy(want, (const uint16_t *)e->data + row * cols, (size_t)cols * sizeof *want);
-        else merge_row(m, m->t->of[index], row, want);
+        if (e->data)
+            memcpy(want, (const uint16_t *)e->data + row * cols, (size_t)cols * sizeof *want);
+        else
+            merge_row(m, m->t->of[index], row, want);
         const void *have = t ? tdm_tensor_row(t, row, &bytes) : NULL;
         if (!have || bytes != (size_t)cols * sizeof *want || memcmp(have, want, bytes) != 0)
             st = TDM_FAIL(err, TDM_ERR_OTHER, e->name, "is the disk sound?", "what was written reads back otherwise");
@@ -152,17 +160,23 @@ static tdm_status score(tdm_session *s, int32_t *ids, int64_t count, float *lp, 
 static void for_scoring(tdm_session_spec *spec)
 {
     spec->train = spec->forward_only = true;
-    spec->trainer = (tdm_trainer_spec){.micro_tokens = TEXT_TOKENS, .sequences = 1, .context = TEXT_TOKENS, .head_rows = TEXT_TOKENS};
+    spec->trainer = (tdm_trainer_spec){
+        .micro_tokens = TEXT_TOKENS, .sequences = 1, .context = TEXT_TOKENS, .head_rows = TEXT_TOKENS};
 }
 
 /* The base is closed before the merged model is opened: one of them fits the budget, both need not. */
-static tdm_status compare_scores(const tdm_merge *m, const char *folder, int32_t *ids, int64_t count, const float *lp, float *most, tdm_error *err)
+static tdm_status compare_scores(const tdm_merge *m, const char *folder, int32_t *ids, int64_t count, const float *lp,
+                                 float *most, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     float merged[TEXT_TOKENS];
     tdm_session s = {0}; /* owned here */
-    tdm_session_spec spec = {.model = folder, .weights = {.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_NONE}, .kv_dtype = m->base.kv_dtype,
-                             .budget_bytes = m->base.budget_bytes, .budget_where = m->base.budget_where, .threads = m->base.threads};
+    tdm_session_spec spec = {.model = folder,
+                             .weights = {.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_NONE},
+                             .kv_dtype = m->base.kv_dtype,
+                             .budget_bytes = m->base.budget_bytes,
+                             .budget_where = m->base.budget_where,
+                             .threads = m->base.threads};
     for_scoring(&spec);
     TDM_TRY(st, tdm_session_plan(&s, &spec, err), done);
     TDM_TRY(st, tdm_session_load(&s, err), done);
@@ -172,7 +186,9 @@ static tdm_status compare_scores(const tdm_merge *m, const char *folder, int32_t
         const float d = fabsf(merged[i] - lp[i]);
         if (!(d <= *most)) *most = d; /* a NaN shows too */
     }
-    if (!isfinite(*most)) st = TDM_FAIL(err, TDM_ERR_OTHER, m->output, "are base and adapter of one model?", "the merged model's log-probabilities are not numbers");
+    if (!isfinite(*most))
+        st = TDM_FAIL(err, TDM_ERR_OTHER, m->output, "are base and adapter of one model?",
+                      "the merged model's log-probabilities are not numbers");
 done:
     tdm_session_close(&s);
     return st;
@@ -188,11 +204,14 @@ static tdm_status open_base(tdm_merge *m, tdm_session *s, tdm_error *err)
     TDM_TRY(st, tdm_session_plan(s, &spec, err), done);
     TDM_TRY(st, tdm_session_load(s, err), done);
     for (int64_t i = 0; i < s->config->layers; i++)
-        for (int p = 0; p < TDM_PROJ_COUNT; p++) m->quantized_act |= tdm_weights_layer(s->weights, i)->proj[p].act != TDM_ACT_NONE;
+        for (int p = 0; p < TDM_PROJ_COUNT; p++)
+            m->quantized_act |= tdm_weights_layer(s->weights, i)->proj[p].act != TDM_ACT_NONE;
     const uint64_t hash = m->base_hash ? tdm_weights_hash(s->weights) : 0;
     if (hash != m->base_hash)
-        st = TDM_FAIL(err, TDM_ERR_INPUT, spec.model, "give the model the run began with, or --weights to merge into another form of it",
-                      "the base weights are not those of the checkpoint (hash %016" PRIx64 ", now %016" PRIx64 ")", m->base_hash, hash);
+        st = TDM_FAIL(err, TDM_ERR_INPUT, spec.model,
+                      "give the model the run began with, or --weights to merge into another form of it",
+                      "the base weights are not those of the checkpoint (hash %016" PRIx64 ", now %016" PRIx64 ")",
+                      m->base_hash, hash);
 done:
     return st;
 }
@@ -202,7 +221,8 @@ static tdm_status write_folder(tdm_merge *m, tdm_model_out *out, const tdm_sessi
     tdm_status st = TDM_OK;
     tdm_model_tensors tensors = {0}; /* owned here */
     merger w = {.s = s, .t = &tensors};
-    const int64_t widest = tdm_max_i64(tdm_max_i64(s->config->width, s->config->ffn), s->config->heads * s->config->head_dim);
+    const int64_t widest =
+        tdm_max_i64(tdm_max_i64(s->config->width, s->config->ffn), s->config->heads * s->config->head_dim);
     for (int i = 0; i < 256; i++) w.e4m3[i] = tdm_e4m3_to_f32((uint8_t)i);
     w.delta = malloc(2 * (size_t)widest * sizeof *w.delta);
     if (w.delta) w.row = w.delta + widest;

@@ -21,8 +21,8 @@ static double shortest(float x)
     return strtod(text, NULL);
 }
 
-/* llama.cpp keeps Llama 3's scaling as one divisor per frequency; config.json wants the four numbers it was made from. The factor is the
- * largest divisor; the other three are those of the models Meta published. */
+/* llama.cpp keeps Llama 3's scaling as one divisor per frequency; config.json wants the four numbers it was made from.
+ * The factor is the largest divisor; the other three are those of the models Meta published. */
 static bool find_llama3(const tdm_model_config *c, tdm_model_config *found)
 {
     float inv[TDM_HEAD_DIM_MAX / 2], plain[TDM_HEAD_DIM_MAX / 2];
@@ -35,10 +35,12 @@ static bool find_llama3(const tdm_model_config *c, tdm_model_config *found)
     found->rope_factor = (double)factor;
     found->rope_low_freq = 1;
     found->rope_high_freq = 4;
-    for (found->rope_original_context = 1024; found->rope_original_context <= c->context; found->rope_original_context *= 2) {
+    for (found->rope_original_context = 1024; found->rope_original_context <= c->context;
+         found->rope_original_context *= 2) {
         bool same = true;
         tdm_rope_inv_freq(found, inv);
-        for (int64_t i = 0; same && i < c->head_dim / 2; i++) same = fabsf(plain[i] / inv[i] - c->rope_factors[i]) <= 1e-5f * c->rope_factors[i];
+        for (int64_t i = 0; same && i < c->head_dim / 2; i++)
+            same = fabsf(plain[i] / inv[i] - c->rope_factors[i]) <= 1e-5f * c->rope_factors[i];
         if (same) return true;
     }
     return false;
@@ -52,10 +54,12 @@ static tdm_status rope_json(const tdm_model_config *given, const char *where, js
     if (c->rope == TDM_ROPE_PLAIN) return TDM_OK;
     if (c->rope == TDM_ROPE_FACTORS) {
         if (!find_llama3(given, &found))
-            return TDM_FAIL(err, TDM_ERR_INPUT, where, "start from the model's safetensors", "rotary factors that no rope_scaling of config.json gives");
+            return TDM_FAIL(err, TDM_ERR_INPUT, where, "start from the model's safetensors",
+                            "rotary factors that no rope_scaling of config.json gives");
         c = &found;
     }
-    json_t *scaling = json_pack("{s:s,s:f}", "rope_type", c->rope == TDM_ROPE_LINEAR ? "linear" : "llama3", "factor", c->rope_factor);
+    json_t *scaling =
+        json_pack("{s:s,s:f}", "rope_type", c->rope == TDM_ROPE_LINEAR ? "linear" : "llama3", "factor", c->rope_factor);
     if (scaling && c->rope == TDM_ROPE_LLAMA3) {
         json_object_set_new(scaling, "low_freq_factor", json_real(c->rope_low_freq));
         json_object_set_new(scaling, "high_freq_factor", json_real(c->rope_high_freq));
@@ -85,35 +89,40 @@ static tdm_status kind_of(const tdm_model_config *c, const char *where, tdm_arch
     *arch = c->arch == TDM_ARCH_LLAMA && c->window > 0 ? TDM_ARCH_MISTRAL : c->arch;
     const bool qkv_only = c->qkv_bias && !c->o_bias;
     if (*arch == TDM_ARCH_LLAMA && qkv_only && !c->mlp_bias) *arch = TDM_ARCH_QWEN2; /* the same computation */
-    const bool said = *arch == TDM_ARCH_LLAMA    ? c->qkv_bias == c->o_bias
-                      : *arch == TDM_ARCH_QWEN2  ? qkv_only && !c->mlp_bias && c->head_dim * c->heads == c->width
-                      : *arch == TDM_ARCH_QWEN3  ? c->qkv_bias == c->o_bias && !c->mlp_bias
-                                                 : !c->qkv_bias && !c->o_bias && !c->mlp_bias;
+    const bool said = *arch == TDM_ARCH_LLAMA   ? c->qkv_bias == c->o_bias
+                      : *arch == TDM_ARCH_QWEN2 ? qkv_only && !c->mlp_bias && c->head_dim * c->heads == c->width
+                      : *arch == TDM_ARCH_QWEN3 ? c->qkv_bias == c->o_bias && !c->mlp_bias
+                                                : !c->qkv_bias && !c->o_bias && !c->mlp_bias;
     if (said) return TDM_OK;
-    return TDM_FAIL(err, TDM_ERR_INPUT, where, "start from the model's safetensors", "biases that no config.json of a %s model describes", c->model_type);
+    return TDM_FAIL(err, TDM_ERR_INPUT, where, "start from the model's safetensors",
+                    "biases that no config.json of a %s model describes", c->model_type);
 }
 
 tdm_status tdm_model_config_json(const tdm_model_config *c, const char *where, json_t **out, tdm_error *err)
 {
-    static const char *const classes[] = {"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM"};
+    static const char *const classes[] = {"LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM",
+                                          "MistralForCausalLM"};
     static const char *const types[] = {"llama", "qwen2", "qwen3", "mistral"};
     tdm_status st = TDM_OK;
     tdm_arch arch;
     *out = NULL;
     TDM_TRY(st, kind_of(c, where, &arch, err), done);
-    *out = json_pack("{s:[s],s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:f,s:b}", "architectures", classes[arch], "model_type", types[arch],
-                     "torch_dtype", "bfloat16", "hidden_act", "silu", "hidden_size", (json_int_t)c->width, "intermediate_size", (json_int_t)c->ffn,
-                     "num_hidden_layers", (json_int_t)c->layers, "num_attention_heads", (json_int_t)c->heads, "num_key_value_heads",
-                     (json_int_t)c->kv_heads, "head_dim", (json_int_t)c->head_dim, "vocab_size", (json_int_t)c->vocab, "max_position_embeddings",
-                     (json_int_t)c->context, "rms_norm_eps", shortest(c->norm_eps), "tie_word_embeddings", c->tied_head, "initializer_range", 0.02,
-                     "use_cache", 1);
+    *out = json_pack("{s:[s],s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:f,s:b,s:f,s:b}", "architectures",
+                     classes[arch], "model_type", types[arch], "torch_dtype", "bfloat16", "hidden_act", "silu",
+                     "hidden_size", (json_int_t)c->width, "intermediate_size", (json_int_t)c->ffn, "num_hidden_layers",
+                     (json_int_t)c->layers, "num_attention_heads", (json_int_t)c->heads, "num_key_value_heads",
+                     (json_int_t)c->kv_heads, "head_dim", (json_int_t)c->head_dim, "vocab_size", (json_int_t)c->vocab,
+                     "max_position_embeddings", (json_int_t)c->context, "rms_norm_eps", shortest(c->norm_eps),
+                     "tie_word_embeddings", c->tied_head, "initializer_range", 0.02, "use_cache", 1);
     if (!*out) {
         st = TDM_FAIL(err, TDM_ERR_OTHER, where, NULL, "out of memory for config.json");
         goto done;
     }
-    if (arch == TDM_ARCH_LLAMA || arch == TDM_ARCH_QWEN3) json_object_set_new(*out, "attention_bias", json_boolean(c->qkv_bias));
+    if (arch == TDM_ARCH_LLAMA || arch == TDM_ARCH_QWEN3)
+        json_object_set_new(*out, "attention_bias", json_boolean(c->qkv_bias));
     if (arch == TDM_ARCH_LLAMA) json_object_set_new(*out, "mlp_bias", json_boolean(c->mlp_bias));
-    if (arch == TDM_ARCH_MISTRAL) json_object_set_new(*out, "sliding_window", c->window > 0 ? json_integer(c->window) : json_null());
+    if (arch == TDM_ARCH_MISTRAL)
+        json_object_set_new(*out, "sliding_window", c->window > 0 ? json_integer(c->window) : json_null());
     TDM_TRY(st, rope_json(c, where, *out, err), done);
     special_json(c, *out);
 done:
@@ -140,19 +149,23 @@ static tdm_status write_generation(const tdm_model_out *o, const tdm_model_confi
 static tdm_status source_config(const tdm_model_file *f, json_t **config, tdm_error *err)
 {
     char path[TDM_PATH_BYTES];
-    if (tdm_model_file_gguf(f)) return tdm_model_config_json(tdm_model_file_config(f), tdm_model_file_path(f), config, err);
+    if (tdm_model_file_gguf(f))
+        return tdm_model_config_json(tdm_model_file_config(f), tdm_model_file_path(f), config, err);
     const tdm_status st = tdm_fs_join(path, tdm_model_file_path(f), "config.json", err);
     return st == TDM_OK ? tdm_json_open(config, path, err) : st;
 }
 
-tdm_status tdm_model_config_write(const tdm_model_out *o, const tdm_model_file *f, const json_t *quantization, bool bf16, tdm_error *err)
+tdm_status tdm_model_config_write(const tdm_model_out *o, const tdm_model_file *f, const json_t *quantization,
+                                  bool bf16, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     json_t *config = NULL; /* owned here */
     TDM_TRY(st, source_config(f, &config, err), done);
     json_object_del(config, "quantization_config");
     json_object_del(config, "compression_config");
-    if (bf16) json_object_set_new(config, json_object_get(config, "dtype") ? "dtype" : "torch_dtype", json_string("bfloat16"));
+    if (bf16)
+        json_object_set_new(config, json_object_get(config, "dtype") ? "dtype" : "torch_dtype",
+                            json_string("bfloat16"));
     if (quantization && json_object_set(config, "quantization_config", (json_t *)(uintptr_t)quantization) != 0) {
         st = TDM_FAIL(err, TDM_ERR_OTHER, o->path, NULL, "out of memory for config.json");
         goto done;

@@ -31,7 +31,9 @@ static tdm_status check_free(const char *path, tdm_error *err)
     tdm_status st = TDM_OK;
     if (tdm_fs_is_dir(path)) {
         st = tdm_fs_list(path, &names, err);
-        if (st == TDM_OK && names.count > 0) st = TDM_FAIL(err, TDM_ERR_RECIPE, path, "name a new folder, or remove it first", "the folder is not empty");
+        if (st == TDM_OK && names.count > 0)
+            st =
+                TDM_FAIL(err, TDM_ERR_RECIPE, path, "name a new folder, or remove it first", "the folder is not empty");
     } else if (tdm_fs_is_file(path)) {
         st = TDM_FAIL(err, TDM_ERR_RECIPE, path, "name a new folder", "is a file");
     }
@@ -46,7 +48,8 @@ tdm_status tdm_model_out_open(tdm_model_out *o, const char *path, tdm_error *err
     char tmp[TDM_PATH_BYTES];
     size_t len;
     *o = (tdm_model_out){0};
-    if (!split(path, o->parent, &name, &len)) return TDM_FAIL(err, TDM_ERR_RECIPE, path, "name a new folder", "is not the name of a folder to make");
+    if (!split(path, o->parent, &name, &len))
+        return TDM_FAIL(err, TDM_ERR_RECIPE, path, "name a new folder", "is not the name of a folder to make");
     TDM_TRY(st, check_free(path, err), done);
     snprintf(tmp, sizeof tmp, ".%.*s.tmp", (int)len, name);
     TDM_TRY(st, tdm_fs_join(o->path, o->parent, name, err), done);
@@ -88,7 +91,8 @@ tdm_status tdm_model_out_text(const tdm_model_out *o, const char *name, const ch
     return st == TDM_OK ? tdm_fs_write(path, text, strlen(text), err) : st;
 }
 
-/* 1e-05 stays that instead of becoming 1.0000000000000001e-05: precision grows until every number reads back the same. */
+/* 1e-05 stays that instead of becoming 1.0000000000000001e-05: precision grows until every number reads back the same.
+ */
 static char *dump(const json_t *value)
 {
     const size_t pretty = JSON_INDENT(2) | JSON_ENCODE_ANY;
@@ -107,7 +111,8 @@ tdm_status tdm_model_out_json(const tdm_model_out *o, const char *name, const js
 {
     char *text = dump(value); /* owned here */
     const tdm_status st = text ? tdm_model_out_text(o, name, text, err)
-                               : TDM_FAIL(err, TDM_ERR_OTHER, o->path, NULL, "cannot format %s: out of memory, or text that is not UTF-8", name);
+                               : TDM_FAIL(err, TDM_ERR_OTHER, o->path, NULL,
+                                          "cannot format %s: out of memory, or text that is not UTF-8", name);
     free(text);
     return st;
 }
@@ -167,15 +172,16 @@ static tdm_status fill_in_shard(void *user, int64_t entry, int64_t row, int64_t 
 
 static tdm_status write_index(const tdm_model_out *o, json_t *map, tdm_error *err)
 {
-    json_t *index = map ? json_pack("{s:{s:I},s:O}", "metadata", "total_size", (json_int_t)o->bytes, "weight_map", map) : NULL;
+    json_t *index =
+        map ? json_pack("{s:{s:I},s:O}", "metadata", "total_size", (json_int_t)o->bytes, "weight_map", map) : NULL;
     if (!index) return TDM_FAIL(err, TDM_ERR_OTHER, o->path, NULL, "out of memory for the index of the shards");
     const tdm_status st = tdm_model_out_json(o, "model.safetensors.index.json", index, err);
     json_decref(index);
     return st;
 }
 
-tdm_status tdm_model_out_tensors(tdm_model_out *o, const tdm_st_entry *entries, int64_t count, tdm_st_fill_fn *fill, void *user,
-                                 size_t shard_bytes, tdm_error *err)
+tdm_status tdm_model_out_tensors(tdm_model_out *o, const tdm_st_entry *entries, int64_t count, tdm_st_fill_fn *fill,
+                                 void *user, size_t shard_bytes, tdm_error *err)
 {
     static const char *const metadata[] = {"format", "pt", NULL};
     tdm_status st = TDM_OK;
@@ -187,10 +193,13 @@ tdm_status tdm_model_out_tensors(tdm_model_out *o, const tdm_st_entry *entries, 
     for (; first < count; shard++) {
         const int64_t end = shard_end(entries, count, first, shard_bytes);
         shard_fill s = {fill, user, first};
-        if (o->shards == 1) snprintf(name, sizeof name, "model.safetensors");
-        else snprintf(name, sizeof name, "model-%05" PRId64 "-of-%05" PRId64 ".safetensors", shard + 1, o->shards);
+        if (o->shards == 1)
+            snprintf(name, sizeof name, "model.safetensors");
+        else
+            snprintf(name, sizeof name, "model-%05" PRId64 "-of-%05" PRId64 ".safetensors", shard + 1, o->shards);
         TDM_TRY(st, tdm_fs_join(path, o->tmp, name, err), done);
-        TDM_TRY(st, tdm_safetensors_write_filled(path, entries + first, end - first, metadata, fill_in_shard, &s, err), done);
+        TDM_TRY(st, tdm_safetensors_write_filled(path, entries + first, end - first, metadata, fill_in_shard, &s, err),
+                done);
         for (; first < end; first++) {
             o->bytes += entry_bytes(&entries[first]);
             if (map && json_object_set_new(map, entries[first].name, json_string(name)) != 0) {

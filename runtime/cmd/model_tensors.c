@@ -24,7 +24,11 @@ static tdm_st_entry *add(tdm_model_tensors *t, const char *module, const char *p
     tdm_st_entry *e = &t->entry[t->count];
     TDM_ASSERT_EQ(v.stride, v.cols);
     snprintf(t->name[t->count], sizeof *t->name, "%s.%s", module, part);
-    *e = (tdm_st_entry){.name = t->name[t->count], .dtype = st_dtype(v.dtype), .rank = rank, .shape = {rank == 2 ? v.rows : v.cols, v.cols}, .data = v.data};
+    *e = (tdm_st_entry){.name = t->name[t->count],
+                        .dtype = st_dtype(v.dtype),
+                        .rank = rank,
+                        .shape = {rank == 2 ? v.rows : v.cols, v.cols},
+                        .data = v.data};
     t->of[t->count++] = (tdm_model_tensor){.layer = -1, .proj = TDM_PROJ_COUNT};
     return e;
 }
@@ -34,7 +38,8 @@ static void add_vector(tdm_model_tensors *t, const char *module, tdm_cview v)
     if (v.data) add(t, module, "weight", v, 1);
 }
 
-static void add_projection(tdm_model_tensors *t, const tdm_weight *w, int64_t layer, tdm_proj proj, const char *scale_name)
+static void add_projection(tdm_model_tensors *t, const tdm_weight *w, int64_t layer, tdm_proj proj,
+                           const char *scale_name)
 {
     char module[TDM_TENSOR_NAME_BYTES];
     tdm_module_name(module, layer, proj);
@@ -54,7 +59,8 @@ static void add_projection(tdm_model_tensors *t, const tdm_weight *w, int64_t la
 
 static void add_layer(tdm_model_tensors *t, const tdm_layer_weights *l, int64_t i, const char *scale_name)
 {
-    static const char *const norms[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"};
+    static const char *const norms[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm",
+                                        "self_attn.k_norm"};
     const tdm_cview views[] = {l->norm_attn, l->norm_ffn, l->norm_q, l->norm_k};
     char module[TDM_TENSOR_NAME_BYTES];
     for (int p = 0; p < TDM_PROJ_COUNT; p++) add_projection(t, &l->proj[p], i, (tdm_proj)p, scale_name);
@@ -68,11 +74,14 @@ tdm_status tdm_model_tensors_make(tdm_model_tensors *t, const tdm_weights *w, co
 {
     const tdm_model_config *c = tdm_weights_config(w);
     const size_t most = (size_t)c->layers * (4 * TDM_PROJ_COUNT + 4) + 3;
-    *t = (tdm_model_tensors){.entry = calloc(most, sizeof *t->entry), .of = calloc(most, sizeof *t->of), .name = calloc(most, sizeof *t->name),
+    *t = (tdm_model_tensors){.entry = calloc(most, sizeof *t->entry),
+                             .of = calloc(most, sizeof *t->of),
+                             .name = calloc(most, sizeof *t->name),
                              .input_scale = calloc((size_t)c->layers, sizeof *t->input_scale)};
     if (!t->entry || !t->of || !t->name || !t->input_scale) {
         tdm_model_tensors_free(t);
-        return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the names of %zu tensors", most);
+        return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the names of %zu tensors",
+                        most);
     }
     add(t, "model.embed_tokens", "weight", tdm_weights_embedding(w)->codes, 2);
     for (int64_t i = 0; i < c->layers; i++) add_layer(t, tdm_weights_layer(w, i), i, scale_name);

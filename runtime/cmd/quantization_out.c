@@ -1,5 +1,6 @@
 /* quantization_config. Source: compressed-tensors, quantization/quant_config.py and quant_args.py; transformers,
- * utils/quantization_config.py (FineGrainedFP8Config); vLLM, model_executor/layers/quantization/fp8.py (Fp8Config.from_config). */
+ * utils/quantization_config.py (FineGrainedFP8Config); vLLM, model_executor/layers/quantization/fp8.py
+ * (Fp8Config.from_config). */
 #include "runtime/cmd/model_config_out.h"
 
 #include <inttypes.h>
@@ -24,7 +25,8 @@ tdm_status tdm_fp8_layout_of(const tdm_weights *w, const char *where, tdm_fp8_la
             if (m->scheme == out->scheme && m->act == out->act) continue;
             char module[TDM_TENSOR_NAME_BYTES];
             tdm_module_name(module, i, (tdm_proj)p);
-            return TDM_FAIL(err, TDM_ERR_INPUT, where, "start from the unquantized model", "%s is quantized otherwise than the modules before it", module);
+            return TDM_FAIL(err, TDM_ERR_INPUT, where, "start from the unquantized model",
+                            "%s is quantized otherwise than the modules before it", module);
         }
     return TDM_OK;
 }
@@ -34,7 +36,8 @@ tdm_status tdm_fp8_format_check(tdm_fp8_format format, const tdm_fp8_layout *l, 
     const char *hint = "use --format compressed-tensors";
     if (format == TDM_FP8_FORMAT_COMPRESSED || l->scheme == TDM_SCHEME_BF16) return TDM_OK;
     if (l->scheme == TDM_SCHEME_FP8_CHANNEL)
-        return TDM_FAIL(err, TDM_ERR_RECIPE, "command line: --format", hint, "format fp8 has one scale, or one per block, and the weights have one per row");
+        return TDM_FAIL(err, TDM_ERR_RECIPE, "command line: --format", hint,
+                        "format fp8 has one scale, or one per block, and the weights have one per row");
     if (l->act == TDM_ACT_NONE)
         return TDM_FAIL(err, TDM_ERR_RECIPE, "command line: --format", hint, "format fp8 always quantizes activations");
     return TDM_OK;
@@ -59,15 +62,16 @@ static json_t *kept_modules(const tdm_weights *w)
 
 static json_t *float8(const char *strategy, bool dynamic)
 {
-    return json_pack("{s:i,s:s,s:b,s:s,s:b,s:n,s:n}", "num_bits", 8, "type", "float", "symmetric", 1, "strategy", strategy, "dynamic", dynamic,
-                     "group_size", "block_structure");
+    return json_pack("{s:i,s:s,s:b,s:s,s:b,s:n,s:n}", "num_bits", 8, "type", "float", "symmetric", 1, "strategy",
+                     strategy, "dynamic", dynamic, "group_size", "block_structure");
 }
 
 static json_t *compressed_weights(tdm_scheme scheme)
 {
     static const char *const strategies[] = {NULL, "tensor", "channel", "block"};
     json_t *w = float8(strategies[scheme], false);
-    if (w && scheme == TDM_SCHEME_FP8_BLOCK) json_object_set_new(w, "block_structure", json_pack("[i,i]", TDM_FP8_BLOCK, TDM_FP8_BLOCK));
+    if (w && scheme == TDM_SCHEME_FP8_BLOCK)
+        json_object_set_new(w, "block_structure", json_pack("[i,i]", TDM_FP8_BLOCK, TDM_FP8_BLOCK));
     if (w) json_object_set_new(w, "observer", json_string("minmax"));
     return w;
 }
@@ -84,19 +88,21 @@ static json_t *compressed_activations(const tdm_fp8_layout *l)
 
 static json_t *compressed(const tdm_fp8_layout *l, json_t *kept)
 {
-    return json_pack("{s:s,s:s,s:s,s:n,s:n,s:o,s:{s:{s:[s],s:o,s:o,s:n,s:s}}}", "quant_method", "compressed-tensors", "format", "float-quantized",
-                     "quantization_status", "compressed", "global_compression_ratio", "kv_cache_scheme", "ignore", kept, "config_groups", "group_0",
-                     "targets", "Linear", "weights", compressed_weights(l->scheme), "input_activations", compressed_activations(l),
+    return json_pack("{s:s,s:s,s:s,s:n,s:n,s:o,s:{s:{s:[s],s:o,s:o,s:n,s:s}}}", "quant_method", "compressed-tensors",
+                     "format", "float-quantized", "quantization_status", "compressed", "global_compression_ratio",
+                     "kv_cache_scheme", "ignore", kept, "config_groups", "group_0", "targets", "Linear", "weights",
+                     compressed_weights(l->scheme), "input_activations", compressed_activations(l),
                      "output_activations", "format", "float-quantized");
 }
 
-/* Both names of the list: vLLM has read ignored_layers for longer. weight_block_size null is said, because transformers would assume
- * 128 x 128. */
+/* Both names of the list: vLLM has read ignored_layers for longer. weight_block_size null is said, because transformers
+ * would assume 128 x 128. */
 static json_t *fine_grained(const tdm_fp8_layout *l, json_t *kept)
 {
     json_t *block = l->scheme == TDM_SCHEME_FP8_BLOCK ? json_pack("[i,i]", TDM_FP8_BLOCK, TDM_FP8_BLOCK) : json_null();
     return json_pack("{s:s,s:s,s:s,s:o,s:O,s:o}", "quant_method", "fp8", "fmt", "e4m3", "activation_scheme",
-                     l->act == TDM_ACT_STATIC ? "static" : "dynamic", "weight_block_size", block, "modules_to_not_convert", kept, "ignored_layers", kept);
+                     l->act == TDM_ACT_STATIC ? "static" : "dynamic", "weight_block_size", block,
+                     "modules_to_not_convert", kept, "ignored_layers", kept);
 }
 
 json_t *tdm_quantization_json(const tdm_weights *w, const tdm_fp8_layout *l, tdm_fp8_format format)

@@ -34,31 +34,44 @@ static int make_options(request *q, tdm_option options[TDM_MODEL_OPTIONS + OWN_O
         n++;
     }
     options[n++] = (tdm_option){"--output", TDM_OPTION_TEXT, &q->output, 0, 0, "D", "folder to make", NULL};
-    options[n++] = (tdm_option){"--format", TDM_OPTION_TEXT, &q->format, 0, 0, "F",
-                                "compressed-tensors, or fp8 (default for fp8_block; fp8_tensor in it is for vLLM alone)", NULL};
-    options[n++] = (tdm_option){"--tokenizer", TDM_OPTION_TEXT, &q->tokenizer, 0, 0, "D", "take the tokenizer files from this folder", NULL};
-    options[n++] = (tdm_option){"--shard-gb", TDM_OPTION_REAL, &q->shard_gb, 1e-6, 1e6, "N", "split files above N * 10^9 bytes (default 5)", NULL};
+    options[n++] =
+        (tdm_option){"--format",
+                     TDM_OPTION_TEXT,
+                     &q->format,
+                     0,
+                     0,
+                     "F",
+                     "compressed-tensors, or fp8 (default for fp8_block; fp8_tensor in it is for vLLM alone)",
+                     NULL};
+    options[n++] = (tdm_option){
+        "--tokenizer", TDM_OPTION_TEXT, &q->tokenizer, 0, 0, "D", "take the tokenizer files from this folder", NULL};
+    options[n++] = (tdm_option){
+        "--shard-gb", TDM_OPTION_REAL, &q->shard_gb, 1e-6, 1e6, "N", "split files above N * 10^9 bytes (default 5)",
+        NULL};
     return n;
 }
 
 static tdm_status check(const request *q, tdm_error *err)
 {
     if (!q->model.weights)
-        return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give --scheme fp8_channel, fp8_block, fp8_tensor or bf16", "no scheme was named");
+        return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give --scheme fp8_channel, fp8_block, fp8_tensor or bf16",
+                        "no scheme was named");
     if (!q->output) return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give --output FOLDER", "no output was named");
     if (q->format && strcmp(q->format, "compressed-tensors") != 0 && strcmp(q->format, "fp8") != 0)
-        return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "compressed-tensors or fp8", "--format does not know \"%.64s\"", q->format);
+        return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "compressed-tensors or fp8",
+                        "--format does not know \"%.64s\"", q->format);
     return TDM_OK;
 }
 
 static tdm_fp8_format choose_format(const request *q, const tdm_fp8_layout *l)
 {
     if (q->format) return strcmp(q->format, "fp8") == 0 ? TDM_FP8_FORMAT_FP8 : TDM_FP8_FORMAT_COMPRESSED;
-    return l->scheme == TDM_SCHEME_FP8_BLOCK && l->act == TDM_ACT_DYNAMIC ? TDM_FP8_FORMAT_FP8 : TDM_FP8_FORMAT_COMPRESSED;
+    return l->scheme == TDM_SCHEME_FP8_BLOCK && l->act == TDM_ACT_DYNAMIC ? TDM_FP8_FORMAT_FP8
+                                                                          : TDM_FP8_FORMAT_COMPRESSED;
 }
 
-static tdm_status write_folder(const request *q, tdm_model_out *out, const tdm_session *s, const tdm_fp8_layout *l, tdm_fp8_format format,
-                               tdm_error *err)
+static tdm_status write_folder(const request *q, tdm_model_out *out, const tdm_session *s, const tdm_fp8_layout *l,
+                               tdm_fp8_format format, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_model_tensors tensors = {0}; /* owned here */
@@ -74,11 +87,23 @@ static tdm_status write_folder(const request *q, tdm_model_out *out, const tdm_s
     TDM_TRY(st, tdm_model_config_write(out, s->file, quantization, l->scheme == TDM_SCHEME_BF16, err), done);
     TDM_TRY(st, tdm_tokenizer_write(out, s->file, q->tokenizer, err), done);
     TDM_TRY(st, tdm_model_tensors_make(&tensors, s->weights, inverse ? "weight_scale_inv" : "weight_scale", err), done);
-    TDM_TRY(st, tdm_model_out_tensors(out, tensors.entry, tensors.count, NULL, NULL, (size_t)(q->shard_gb * 1e9), err), done);
+    TDM_TRY(st, tdm_model_out_tensors(out, tensors.entry, tensors.count, NULL, NULL, (size_t)(q->shard_gb * 1e9), err),
+            done);
 done:
     json_decref(quantization);
     tdm_model_tensors_free(&tensors);
     return st;
+}
+
+/* vLLM computes q, k, v as one matrix, and gate, up: their parts must be quantized alike. */
+static bool splits_fused(const tdm_weights *w)
+{
+    for (int64_t i = 0; i < tdm_weights_config(w)->layers; i++) {
+        const tdm_weight *p = tdm_weights_layer(w, i)->proj;
+        if (p[TDM_PROJ_Q].scheme != p[TDM_PROJ_K].scheme || p[TDM_PROJ_Q].scheme != p[TDM_PROJ_V].scheme) return true;
+        if (p[TDM_PROJ_GATE].scheme != p[TDM_PROJ_UP].scheme) return true;
+    }
+    return false;
 }
 
 static tdm_status quantize(const request *q, tdm_session *s, const tdm_session_spec *spec, tdm_error *err)
@@ -93,14 +118,20 @@ static tdm_status quantize(const request *q, tdm_session *s, const tdm_session_s
     TDM_TRY(st, tdm_fp8_layout_of(s->weights, spec->model, &layout, err), done);
     const tdm_fp8_format format = choose_format(q, &layout);
     TDM_TRY(st, tdm_fp8_format_check(format, &layout, err), done);
+    if (splits_fused(s->weights))
+        fprintf(stderr, "note: transformers will load this, vLLM needs q_proj, k_proj and v_proj quantized alike, and "
+                        "gate_proj and up_proj\n");
     TDM_TRY(st, write_folder(q, &out, s, &layout, format, err), done);
     const size_t bytes = out.bytes;
     const int64_t shards = out.shards;
     TDM_TRY(st, tdm_model_out_finish(&out, err), done);
-    json_t *result = json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:I}", "output", q->output, "scheme", tdm_scheme_text(layout.scheme), "format",
-                               layout.scheme == TDM_SCHEME_BF16 ? "bf16" : format == TDM_FP8_FORMAT_FP8 ? "fp8" : "compressed-tensors",
-                               "modules_quantized", (json_int_t)layout.quantized, "modules_bf16", (json_int_t)layout.kept, "bytes", (json_int_t)bytes,
-                               "files", (json_int_t)shards);
+    json_t *result = json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:I}", "output", q->output, "scheme",
+                               tdm_scheme_text(layout.scheme), "format",
+                               layout.scheme == TDM_SCHEME_BF16 ? "bf16"
+                               : format == TDM_FP8_FORMAT_FP8   ? "fp8"
+                                                                : "compressed-tensors",
+                               "modules_quantized", (json_int_t)layout.quantized, "modules_bf16",
+                               (json_int_t)layout.kept, "bytes", (json_int_t)bytes, "files", (json_int_t)shards);
     if (result) json_dumpf(result, stdout, JSON_COMPACT);
     printf("\n");
     json_decref(result);
@@ -114,9 +145,12 @@ tdm_status tdm_cmd_quantize(int argc, char **argv, tdm_error *err)
     request q = {.shard_gb = 5};
     tdm_option options[TDM_MODEL_OPTIONS + OWN_OPTIONS];
     const int count = make_options(&q, options);
-    const tdm_command command = {.name = "tandem quantize", .summary = "Write an FP8 checkpoint that vLLM and transformers load.",
-                                 .options = options, .count = count,
-                                 .example = "tandem quantize --model models/Qwen3-0.6B --scheme fp8_channel --output models/Qwen3-0.6B-FP8"};
+    const tdm_command command = {
+        .name = "tandem quantize",
+        .summary = "Write an FP8 checkpoint that vLLM and transformers load.",
+        .options = options,
+        .count = count,
+        .example = "tandem quantize --model models/Qwen3-0.6B --scheme fp8_channel --output models/Qwen3-0.6B-FP8"};
     tdm_status st = TDM_OK;
     tdm_session session = {0};
     tdm_session_spec spec = {0};

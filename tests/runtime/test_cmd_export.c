@@ -1,5 +1,6 @@
 /* labels: unit
- * tandem export: the merged model is base + scale B A rounded once, the adapter is the checkpoint's; damage is found. */
+ * tandem export: the merged model is base + scale B A rounded once, the adapter is the checkpoint's; damage is found.
+ */
 #include <math.h>
 
 #include <jansson.h>
@@ -60,7 +61,8 @@ static void check_merge(const char *model, const char *adapter, const char *merg
 {
     tdm_session s = {0};
     tdm_model_file *file = NULL;
-    const tdm_session_spec spec = {.model = model, .adapter_dir = adapter, .weights = {.scheme = scheme, .act = TDM_ACT_DYNAMIC}, .threads = 1};
+    const tdm_session_spec spec = {
+        .model = model, .adapter_dir = adapter, .weights = {.scheme = scheme, .act = TDM_ACT_DYNAMIC}, .threads = 1};
     int64_t changed = 0;
     TINY_OK(tdm_session_plan(&s, &spec, err));
     TINY_OK(tdm_session_load(&s, err));
@@ -73,22 +75,27 @@ static void check_merge(const char *model, const char *adapter, const char *merg
             assert_non_null(t);
             assert_string_equal(t->type, "BF16");
             const tdm_weight *w = &tdm_weights_layer(s.weights, l)->proj[p];
-            const tdm_cview a = tdm_adapter_a(&s.adapter, l, (tdm_proj)p), b = tdm_adapter_b(&s.adapter, l, (tdm_proj)p);
+            const tdm_cview a = tdm_adapter_a(&s.adapter, l, (tdm_proj)p),
+                            b = tdm_adapter_b(&s.adapter, l, (tdm_proj)p);
             float *row = malloc((size_t)w->codes.cols * sizeof *row);
             for (int64_t n = 0; n < w->codes.rows; n++) {
                 tdm_tensor_read(t, n, 1, row);
                 for (int64_t k = 0; k < w->codes.cols; k++) {
                     const size_t at = (size_t)(n * w->codes.stride + k);
                     double base;
-                    if (w->scheme == TDM_SCHEME_BF16) base = (double)tdm_bf16_to_f32(((const uint16_t *)w->codes.data)[at]);
+                    if (w->scheme == TDM_SCHEME_BF16)
+                        base = (double)tdm_bf16_to_f32(((const uint16_t *)w->codes.data)[at]);
                     else {
                         const float *scale = w->scale.data;
-                        const int64_t i = w->scheme == TDM_SCHEME_FP8_TENSOR ? 0 : w->scheme == TDM_SCHEME_FP8_CHANNEL ? n : n / 128 * w->scale.cols + k / 128;
+                        const int64_t i = w->scheme == TDM_SCHEME_FP8_TENSOR    ? 0
+                                          : w->scheme == TDM_SCHEME_FP8_CHANNEL ? n
+                                                                                : n / 128 * w->scale.cols + k / 128;
                         base = (double)tdm_e4m3_to_f32(((const uint8_t *)w->codes.data)[at]) * (double)scale[i];
                     }
                     double sum = 0;
                     for (int64_t r = 0; a.data && r < a.rows; r++)
-                        sum += (double)tdm_bf16_to_f32(((const uint16_t *)b.data)[n * b.stride + r]) * (double)tdm_bf16_to_f32(((const uint16_t *)a.data)[r * a.stride + k]);
+                        sum += (double)tdm_bf16_to_f32(((const uint16_t *)b.data)[n * b.stride + r]) *
+                               (double)tdm_bf16_to_f32(((const uint16_t *)a.data)[r * a.stride + k]);
                     const double want = base + (double)s.adapter.scale * sum;
                     assert_true(fabs((double)row[k] - want) <= ldexp(fabs(want), -8) * 1.01 + 1e-7);
                     changed += fabs(want - base) > ldexp(fabs(base), -8);
@@ -113,7 +120,9 @@ static void merged_is_the_sum(void **state)
             snprintf(name, sizeof name, "%zu-%zu", m, i);
             adapter_of(f, model, adapter);
             char *out = test_path(f->dir, name);
-            assert_int_equal(EXPORT(&f->err, "--what", "merged", "--model", model, "--adapter", adapter, "--weights", schemes[i], "--output", out), TDM_OK);
+            assert_int_equal(EXPORT(&f->err, "--what", "merged", "--model", model, "--adapter", adapter, "--weights",
+                                    schemes[i], "--output", out),
+                             TDM_OK);
             check_merge(model, adapter, out, (tdm_scheme)i);
             free(out);
         }
@@ -123,9 +132,13 @@ static void merged_is_the_sum(void **state)
 static void merged_scores_like_the_pair(void **state)
 {
     fixture *f = *state;
-    tdm_merge m = {.base = {.model = MODELS "qwen3", .adapter_dir = MODELS "qwen3/adapter", .kv_dtype = TDM_DTYPE_BF16, .threads = 1,
+    tdm_merge m = {.base = {.model = MODELS "qwen3",
+                            .adapter_dir = MODELS "qwen3/adapter",
+                            .kv_dtype = TDM_DTYPE_BF16,
+                            .threads = 1,
                             .weights = {.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_NONE}},
-                   .output = f->out, .shard_bytes = 50000};
+                   .output = f->out,
+                   .shard_bytes = 50000};
     TINY_OK(tdm_export_merged(&m, err));
     assert_true(m.compared >= 32);
     assert_true(m.difference > 0 && m.difference < 0.1f);
@@ -153,9 +166,16 @@ static void make_run(fixture *f, int64_t step, const char *yaml, uint64_t base_h
     json_t *config = tdm_peft_config_json(tdm_peft_config_of(s.peft)), *recipe = json_pack("{s:s}", "yaml", yaml);
     const float moment = 1;
     const tdm_st_entry optimizer = {.name = "m", .dtype = TDM_ST_F32, .rank = 1, .shape = {1}, .data = &moment};
-    const tdm_checkpoint_state st = {.step = step, .base_hash = base_hash, .recipe = recipe, .recipe_hash = tdm_checkpoint_recipe_hash(recipe)};
-    TINY_OK(tdm_checkpoint_write(dir, &(tdm_checkpoint_parts){.state = &st, .adapter = entries, .adapter_count = count * 2, .adapter_config = config,
-                                                              .optimizer = &optimizer, .optimizer_count = 1}, 0, err));
+    const tdm_checkpoint_state st = {
+        .step = step, .base_hash = base_hash, .recipe = recipe, .recipe_hash = tdm_checkpoint_recipe_hash(recipe)};
+    TINY_OK(tdm_checkpoint_write(dir,
+                                 &(tdm_checkpoint_parts){.state = &st,
+                                                         .adapter = entries,
+                                                         .adapter_count = count * 2,
+                                                         .adapter_config = config,
+                                                         .optimizer = &optimizer,
+                                                         .optimizer_count = 1},
+                                 0, err));
     json_decref(config);
     json_decref(recipe);
     free(entries);
@@ -172,19 +192,23 @@ static uint64_t hash_of(const char *model, tdm_scheme scheme)
     return hash;
 }
 
-static const char recipe[] = "model: {path: " MODELS "qwen3, weights: fp8_channel}\ndata: {train: a.jsonl}\nreward: [{type: number, answer: '{answer}'}]\n"
-                             "output: runs/a\n";
+static const char recipe[] =
+    "model: {path: " MODELS
+    "qwen3, weights: fp8_channel}\ndata: {train: a.jsonl}\nreward: [{type: number, answer: '{answer}'}]\n"
+    "output: runs/a\n";
 
 static void adapter_is_the_newest_checkpoints(void **state)
 {
     fixture *f = *state;
     make_run(f, 10, recipe, 1);
     make_run(f, 20, recipe, 1);
-    char *run = test_path(f->dir, "run"), *older = test_path(run, "checkpoints/step-000010"), *second = test_path(f->dir, "second");
+    char *run = test_path(f->dir, "run"), *older = test_path(run, "checkpoints/step-000010"),
+         *second = test_path(f->dir, "second");
     assert_int_equal(EXPORT(&f->err, run, "--what", "adapter", "--output", f->out), TDM_OK);
     assert_int_equal(EXPORT(&f->err, older, "--what=adapter", "--output", second), TDM_OK);
     assert_int_not_equal(EXPORT(&f->err, older, "--what=adapter", "--output", second), TDM_OK); /* is there already */
-    char *a = test_path(run, "checkpoints/step-000020/adapter/adapter_model.safetensors"), *b = test_path(f->out, "adapter_model.safetensors");
+    char *a = test_path(run, "checkpoints/step-000020/adapter/adapter_model.safetensors"),
+         *b = test_path(f->out, "adapter_model.safetensors");
     unsigned long n, m;
     char *x = test_file_get(a, &n), *y = test_file_get(b, &m);
     assert_int_equal(n, m);
@@ -232,11 +256,16 @@ static void refuses_what_makes_no_sense(void **state)
     assert_int_equal(EXPORT(&f->err, f->dir, "--output", f->out), TDM_ERR_RECIPE);
     assert_int_equal(EXPORT(&f->err, f->dir, "--what", "both", "--output", f->out), TDM_ERR_RECIPE);
     assert_int_equal(EXPORT(&f->err, f->dir, "--what", "adapter"), TDM_ERR_RECIPE);
-    assert_int_equal(EXPORT(&f->err, f->dir, "--what", "adapter", "--output", f->out), TDM_ERR_INPUT); /* no checkpoint in it */
+    assert_int_equal(EXPORT(&f->err, f->dir, "--what", "adapter", "--output", f->out),
+                     TDM_ERR_INPUT); /* no checkpoint in it */
     assert_int_equal(EXPORT(&f->err, f->dir, "--what", "merged", "--adapter", "x", "--output", f->out), TDM_ERR_RECIPE);
-    assert_int_equal(EXPORT(&f->err, "--what", "adapter", "--adapter", MODELS "qwen3/adapter", "--output", f->out), TDM_ERR_RECIPE);
-    assert_int_equal(EXPORT(&f->err, "--what", "merged", "--adapter", MODELS "qwen2/adapter", "--model", MODELS "qwen3", "--output", f->out), TDM_ERR_INPUT);
-    assert_int_equal(EXPORT(&f->err, "--what", "merged", "--adapter", MODELS "qwen3/adapter", "--output", f->out), TDM_ERR_RECIPE); /* no model */
+    assert_int_equal(EXPORT(&f->err, "--what", "adapter", "--adapter", MODELS "qwen3/adapter", "--output", f->out),
+                     TDM_ERR_RECIPE);
+    assert_int_equal(EXPORT(&f->err, "--what", "merged", "--adapter", MODELS "qwen2/adapter", "--model", MODELS "qwen3",
+                            "--output", f->out),
+                     TDM_ERR_INPUT);
+    assert_int_equal(EXPORT(&f->err, "--what", "merged", "--adapter", MODELS "qwen3/adapter", "--output", f->out),
+                     TDM_ERR_RECIPE); /* no model */
     tdm_names names = {0};
     assert_int_equal(tdm_fs_list(f->dir, &names, NULL), TDM_OK);
     assert_int_equal(names.count, 0);
@@ -246,7 +275,8 @@ static void refuses_what_makes_no_sense(void **state)
 int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-    const struct CMUnitTest tests[] = {CASE(merged_is_the_sum), CASE(merged_scores_like_the_pair), CASE(adapter_is_the_newest_checkpoints),
-                                       CASE(a_run_merges_into_the_base_it_had), CASE(refuses_what_makes_no_sense)};
+    const struct CMUnitTest tests[] = {CASE(merged_is_the_sum), CASE(merged_scores_like_the_pair),
+                                       CASE(adapter_is_the_newest_checkpoints), CASE(a_run_merges_into_the_base_it_had),
+                                       CASE(refuses_what_makes_no_sense)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -22,8 +22,9 @@
 
 static tdm_status quantize(tdm_error *err, const char *model, const char *output, const char *scheme, const char *more)
 {
-    char *argv[16] = {(char *)"quantize", (char *)"--model", (char *)(uintptr_t)model, (char *)"--output", (char *)(uintptr_t)output, (char *)"--scheme",
-                      (char *)(uintptr_t)scheme, (char *)"--threads", (char *)"1"};
+    char *argv[16] = {(char *)"quantize",        (char *)"--model",         (char *)(uintptr_t)model,
+                      (char *)"--output",        (char *)(uintptr_t)output, (char *)"--scheme",
+                      (char *)(uintptr_t)scheme, (char *)"--threads",       (char *)"1"};
     int argc = 9;
     char text[256];
     snprintf(text, sizeof text, "%s", more);
@@ -73,7 +74,8 @@ static json_t *check_same(const char *model, const char *dir, const tdm_weights_
     assert_true(tdm_weights_hash(a.weights) == tdm_weights_hash(b.weights));
     for (int64_t i = 0; i < tdm_weights_config(a.weights)->layers; i++)
         for (int p = 0; p < TDM_PROJ_COUNT; p++) {
-            const tdm_weight *x = &tdm_weights_layer(a.weights, i)->proj[p], *y = &tdm_weights_layer(b.weights, i)->proj[p];
+            const tdm_weight *x = &tdm_weights_layer(a.weights, i)->proj[p],
+                             *y = &tdm_weights_layer(b.weights, i)->proj[p];
             assert_int_equal(x->scheme, y->scheme);
             assert_int_equal(x->act, y->act);
         }
@@ -84,7 +86,10 @@ static json_t *check_same(const char *model, const char *dir, const tdm_weights_
     return q;
 }
 
-static const char *text_at(const json_t *object, const char *key) { return json_string_value(json_object_get(object, key)); }
+static const char *text_at(const json_t *object, const char *key)
+{
+    return json_string_value(json_object_get(object, key));
+}
 
 typedef struct fixture {
     char *dir, *out;
@@ -109,19 +114,20 @@ static int teardown(void **state)
     return 0;
 }
 
-#define RUN(f, model, scheme, more)                                                                                                  \
-    do {                                                                                                                             \
-        if (quantize(&(f)->err, MODELS model, (f)->out, scheme, more) != TDM_OK) {                                                   \
-            tdm_error_print(&(f)->err);                                                                                              \
-            fail();                                                                                                                  \
-        }                                                                                                                            \
+#define RUN(f, model, scheme, more)                                                                                    \
+    do {                                                                                                               \
+        if (quantize(&(f)->err, MODELS model, (f)->out, scheme, more) != TDM_OK) {                                     \
+            tdm_error_print(&(f)->err);                                                                                \
+            fail();                                                                                                    \
+        }                                                                                                              \
     } while (0)
 
 static void channel_is_compressed_tensors(void **state)
 {
     fixture *f = *state;
     RUN(f, "llama3", "fp8_channel", "");
-    json_t *q = check_same(MODELS "llama3", f->out, &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC});
+    json_t *q = check_same(MODELS "llama3", f->out,
+                           &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC});
     assert_string_equal(text_at(q, "quant_method"), "compressed-tensors");
     assert_string_equal(text_at(q, "format"), "float-quantized");
     const json_t *group = json_object_get(json_object_get(q, "config_groups"), "group_0");
@@ -169,7 +175,8 @@ static void block_is_fine_grained(void **state)
 {
     fixture *f = *state;
     RUN(f, "qwen3", "fp8_block", "");
-    json_t *q = check_same(MODELS "qwen3", f->out, &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_BLOCK, .act = TDM_ACT_DYNAMIC});
+    json_t *q = check_same(MODELS "qwen3", f->out,
+                           &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_BLOCK, .act = TDM_ACT_DYNAMIC});
     assert_string_equal(text_at(q, "quant_method"), "fp8");
     assert_string_equal(text_at(q, "activation_scheme"), "dynamic");
     assert_int_equal(json_integer_value(json_array_get(json_object_get(q, "weight_block_size"), 1)), 128);
@@ -181,16 +188,21 @@ static void kept_modules_are_named(void **state)
     fixture *f = *state;
     const char *const keep[] = {"down_proj", NULL};
     RUN(f, "qwen3", "fp8_channel", "--keep-bf16 down_proj --first-layers-bf16 1");
-    json_t *q = check_same(MODELS "qwen3", f->out,
-                           &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC, .first_layers_bf16 = 1, .keep_bf16 = keep});
+    json_t *q = check_same(
+        MODELS "qwen3", f->out,
+        &(tdm_weights_options){
+            .scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC, .first_layers_bf16 = 1, .keep_bf16 = keep});
     const json_t *ignore = json_object_get(q, "ignore");
     assert_true(json_array_size(ignore) >= 1 + 7 + 1);
     assert_string_equal(json_string_value(json_array_get(ignore, 1)), "model.layers.0.self_attn.q_proj");
     json_decref(q);
     char *out = test_path(f->dir, "block");
-    assert_int_equal(quantize(&f->err, MODELS "qwen3", out, "fp8_block", "--keep-bf16 down_proj --first-layers-bf16 1"), TDM_OK);
-    q = check_same(MODELS "qwen3", out,
-                   &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_BLOCK, .act = TDM_ACT_DYNAMIC, .first_layers_bf16 = 1, .keep_bf16 = keep});
+    assert_int_equal(quantize(&f->err, MODELS "qwen3", out, "fp8_block", "--keep-bf16 down_proj --first-layers-bf16 1"),
+                     TDM_OK);
+    q = check_same(
+        MODELS "qwen3", out,
+        &(tdm_weights_options){
+            .scheme = TDM_SCHEME_FP8_BLOCK, .act = TDM_ACT_DYNAMIC, .first_layers_bf16 = 1, .keep_bf16 = keep});
     assert_true(json_equal(json_object_get(q, "modules_to_not_convert"), json_object_get(q, "ignored_layers")));
     json_decref(q);
     free(out);
@@ -204,7 +216,8 @@ static void shards_have_an_index(void **state)
     assert_true(json_integer_value(json_object_get(json_object_get(index, "metadata"), "total_size")) > 50000);
     assert_string_not_equal(text_at(map, "model.embed_tokens.weight"), text_at(map, "model.norm.weight"));
     json_decref(index);
-    json_decref(check_same(MODELS "qwen3", f->out, &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC}));
+    json_decref(check_same(MODELS "qwen3", f->out,
+                           &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC}));
 }
 
 static void fp8_models_are_written_again(void **state)
@@ -270,7 +283,8 @@ static void refuses_a_folder_in_use(void **state)
     assert_int_equal(mkdir(f->out, 0777), 0);
     RUN(f, "qwen3", "fp8_channel", ""); /* empty: fine */
     expect_error(f, TDM_ERR_RECIPE, "fp8_channel", "", "not empty");
-    json_decref(check_same(MODELS "qwen3", f->out, &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC}));
+    json_decref(check_same(MODELS "qwen3", f->out,
+                           &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC}));
 }
 
 /* Each write, sync and rename fails in turn: an error, and nothing under the folder's name. */
@@ -291,7 +305,8 @@ static void a_failing_disk_leaves_nothing(void **state)
         assert_int_equal(tdm_fs_list(f->dir, &names, NULL), TDM_OK);
         if (names.count == 1) { /* only the last sync comes after the rename */
             assert_string_equal(names.names[0], "made");
-            json_decref(check_same(MODELS "qwen2", f->out, &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC}));
+            json_decref(check_same(MODELS "qwen2", f->out,
+                                   &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC}));
             assert_int_equal(tdm_fs_remove_tree(f->out, NULL), TDM_OK);
         } else {
             assert_int_equal(names.count, 0);
@@ -306,8 +321,22 @@ static void llama3_factors_are_recognised(void **state)
     (void)state;
     float plain[64], scaled[64];
     json_t *json = NULL;
-    tdm_model_config c = {.arch = TDM_ARCH_LLAMA, .model_type = "llama", .layers = 1, .width = 256, .ffn = 64, .heads = 2, .kv_heads = 1, .head_dim = 128,
-                          .vocab = 8, .context = 131072, .norm_eps = 1e-5f, .rope_theta = 500000, .bos = 1, .eos = {2, 3}, .eos_count = 2, .tied_head = true};
+    tdm_model_config c = {.arch = TDM_ARCH_LLAMA,
+                          .model_type = "llama",
+                          .layers = 1,
+                          .width = 256,
+                          .ffn = 64,
+                          .heads = 2,
+                          .kv_heads = 1,
+                          .head_dim = 128,
+                          .vocab = 8,
+                          .context = 131072,
+                          .norm_eps = 1e-5f,
+                          .rope_theta = 500000,
+                          .bos = 1,
+                          .eos = {2, 3},
+                          .eos_count = 2,
+                          .tied_head = true};
     tdm_rope_inv_freq(&c, plain);
     c.rope = TDM_ROPE_LLAMA3;
     c.rope_factor = 32;
@@ -334,9 +363,10 @@ int main(void)
 {
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        CASE(channel_is_compressed_tensors), CASE(every_model_every_scheme),        CASE(block_is_fine_grained),   CASE(kept_modules_are_named),
-        CASE(shards_have_an_index),          CASE(fp8_models_are_written_again),    CASE(refuses_a_folder_in_use), CASE(refuses_what_it_cannot_write),
-        CASE(config_and_tokenizer_come_along), CASE(a_failing_disk_leaves_nothing), CASE(llama3_factors_are_recognised),
+        CASE(channel_is_compressed_tensors), CASE(every_model_every_scheme),      CASE(block_is_fine_grained),
+        CASE(kept_modules_are_named),        CASE(shards_have_an_index),          CASE(fp8_models_are_written_again),
+        CASE(refuses_a_folder_in_use),       CASE(refuses_what_it_cannot_write),  CASE(config_and_tokenizer_come_along),
+        CASE(a_failing_disk_leaves_nothing), CASE(llama3_factors_are_recognised),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /* labels: unit
- * tokenizer.json made from a GGUF's metadata gives the ids our reader gives from the GGUF itself, for every pre-tokenizer it knows; other
- * programs are asked by tests/conformance/check_quantized.py. */
+ * tokenizer.json made from a GGUF's metadata gives the ids our reader gives from the GGUF itself, for every
+ * pre-tokenizer it knows; other programs are asked by tests/conformance/check_quantized.py. */
 #include <jansson.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -56,7 +56,8 @@ static void put_array_key(bytes *b, const char *key, uint32_t type, uint64_t cou
     put_u64(b, count);
 }
 
-static const char *const merges[] = {"h e", "l l", "he ll", "hell o", "Ġ t", "Ġt he", "i n", "1 2", "12 3", "' s", "Ġ Ġ", "Ċ Ċ", "! !", "Ã ©", "e Ì"};
+static const char *const merges[] = {"h e",  "l l", "he ll", "hell o", "Ġ t", "Ġt he", "i n", "1 2",
+                                     "12 3", "' s", "Ġ Ġ",   "Ċ Ċ",    "! !", "Ã ©",   "e Ì"};
 static const char *const added[] = {"<|begin|>", "<|end|>", "<tool>", "[unused]"};
 static const int32_t added_types[] = {3, 3, 4, 5};
 enum { BYTES = 256, TOKENS = BYTES + 15 + 4, BEGIN = BYTES + 15 };
@@ -70,8 +71,10 @@ static void byte_char(int byte, char out[4])
         code = 256 + n;
     }
     memset(out, 0, 4);
-    if (code < 128) out[0] = (char)code;
-    else out[0] = (char)(0xC0 | code >> 6), out[1] = (char)(0x80 | (code & 63));
+    if (code < 128)
+        out[0] = (char)code;
+    else
+        out[0] = (char)(0xC0 | code >> 6), out[1] = (char)(0x80 | (code & 63));
 }
 
 static void make(bytes *b, const char *pre, bool bos, const char *damage)
@@ -125,9 +128,15 @@ static void same_ids(const tdm_tokenizer *a, const tdm_tokenizer *b, const char 
 
 static void ids_are_those_of_the_gguf(void **state)
 {
-    static const char *const pres[] = {"default", "gpt-2", "phi-2", "smollm", "starcoder", "refact", "command-r", "llama-bpe", "llama3", "llama-v3", "qwen2", "deepseek-r1-qwen"};
-    static const char *const texts[] = {"hello the hello's 12345 123 12", "<|begin|>hello<tool> the<|end|>\n\n  the", "caf\xC3\xA9 e\xCC\x81 \xC2\xBD\xE2\x91\xA0!!",
-                                        "", "  \n\n\t ", "$+<=>^~| a1b2 HELLO'S", "[unused]"};
+    static const char *const pres[] = {"default",   "gpt-2",     "phi-2",  "smollm",   "starcoder", "refact",
+                                       "command-r", "llama-bpe", "llama3", "llama-v3", "qwen2",     "deepseek-r1-qwen"};
+    static const char *const texts[] = {"hello the hello's 12345 123 12",
+                                        "<|begin|>hello<tool> the<|end|>\n\n  the",
+                                        "caf\xC3\xA9 e\xCC\x81 \xC2\xBD\xE2\x91\xA0!!",
+                                        "",
+                                        "  \n\n\t ",
+                                        "$+<=>^~| a1b2 HELLO'S",
+                                        "[unused]"};
     bytes *b = malloc(sizeof *b);
     (void)state;
     for (size_t i = 0; i < 2 * TDM_COUNT(pres); i++) {
@@ -135,13 +144,15 @@ static void ids_are_those_of_the_gguf(void **state)
         tdm_gguf *g;
         tdm_tokenizer *from_gguf, *from_json;
         json_t *tokenizer, *config;
-        char *dir = test_scratch_new(), *json = test_path(dir, "tokenizer.json"), *config_json = test_path(dir, "tokenizer_config.json");
+        char *dir = test_scratch_new(), *json = test_path(dir, "tokenizer.json"),
+             *config_json = test_path(dir, "tokenizer_config.json");
         make(b, pres[i / 2], i % 2, "");
         assert_int_equal(tdm_gguf_parse(&g, b->data, b->len, "test", &err), TDM_OK);
         assert_int_equal(tdm_tokenizer_json(g, "test", &tokenizer, &config, &err), TDM_OK);
         assert_int_equal(json_dump_file(tokenizer, json, 0), 0);
         assert_int_equal(json_dump_file(config, config_json, 0), 0);
-        if (tdm_tokenizer_open(&from_gguf, "test.gguf", g, &err) != TDM_OK || tdm_tokenizer_open(&from_json, dir, NULL, &err) != TDM_OK) {
+        if (tdm_tokenizer_open(&from_gguf, "test.gguf", g, &err) != TDM_OK ||
+            tdm_tokenizer_open(&from_json, dir, NULL, &err) != TDM_OK) {
             tdm_error_print(&err);
             fail();
         }
@@ -163,8 +174,11 @@ static void ids_are_those_of_the_gguf(void **state)
 
 static void refuses_what_it_cannot_say(void **state)
 {
-    static const char *const cases[][3] = {{"smollm", "model", "llama"}, {"smollm", "merges", "merges is missing"}, {"smollm", "twice", "text of another"},
-                                           {"smollm", "utf8", "not UTF-8"}, {"no-such", "", "no-such"}};
+    static const char *const cases[][3] = {{"smollm", "model", "llama"},
+                                           {"smollm", "merges", "merges is missing"},
+                                           {"smollm", "twice", "text of another"},
+                                           {"smollm", "utf8", "not UTF-8"},
+                                           {"no-such", "", "no-such"}};
     bytes *b = malloc(sizeof *b);
     (void)state;
     for (size_t i = 0; i < TDM_COUNT(cases); i++) {
@@ -184,6 +198,7 @@ static void refuses_what_it_cannot_say(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(ids_are_those_of_the_gguf), cmocka_unit_test(refuses_what_it_cannot_say)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(ids_are_those_of_the_gguf),
+                                       cmocka_unit_test(refuses_what_it_cannot_say)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
