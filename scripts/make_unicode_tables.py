@@ -75,6 +75,19 @@ def rust_word():
     return {ord(piece[1]) for piece, _ in pieces if len(piece) == 2 and piece[0] == "a"} | {ord("a")}
 
 
+def rust_marks():
+    """What StripAccents takes away."""
+    strip = normalizers.StripAccents()
+    return {c for c in CODES if strip.normalize_str(chr(c)) == ""}
+
+
+def rust_lower():
+    """Lower case where it is one character and not what utf8proc says."""
+    lower, utf8proc.utf8proc_tolower.restype = normalizers.Lowercase(), ctypes.c_int32
+    found = {c: lower.normalize_str(chr(c)) for c in CODES}
+    return {c: ord(x) for c, x in found.items() if len(x) == 1 and ord(x) != utf8proc.utf8proc_tolower(c)}
+
+
 def opaque(form, compatible):
     """Characters that are inert for the reference and not for newer tables: no class, no decomposition."""
     found = set()
@@ -108,10 +121,9 @@ def ranges(codes):
     return result
 
 
-def table(name, codes):
-    rows = ranges(codes)
-    body = [f"{{0x{a:X}, 0x{b:X}}}" for a, b in rows]
-    print(f"static const uint32_t {name}[][2] = {{")
+def rows(name, items, storage="static const"):
+    body = [f"{{0x{a:X}, 0x{b:X}}}" for a, b in items]
+    print(f"{storage} uint32_t {name}[][2] = {{")
     line = "   "
     for item in body:
         if len(line) + len(item) > 116:
@@ -119,7 +131,15 @@ def table(name, codes):
             line = "   "
         line += " " + item + ","
     print(line + "\n};")
-    return len(rows)
+
+
+def table(name, codes):
+    rows(name, ranges(codes))
+
+
+def pairs(lower):
+    rows("tdm_unicode_lower_pairs", sorted(lower.items()), "const")
+    print(f"const size_t tdm_unicode_lower_pairs_count = {len(lower)};")
 
 
 def main():
@@ -134,11 +154,12 @@ def main():
             table(f"added_{prop}", added)
         names.append((prop, script, bool(added)))
     for name, codes in (("set_onig_word", onig_set(r"\w")), ("set_word", rust_word()), ("set_numeric", rust_numeric()),
-                        ("set_punctuation", rust_punctuation()), ("set_opaque", opaque("NFC", False) | opaque("NFD", False)),
+                        ("set_punctuation", rust_punctuation()), ("set_mark", rust_marks()), ("set_opaque", opaque("NFC", False) | opaque("NFD", False)),
                         ("set_opaque_compatible", opaque("NFC", False) | opaque("NFD", False) | opaque("NFKC", True) | opaque("NFKD", True))):
         table(name, codes)
     print("\n#define SET(table) {(table), sizeof(table) / sizeof((table)[0])}")
-    for name in ("onig_word", "word", "numeric", "punctuation", "opaque", "opaque_compatible"):
+    pairs(rust_lower())
+    for name in ("onig_word", "word", "numeric", "punctuation", "mark", "opaque", "opaque_compatible"):
         print(f"const tdm_code_set tdm_codes_{name} = SET(set_{name});")
     print("\nconst tdm_property tdm_unicode_properties[] = {")
     for prop, script, added in names:

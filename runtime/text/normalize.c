@@ -153,8 +153,7 @@ static tdm_status by_character(const tdm_norm *norm, const char *s, size_t len, 
         uint32_t c = tdm_utf8_get(s + at, &n);
         char utf8[4];
         if (norm->kind == TDM_NORM_STRIP_ACCENTS) {
-            utf8proc_category_t k = utf8proc_category((utf8proc_int32_t)c);
-            if (k == UTF8PROC_CATEGORY_MN || k == UTF8PROC_CATEGORY_MC || k == UTF8PROC_CATEGORY_ME) continue;
+            if (tdm_code_in(&tdm_codes_mark, c)) continue;
             TDM_TRY(st, tdm_text_append(out, s + at, n, err), done);
         } else if (norm->kind == TDM_NORM_BYTES) {
             for (size_t i = 0; i < n; i++)
@@ -162,7 +161,7 @@ static tdm_status by_character(const tdm_norm *norm, const char *s, size_t len, 
         } else if (c == 0x130) { /* the one capital whose lower case is two characters */
             TDM_TRY(st, tdm_text_append(out, "i\xcc\x87", 3, err), done);
         } else {
-            TDM_TRY(st, tdm_text_append(out, utf8, tdm_utf8_write(utf8, (uint32_t)utf8proc_tolower((utf8proc_int32_t)c)), err), done);
+            TDM_TRY(st, tdm_text_append(out, utf8, tdm_utf8_write(utf8, tdm_lower(c)), err), done);
         }
     }
 done:

@@ -1,5 +1,7 @@
 #include "runtime/text/unicode.h"
 
+#include <utf8proc.h>
+
 bool tdm_code_in(const tdm_code_set *set, uint32_t c)
 {
     size_t low = 0, high = set->count;
@@ -16,6 +18,18 @@ bool tdm_is_space(uint32_t c)
     if (c < 0x80) return c == ' ' || (c >= 9 && c <= 13);
     return c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 ||
            c == 0x202f || c == 0x205f || c == 0x3000;
+}
+
+uint32_t tdm_lower(uint32_t c)
+{
+    size_t low = 0, high = tdm_unicode_lower_pairs_count;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (c > tdm_unicode_lower_pairs[mid][0]) low = mid + 1;
+        else high = mid;
+    }
+    if (low < tdm_unicode_lower_pairs_count && tdm_unicode_lower_pairs[low][0] == c) return tdm_unicode_lower_pairs[low][1];
+    return (uint32_t)utf8proc_tolower((utf8proc_int32_t)c);
 }
 
 uint32_t tdm_utf8_last(const char *s, size_t len, size_t *bytes)

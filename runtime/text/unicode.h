@@ -13,6 +13,7 @@ extern const tdm_code_set tdm_codes_onig_word;         /* Oniguruma's \w */
 extern const tdm_code_set tdm_codes_word;              /* \w of Rust's regex */
 extern const tdm_code_set tdm_codes_numeric;           /* char::is_numeric */
 extern const tdm_code_set tdm_codes_punctuation;       /* what the Punctuation pre-tokenizer splits on */
+extern const tdm_code_set tdm_codes_mark;                /* what StripAccents takes away */
 extern const tdm_code_set tdm_codes_opaque;            /* inert for the reference's NFC and NFD, not for newer Unicode */
 extern const tdm_code_set tdm_codes_opaque_compatible; /* the same for NFKC and NFKD */
 
@@ -22,6 +23,11 @@ extern const tdm_property tdm_unicode_properties[];
 extern const size_t tdm_unicode_properties_count;
 
 bool tdm_is_space(uint32_t c); /* White_Space */
+
+/* char::to_lowercase where it is one character; all but U+0130. */
+uint32_t tdm_lower(uint32_t c);
+extern const uint32_t tdm_unicode_lower_pairs[][2]; /* sorted: where utf8proc says something else */
+extern const size_t tdm_unicode_lower_pairs_count;
 
 /* Code point at s and its bytes; the text is valid UTF-8 and s is before its end. */
 static inline uint32_t tdm_utf8_get(const char *s, size_t *bytes)
