@@ -128,10 +128,16 @@ tdm_status tdm_added_finish(tdm_tokenizer *t, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     for (int i = 0; i < 256; i++) t->plain.root[i] = t->normalized.root[i] = -1;
-    for (int32_t i = 0; i < t->added_count; i++) {
+    for (int32_t k = 0; k < 2 * t->added_count; k++) { /* of two with one pattern, the one that is not special is found */
+        const int32_t i = k % t->added_count;
         tdm_added *a = &t->added[i];
+        if (a->special != (k >= t->added_count)) continue;
         if (a->normalized && t->norm_count) TDM_TRY(st, normalize_pattern(t, a, err), done);
-        if (a->pattern.len == 0) continue;
+        if (a->pattern.len == 0) {
+            st = TDM_FAIL(err, TDM_ERR_INPUT, t->name, "set its \"normalized\" to false", "the normalizer leaves nothing of the added token \"%.*s\"",
+                          (int)(a->content.len < 64 ? a->content.len : 64), tdm_span_ptr(t, a->content));
+            goto done;
+        }
         TDM_TRY(st, trie_put(a->normalized ? &t->normalized : &t->plain, tdm_span_ptr(t, a->pattern), a->pattern.len, i, err), done);
     }
     for (int32_t id = 0; id < t->vocab; id++) { /* special is a matter of the text: the reference asks by string */

@@ -136,6 +136,7 @@ static tdm_status replace(tdm_encoder *e, const tdm_norm *n, const char *s, size
     size_t from = 0, last = SIZE_MAX, start, end, done_to = 0;
     int found = 0;
     while (len > 0 && (found = tdm_pattern_next(&n->pattern, &e->match, s, len, &from, &last, &start, &end, e->err)) > 0) {
+        e->head_lost |= start == 0 && end > 0 && n->content_len == 0;
         TDM_TRY(st, tdm_text_append(out, s + done_to, start - done_to, e->err), done);
         TDM_TRY(st, tdm_text_append(out, n->content, n->content_len, e->err), done);
         done_to = end;
@@ -146,14 +147,18 @@ done:
     return st;
 }
 
-static tdm_status by_character(const tdm_norm *norm, const char *s, size_t len, tdm_text *out, tdm_error *err)
+static tdm_status by_character(tdm_encoder *e, const tdm_norm *norm, const char *s, size_t len, tdm_text *out)
 {
     tdm_status st = TDM_OK;
+    tdm_error *err = e->err;
     for (size_t at = 0, n; at < len; at += n) {
         uint32_t c = tdm_utf8_get(s + at, &n);
         char utf8[4];
         if (norm->kind == TDM_NORM_STRIP_ACCENTS) {
-            if (tdm_code_in(&tdm_codes_mark, c)) continue;
+            if (tdm_code_in(&tdm_codes_mark, c)) {
+                e->head_lost |= at == 0;
+                continue;
+            }
             TDM_TRY(st, tdm_text_append(out, s + at, n, err), done);
         } else if (norm->kind == TDM_NORM_BYTES) {
             for (size_t i = 0; i < n; i++)
@@ -188,17 +193,20 @@ static tdm_status one(tdm_encoder *e, const tdm_norm *norm, const char *s, size_
         tdm_status st = tdm_text_append(out, norm->content, norm->content_len, e->err);
         return st == TDM_OK ? tdm_text_append(out, s, len, e->err) : st;
     }
-    default: return by_character(norm, s, len, out, e->err);
+    default: return by_character(e, norm, s, len, out);
     }
 }
 
 tdm_status tdm_normalize(tdm_encoder *e, const char **s, size_t *len)
 {
     tdm_status st = TDM_OK;
+    e->head_lost = false;
     for (int i = 0; i < e->t->norm_count && *len > 0; i++) {
         const tdm_norm *norm = &e->t->norm[i];
         if (norm->kind == TDM_NORM_STRIP) {
+            const char *head = *s;
             strip(norm, s, len);
+            e->head_lost |= *s != head;
             continue;
         }
         if (norm->kind <= TDM_NORM_NFKD && already(norm->kind, *s, *len)) continue;

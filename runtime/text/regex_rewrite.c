@@ -104,6 +104,19 @@ static tdm_status property(rewriter *r, bool negated)
 /* Oniguruma's White_Space. */
 static const char spaces[] = "\\x09-\\x0d\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}";
 
+/* Inside a class Oniguruma leaves the superscripts and fractions of Latin-1 out of \w, outside it does not. */
+static tdm_status put_class_word(rewriter *r)
+{
+    tdm_status st = TDM_OK;
+    for (size_t i = 0; i < tdm_codes_onig_word.count && st == TDM_OK; i++) {
+        const uint32_t *range = tdm_codes_onig_word.ranges[i];
+        if (range[1] < 0xb2 || range[0] > 0xbe) st = put_ranges(r, &(tdm_code_set){&tdm_codes_onig_word.ranges[i], 1});
+        else if (range[0] <= 0xb5 && range[1] >= 0xb5) st = put(r, "\\x{b5}");
+        else if (range[0] <= 0xba && range[1] >= 0xba) st = put(r, "\\x{ba}");
+    }
+    return st;
+}
+
 /* at stands on a backslash. */
 static tdm_status escape(rewriter *r)
 {
@@ -114,7 +127,7 @@ static tdm_status escape(rewriter *r)
     case 0: return refuse(r, "a backslash at the end");
     case 's': return put_set(r, false, spaces, NULL);
     case 'S': return r->in_class ? put(r, "\\S\\x{180e}") : put_set(r, true, spaces, NULL);
-    case 'w': return put_set(r, false, "", &tdm_codes_onig_word);
+    case 'w': return r->in_class ? put_class_word(r) : put_set(r, false, "", &tdm_codes_onig_word);
     case 'W': return r->in_class ? refuse(r, "\\W inside a class") : put_set(r, true, "", &tdm_codes_onig_word);
     case 'h': return put_set(r, false, "0-9a-fA-F", NULL);
     case 'H': return r->in_class ? refuse(r, "\\H inside a class") : put_set(r, true, "0-9a-fA-F", NULL);

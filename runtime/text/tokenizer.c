@@ -134,10 +134,13 @@ static tdm_status cut_added(tdm_encoder *e, const tdm_trie *trie, const char *s,
         const tdm_added *a = &e->t->added[hit.added];
         size_t start = hit.start, stop = hit.end;
         if (a->single_word && !alone(s, len, &hit)) continue;
-        if (a->lstrip)
+        if (a->lstrip) {
             while (start > done_to && tdm_is_space(tdm_utf8_last(s, start, &n))) start -= n;
+            if (start < done_to) start = done_to;
+        }
         if (a->rstrip)
             while (stop < len && tdm_is_space(tdm_utf8_get(s + stop, &n))) stop += n;
+        if (start >= stop) continue; /* the token before took all of it as white space */
         if (done_to < start) TDM_TRY(st, rest(e, s + done_to, start - done_to, first && done_to == 0), done);
         TDM_TRY(st, tdm_ids_push(e->ids, a->id, e->err), done);
         done_to = stop;
@@ -151,7 +154,7 @@ static tdm_status plain_piece(tdm_encoder *e, const char *s, size_t len, bool fi
 {
     tdm_status st = TDM_OK;
     TDM_TRY(st, tdm_normalize(e, &s, &len), done);
-    st = cut_added(e, &e->t->normalized, s, len, first, tdm_pretokenize);
+    st = cut_added(e, &e->t->normalized, s, len, first && !e->head_lost, tdm_pretokenize);
 done:
     return st;
 }

@@ -111,6 +111,7 @@ typedef struct tdm_encoder {
     tdm_ids *ids;
     tdm_error *err;
     tdm_matcher match;
+    bool head_lost;    /* the normalizers took away the first character */
     tdm_text normal[2], step[TDM_STEPS_MAX], mapped[TDM_STEPS_MAX];
     int32_t *symbols;  /* of one segment */
     int64_t symbols_room;

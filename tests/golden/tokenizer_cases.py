@@ -83,7 +83,7 @@ def random_pre(rnd):
         lambda: pre_tokenizers.Digits(individual_digits=rnd.random() < 0.5),
         lambda: pre_tokenizers.Punctuation(rnd.choice(BEHAVIORS)),
         pre_tokenizers.Whitespace, pre_tokenizers.WhitespaceSplit, lambda: pre_tokenizers.CharDelimiterSplit(rnd.choice(["a", " ", "\u2581"])),
-        lambda: pre_tokenizers.Metaspace(replacement=rnd.choice(["\u2581", "_"]), prepend_scheme=rnd.choice(["always", "never", "first"]), split=rnd.random() < 0.5),
+        lambda: pre_tokenizers.Metaspace(replacement=rnd.choice(["\u2581", "_"]), prepend_scheme=rnd.choice(["always", "never"]), split=rnd.random() < 0.5),
         lambda: pre_tokenizers.ByteLevel(add_prefix_space=rnd.random() < 0.3, use_regex=rnd.random() < 0.5),
     ])()
 
@@ -103,18 +103,29 @@ def sequence(rnd, kind, make, most):
     return parts[0] if len(parts) == 1 else kind(parts)
 
 
-def random_tokenizer(rnd, samples):
+def train(t, rnd, samples, small, byte_level):
+    t.train_from_iterator([sample + " " + "".join(PIECES).replace("\0", "") for sample in rnd.sample(samples, 20)],
+                          trainers.BpeTrainer(vocab_size=rnd.choice([270] if small else [260, 500]), limit_alphabet=rnd.choice([40] if small else [40, 200]), show_progress=False,
+                                              initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if byte_level else []))
+
+
+def random_tokenizer(rnd, samples, small=False):
     """tokenizer.json of a small tokenizer: steps, flags and added tokens drawn at random, the vocabulary trained on the samples."""
     t = Tokenizer(models.BPE())
     t.normalizer = sequence(rnd, normalizers.Sequence, random_normalizer, 2)
     t.pre_tokenizer = sequence(rnd, pre_tokenizers.Sequence, random_pre, 3)
+    if rnd.random() < 0.15:  # "first" asks where a piece starts in the text; other steps before it make that a matter of alignments
+        t.pre_tokenizer = pre_tokenizers.Metaspace(replacement="\u2581", prepend_scheme="first", split=rnd.random() < 0.5)
     byte_level = rnd.random() < 0.5
     if byte_level:
         last = pre_tokenizers.ByteLevel(add_prefix_space=rnd.random() < 0.3, use_regex=rnd.random() < 0.5)
         t.pre_tokenizer = pre_tokenizers.Sequence([t.pre_tokenizer, last]) if t.pre_tokenizer else last
-    t.train_from_iterator([sample + " " + "".join(PIECES).replace("\0", "") for sample in rnd.sample(samples, 20)],
-                          trainers.BpeTrainer(vocab_size=rnd.choice([260, 500]), limit_alphabet=rnd.choice([40, 200]), show_progress=False,
-                                              initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if byte_level else []))
+    try:
+        train(t, rnd, samples, small, byte_level)
+    except BaseException as e:  # the trainer panics on some alphabets
+        if isinstance(e, KeyboardInterrupt):
+            raise
+        return random_tokenizer(rnd, samples, small)
     d = json.loads(t.to_str())
     model = d["model"]
     vocab = model["vocab"]
@@ -129,7 +140,7 @@ def random_tokenizer(rnd, samples):
     model["ignore_merges"] = rnd.random() < 0.3
     t = Tokenizer.from_str(json.dumps(d))
     for _ in range(rnd.randrange(6)):
-        text = rnd.choice(["<s>", "</s>", "<|x|>", "ab", "the", "\xe9", "e\u0301", " a ", "  ", "\n\n", "\u2581", "Ab", "<", "3", "\u0130x", "the cat", "\u4e2d", "ing"])
+        text = rnd.choice(["<s>", "</s>", "<|x|>", "ab", "the", "\xe9", " a ", "  ", "\n\n", "\u2581", "Ab", "<", "3", "\u0130x", "the cat", "\u4e2d", "ing"])
         token = AddedToken(text, lstrip=rnd.random() < 0.3, rstrip=rnd.random() < 0.3, single_word=rnd.random() < 0.3, normalized=rnd.random() < 0.5)
         (t.add_special_tokens if rnd.random() < 0.5 else t.add_tokens)([token])
     t.decoder = sequence(rnd, decoders.Sequence, random_decoder, 3)
