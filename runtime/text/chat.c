@@ -8,7 +8,7 @@
 struct tdm_chat {
     tdm_jrun run; /* owns the parsed template */
     char *name;
-    tdm_jnodes body;
+    tdm_jnode *root;
 };
 
 /* ---- a run ----------------------------------------------------------------------------------------------------------------- */
@@ -171,7 +171,7 @@ static bool valid_utf8(const char *text)
 static tdm_status parse(tdm_chat *c, const char *text, size_t len)
 {
     if (setjmp(c->run.jump)) return c->run.status;
-    c->body = tdm_jparse(&c->run, tdm_jlex(&c->run, text, len));
+    c->root = tdm_jparse(&c->run, tdm_jlex(&c->run, text, len));
     return TDM_OK;
 }
 
@@ -214,7 +214,7 @@ static tdm_status render(const tdm_chat *c, const json_t *vars, tdm_jrun *r, tdm
 {
     if (setjmp(r->jump)) return r->status;
     r->out = text;
-    r->globals = tdm_jscope_new(r, NULL);
+    r->globals = tdm_jscope_new(r, NULL, NULL);
     const tdm_jval given = from_json(r, vars, 0);
     const tdm_jval *date = tdm_jdict_find(r, given.u.dict, tdm_jv_text(r, "date"));
     if (date) read_clock(r, *date);
@@ -224,7 +224,8 @@ static tdm_status render(const tdm_chat *c, const json_t *vars, tdm_jrun *r, tdm
     set_defaults(r);
     for (int64_t i = 0; i < given.u.dict->count; i++)
         tdm_jdict_set(r, &r->globals->vars, given.u.dict->at[i].key, given.u.dict->at[i].value);
-    tdm_jexec(r, &c->body, r->globals);
+    tdm_jscope_hide(r, r->globals, &c->root->hidden);
+    tdm_jexec(r, &c->root->body, r->globals);
     return TDM_OK;
 }
 

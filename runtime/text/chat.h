@@ -7,7 +7,10 @@
  *              "date" the function is undefined, and templates that test for it take their own fixed date.
  *   integers   64 bits; passing them is an error
  *   laziness   map, select and the like run at once, so an error in one that nobody reads is still an error
- *   absent     other templates (extends, include, import), autoescape, host-flavoured filters (urlize, random, pprint, ...)
+ *   absent     other templates (extends, include, import), autoescape, `self`, host-flavoured filters (urlize, urlencode, random,
+ *              pprint, xmlattr, striptags, wordwrap, filesizeformat), str.encode, translate and format_map, attributes of numbers;
+ *              a group of groupby is a plain pair, without .grouper and .list
+ *   addresses  what Python prints with an address ("<generator object ... at 0x...>") is printed without one
  * Source  Jinja 3.1.6 and transformers' utils/chat_template_utils.py. */
 #ifndef TANDEM_RUNTIME_TEXT_CHAT_H
 #define TANDEM_RUNTIME_TEXT_CHAT_H

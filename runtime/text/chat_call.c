@@ -123,7 +123,7 @@ static void set_specials(tdm_jrun *r, const tdm_jmacro *m, const tdm_jargs *args
 tdm_jval tdm_jcall_macro(tdm_jrun *r, const tdm_jmacro *m, const tdm_jargs *args)
 {
     const tdm_jnode *n = m->node;
-    tdm_jscope *scope = tdm_jscope_new(r, m->scope);
+    tdm_jscope *scope = tdm_jscope_new(r, m->scope, &n->hidden);
     bool *taken = tdm_jrun_alloc(r, (size_t)args->kw_count + 1);
     tdm_jval *given = tdm_jrun_alloc(r, (size_t)(n->items.count + 1) * sizeof(*given));
     for (int64_t i = 0; i < n->items.count; i++)

@@ -2,16 +2,22 @@
  * for, with, macro, call, filter, block set and generation open one, `if` does not. */
 #include "runtime/text/chat_internal.h"
 
-tdm_jscope *tdm_jscope_new(tdm_jrun *r, tdm_jscope *parent)
-{
-    tdm_jscope *s = tdm_jrun_alloc(r, sizeof(*s));
-    s->parent = parent;
-    return s;
-}
-
 static void set_name(tdm_jrun *r, tdm_jscope *scope, const tdm_jstr *name, tdm_jval v)
 {
     tdm_jdict_set(r, &scope->vars, tdm_jv_str(name), v);
+}
+
+void tdm_jscope_hide(tdm_jrun *r, tdm_jscope *s, const tdm_jnames *hidden)
+{
+    for (int64_t i = 0; i < hidden->count; i++) set_name(r, s, hidden->at[i], (tdm_jval){.kind = TDM_J_MISSING});
+}
+
+tdm_jscope *tdm_jscope_new(tdm_jrun *r, tdm_jscope *parent, const tdm_jnames *hidden)
+{
+    tdm_jscope *s = tdm_jrun_alloc(r, sizeof(*s));
+    s->parent = parent;
+    if (hidden) tdm_jscope_hide(r, s, hidden);
+    return s;
 }
 
 static void assign_attr(tdm_jrun *r, const tdm_jnode *target, tdm_jval v, tdm_jscope *scope)
@@ -55,7 +61,7 @@ static tdm_jlist filtered(tdm_jrun *r, const tdm_jnode *n, tdm_jlist all, tdm_js
 {
     tdm_jlist kept = {0};
     for (int64_t i = 0; i < all.count; i++) {
-        tdm_jscope *inner = tdm_jscope_new(r, scope);
+        tdm_jscope *inner = tdm_jscope_new(r, scope, NULL);
         tdm_jassign(r, n->target, all.at[i], inner);
         if (tdm_jval_true(r, tdm_jeval(r, n->b, inner))) tdm_jlist_push(r, &kept, all.at[i]);
     }
@@ -66,7 +72,7 @@ tdm_jflow tdm_jexec_for(tdm_jrun *r, const tdm_jnode *n, tdm_jval over, int64_t 
 {
     tdm_jlist items = tdm_jval_iterate(r, over);
     if (n->b) items = filtered(r, n, items, scope);
-    if (items.count == 0) return tdm_jexec(r, &n->alternative, tdm_jscope_new(r, scope));
+    if (items.count == 0) return tdm_jexec(r, &n->alternative, tdm_jscope_new(r, scope, &n->hidden_else));
     tdm_jloop *loop = tdm_jrun_alloc(r, sizeof(*loop));
     loop->items = items;
     loop->depth0 = depth0;
@@ -74,7 +80,7 @@ tdm_jflow tdm_jexec_for(tdm_jrun *r, const tdm_jnode *n, tdm_jval over, int64_t 
     loop->scope = scope;
     static const tdm_jstr name = {.data = "loop", .len = 4};
     for (; loop->pos < items.count; loop->pos++) {
-        tdm_jscope *inner = tdm_jscope_new(r, scope);
+        tdm_jscope *inner = tdm_jscope_new(r, scope, &n->hidden);
         tdm_jrun_charge(r, 1);
         set_name(r, inner, &name, (tdm_jval){.kind = TDM_J_LOOP, .u.loop = loop});
         tdm_jassign(r, n->target, items.at[loop->pos], inner);
@@ -98,7 +104,7 @@ static tdm_jflow exec_if(tdm_jrun *r, const tdm_jnode *n, tdm_jscope *scope)
 static tdm_jflow exec_set_block(tdm_jrun *r, const tdm_jnode *n, tdm_jscope *scope)
 {
     tdm_jflow flow = TDM_JF_NEXT;
-    tdm_jscope *inner = tdm_jscope_new(r, scope);
+    tdm_jscope *inner = tdm_jscope_new(r, scope, &n->hidden);
     tdm_jval v = tdm_jv_str(tdm_jexec_capture(r, &n->body, inner, &flow));
     if (flow != TDM_JF_NEXT) return flow;
     if (n->a) v = tdm_jeval_filter(r, n->a, v, inner);
@@ -116,7 +122,7 @@ static void put_string(tdm_jrun *r, tdm_jval v)
 static tdm_jflow exec_filter_block(tdm_jrun *r, const tdm_jnode *n, tdm_jscope *scope)
 {
     tdm_jflow flow = TDM_JF_NEXT;
-    tdm_jscope *inner = tdm_jscope_new(r, scope);
+    tdm_jscope *inner = tdm_jscope_new(r, scope, &n->hidden);
     const tdm_jval v = tdm_jv_str(tdm_jexec_capture(r, &n->body, inner, &flow));
     if (flow == TDM_JF_NEXT) put_string(r, tdm_jeval_filter(r, n->a, v, inner));
     return flow;
@@ -124,7 +130,7 @@ static tdm_jflow exec_filter_block(tdm_jrun *r, const tdm_jnode *n, tdm_jscope *
 
 static tdm_jflow exec_with(tdm_jrun *r, const tdm_jnode *n, tdm_jscope *scope)
 {
-    tdm_jscope *inner = tdm_jscope_new(r, scope);
+    tdm_jscope *inner = tdm_jscope_new(r, scope, &n->hidden);
     for (int64_t i = 0; i < n->items.count; i += 2) /* values do not see the names beside them */
         tdm_jassign(r, n->items.at[i], tdm_jeval(r, n->items.at[i + 1], scope), inner);
     return tdm_jexec(r, &n->body, inner);
@@ -165,11 +171,11 @@ static tdm_jflow exec_one(tdm_jrun *r, const tdm_jnode *n, tdm_jscope *scope)
     case TDM_JN_MACRO: set_name(r, scope, n->name, new_macro(r, n, scope, false)); break;
     case TDM_JN_CALL_BLOCK: exec_call_block(r, n, scope); break;
     case TDM_JN_FILTER_BLOCK: return exec_filter_block(r, n, scope);
-    case TDM_JN_BLOCK: return tdm_jexec(r, &n->body, tdm_jscope_new(r, n->flag ? scope : r->globals));
-    case TDM_JN_SCOPE: return tdm_jexec(r, &n->body, tdm_jscope_new(r, scope));
+    case TDM_JN_BLOCK: return tdm_jexec(r, &n->body, tdm_jscope_new(r, n->flag ? scope : r->globals, &n->hidden));
+    case TDM_JN_SCOPE: return tdm_jexec(r, &n->body, tdm_jscope_new(r, scope, &n->hidden));
     case TDM_JN_BREAK: return TDM_JF_BREAK;
     case TDM_JN_CONTINUE: return TDM_JF_CONTINUE;
-    default: TDM_ASSERT(!"an expression among statements");
+    default: TDM_ASSERT(false && "an expression among statements");
     }
     return TDM_JF_NEXT;
 }

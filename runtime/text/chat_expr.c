@@ -171,7 +171,7 @@ tdm_jval tdm_jbinary(tdm_jrun *r, tdm_jtoken_kind op, tdm_jval a, tdm_jval b)
     if (op == TDM_JT_ADD && a.kind == b.kind && (a.kind == TDM_J_LIST || a.kind == TDM_J_TUPLE)) return add_lists(r, a, b);
     if (op == TDM_JT_MUL && repeats(a) && tdm_jval_is_int(b)) return repeat(r, a, tdm_jval_int(b));
     if (op == TDM_JT_MUL && repeats(b) && tdm_jval_is_int(a)) return repeat(r, b, tdm_jval_int(a));
-    if (op == TDM_JT_MOD && a.kind == TDM_J_STR && b.kind != TDM_J_UNDEFINED) return tdm_jformat_percent(r, a.u.s, b);
+    if (op == TDM_JT_MOD && a.kind == TDM_J_STR) return tdm_jformat_percent(r, a.u.s, b);
     unsupported(r, names[op], a, b);
 }
 
@@ -181,7 +181,8 @@ static tdm_jval eval_name(tdm_jrun *r, const tdm_jstr *name, tdm_jscope *scope)
 {
     for (const tdm_jscope *s = scope; s; s = s->parent) {
         const tdm_jval *v = tdm_jdict_find_str(r, &s->vars, name);
-        if (v) return *v;
+        if (v && v->kind != TDM_J_MISSING) return *v;
+        if (v) break; /* hidden until it is set */
     }
     return tdm_jv_undefined(r, "'%s' is undefined", tdm_jstr_c(r, name));
 }
@@ -332,7 +333,7 @@ tdm_jval tdm_jeval(tdm_jrun *r, const tdm_jnode *n, tdm_jscope *scope)
     case TDM_JN_ITEM: v = eval_item(r, n, scope); break;
     case TDM_JN_CALL: v = eval_call(r, n, scope); break;
     case TDM_JN_FILTER: case TDM_JN_TEST: v = tdm_jeval_filter(r, n, v, scope); break;
-    default: TDM_ASSERT(!"a statement among expressions");
+    default: TDM_ASSERT(false && "a statement among expressions");
     }
     tdm_jrun_leave(r);
     return v;

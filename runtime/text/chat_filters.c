@@ -118,9 +118,8 @@ static tdm_jval f_truncate(tdm_jrun *r, tdm_jval v, const tdm_jargs *args)
     const int64_t end_count = tdm_utf8_count(end->data, end->len);
     if (length < end_count) tdm_jrun_fail(r, NULL, "truncate: expected length >= %lld, got %lld", (long long)end_count, (long long)length);
     if (leeway < 0) tdm_jrun_fail(r, NULL, "truncate: expected leeway >= 0, got %lld", (long long)leeway);
-    if (v.kind == TDM_J_UNDEFINED) return v;
+    if (tdm_jval_len(r, v) - length <= leeway) return v;
     const tdm_jstr *s = str_of(r, v, "truncate");
-    if (tdm_utf8_count(s->data, s->len) - length <= leeway) return v;
     size_t keep = tdm_utf8_offset(s->data, s->len, length - end_count);
     if (!tdm_jval_true(r, given[1])) {
         const char *space = memrchr(s->data, ' ', keep);

@@ -277,7 +277,7 @@ static tdm_jval f_batch(tdm_jrun *r, tdm_jval v, const tdm_jargs *args)
         if (!now) now = tdm_jlist_new(r, 0);
         tdm_jlist_push(r, now, l.at[i]);
     }
-    if (now && given[1].kind != TDM_J_MISSING && given[1].kind != TDM_J_NONE)
+    if (now && given[1].kind != TDM_J_MISSING && given[1].kind != TDM_J_NONE && tdm_jval_cmp(r, tdm_jv_int(now->count), given[0], "<") == -1)
         for (const int64_t want = count_of(r, given[0], "batch"); now->count < want;) {
             tdm_jrun_charge(r, 1);
             tdm_jlist_push(r, now, given[1]);

@@ -299,7 +299,8 @@ tdm_jval tdm_jformat_percent(tdm_jrun *r, const tdm_jstr *format, tdm_jval value
         tdm_jrun_charge(r, 1);
         put_percent(&p, &b);
     }
-    const bool mapping = value.kind == TDM_J_DICT || value.kind == TDM_J_LIST || value.kind == TDM_J_RANGE;
+    /* what Python takes for a mapping need not be used up */
+    const bool mapping = value.kind == TDM_J_DICT || value.kind == TDM_J_LIST || value.kind == TDM_J_RANGE || value.kind == TDM_J_UNDEFINED;
     if (!mapping && p.used < (value.kind == TDM_J_TUPLE ? value.u.list->count : 1))
         tdm_jrun_fail(r, NULL, "not all arguments converted during string formatting");
     return tdm_jv_str(tdm_jbuf_done(r, &b));

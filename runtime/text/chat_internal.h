@@ -163,6 +163,8 @@ typedef struct tdm_jcallargs {
     tdm_jnode *dyn_list, *dyn_dict;
 } tdm_jcallargs;
 
+typedef struct tdm_jnames { const tdm_jstr **at; int64_t count; } tdm_jnames;
+
 struct tdm_jnode {
     tdm_jnode_kind kind;
     tdm_jtoken_kind op;
@@ -176,6 +178,7 @@ struct tdm_jnode {
     uint8_t *ops;           /* COMPARE: token kinds; NAME for `in`, DATA for `not in` */
     tdm_jcallargs *args;
     tdm_jnodes body, alternative;
+    tdm_jnames hidden, hidden_else; /* names that are undefined at the start of the body's scope, and of the alternative's (FOR) */
     const void *found;      /* FILTER, TEST: the entry of the table, NULL when there is none (a fault when it is reached) */
 };
 
@@ -293,7 +296,8 @@ typedef struct tdm_jparser {
     tdm_jnode *macro;       /* innermost macro being parsed */
     tdm_jdict blocks;       /* names seen */
 } tdm_jparser;
-tdm_jnodes tdm_jparse(tdm_jrun *r, tdm_jtokens tokens);
+tdm_jnode *tdm_jparse(tdm_jrun *r, tdm_jtokens tokens); /* a SCOPE with the whole template */
+void tdm_jscope_resolve(tdm_jrun *r, tdm_jnode *root); /* chat_scope.c: fills in `hidden` */
 tdm_jnode *tdm_jparse_node(tdm_jparser *p, tdm_jnode_kind kind, int line);
 void tdm_jnodes_push(tdm_jparser *p, tdm_jnodes *list, tdm_jnode *n);
 const tdm_jtoken *tdm_jparse_look(const tdm_jparser *p, int64_t ahead);
@@ -318,7 +322,8 @@ tdm_jflow tdm_jexec(tdm_jrun *r, const tdm_jnodes *body, tdm_jscope *scope);
 const tdm_jstr *tdm_jexec_capture(tdm_jrun *r, const tdm_jnodes *body, tdm_jscope *scope, tdm_jflow *flow);
 tdm_jflow tdm_jexec_for(tdm_jrun *r, const tdm_jnode *n, tdm_jval over, int64_t depth0, tdm_jscope *scope);
 void tdm_jassign(tdm_jrun *r, const tdm_jnode *target, tdm_jval v, tdm_jscope *scope);
-tdm_jscope *tdm_jscope_new(tdm_jrun *r, tdm_jscope *parent);
+tdm_jscope *tdm_jscope_new(tdm_jrun *r, tdm_jscope *parent, const tdm_jnames *hidden); /* hidden may be NULL */
+void tdm_jscope_hide(tdm_jrun *r, tdm_jscope *s, const tdm_jnames *hidden);
 tdm_jval tdm_jeval(tdm_jrun *r, const tdm_jnode *n, tdm_jscope *scope);
 tdm_jval tdm_jbinary(tdm_jrun *r, tdm_jtoken_kind op, tdm_jval a, tdm_jval b);
 /* input: what a filter chain without one starts from. */

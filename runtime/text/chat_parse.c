@@ -406,8 +406,11 @@ static tdm_jnodes subparse(tdm_jparser *p, const char *const *ends)
     return body;
 }
 
-tdm_jnodes tdm_jparse(tdm_jrun *r, tdm_jtokens tokens)
+tdm_jnode *tdm_jparse(tdm_jrun *r, tdm_jtokens tokens)
 {
     tdm_jparser p = {.run = r, .tokens = tokens};
-    return subparse(&p, NULL);
+    tdm_jnode *root = tdm_jparse_node(&p, TDM_JN_SCOPE, 1);
+    root->body = subparse(&p, NULL);
+    tdm_jscope_resolve(r, root);
+    return root;
 }

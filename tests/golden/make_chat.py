@@ -778,6 +778,47 @@ x  {% if t %}a{% endif %}
 {{ ms|map(attribute='role')|unique|list }}
 {{ ms|selectattr('role','in',['tool'])|list|length }}
 {{ l|select('in',[1,2])|list }}
+{% for j in l %}{{ s }}{% endfor %}{% set s=1 %}{{ s }}
+{% for i in l %}{% for j in l %}{{ s }}{% endfor %}{% set s=i %}{% endfor %}{{ s }}
+{% set s=0 %}{% for i in l %}{% for j in l %}{{ s }}{% endfor %}{% set s=i %}{% endfor %}{{ s }}
+{% if t %}{% set s=1 %}{% endif %}{% for i in l %}{{ s }}{% endfor %}
+{% if fa %}{% set s=1 %}{% endif %}{% for i in l %}{{ s }}{% endfor %}
+{% if fa %}{{ s }}{% set s=1 %}{% elif fa %}{% set s=3 %}{% else %}{% for i in l %}{{ s }}{% endfor %}{% set s=2 %}{% endif %}{{ s }}
+{% if t %}{{ s }}{% set s=1 %}{% elif fa %}{% set s=3 %}{% else %}{% set s=2 %}{% endif %}{{ s }}
+{% if fa %}a{% elif t %}{% for i in l %}{{ s }}{% endfor %}{% set s=3 %}{% endif %}{{ s }}
+{% macro m() %}{{ s }}{% endmacro %}{{ m() }}{% set s=1 %}{{ m() }}
+{% macro m() %}{{ s }}{% set s=2 %}{{ s }}{% endmacro %}{{ m() }}{{ s }}
+{% macro m() %}{% for i in l %}{{ s }}{% endfor %}{% set s=2 %}{{ s }}{% endmacro %}{{ m() }}{{ s }}
+{% macro m(a=s) %}{{ a }}{% endmacro %}{{ m() }}{% set s=1 %}{{ m() }}
+{% set s %}{{ s }}!{% endset %}{{ s }}
+{% set s = s ~ 1 %}{{ s }}
+{% with s=1 %}{{ s }}{% endwith %}{{ s }}
+{% with a=s %}{{ a }}{% endwith %}{% set s=2 %}
+{% with %}{% for i in l %}{{ s }}{% endfor %}{% set s=2 %}{% endwith %}{{ s }}
+{% filter upper %}{{ s }}{% set s='q' %}{{ s }}{% endfilter %}{{ s }}
+{% generation %}{% for i in l %}{{ s }}{% endfor %}{% set s=1 %}{% endgeneration %}{{ s }}
+{% for s in l %}{{ s }}{% endfor %}{{ s }}
+{% for i in s %}{{ i }}{% endfor %}{% set s=1 %}
+{% for i in l %}{{ s }}{% set s=i %}{{ s }}{% endfor %}{{ s }}
+{% for i in l %}{% if i==1 %}{% set s=i %}{% endif %}{{ s }}{% endfor %}
+{% for i in l %}{% if i==1 %}{% set s=i %}{% endif %}{% for j in l %}{{ s }}{% endfor %}{% endfor %}
+{% for i in em %}{% else %}{% for j in l %}{{ s }}{% endfor %}{% set s=1 %}{{ s }}{% endfor %}{{ s }}
+{% block b %}{% for j in l %}{{ s }}{% endfor %}{% set s=1 %}{{ s }}{% endblock %}{{ s }}
+{% for j in l %}{{ m() }}{% endfor %}{% macro m() %}x{% endmacro %}
+{{ m() }}{% macro m() %}x{% endmacro %}
+{{ s }}{% macro s() %}x{% endmacro %}{{ s() }}
+{% for j in l %}{{ s }}{% endfor %}{% macro s() %}x{% endmacro %}
+{% call(s) x() %}{% endcall %}
+{% macro m() %}{{ caller(3) }}{% endmacro %}{% call(s) m() %}{{ s }}{% for i in l %}{{ n }}{% endfor %}{% set n=4 %}{% endcall %}{{ s }}
+{% set ns=namespace(a=1) %}{% for i in l %}{% set ns.a=s %}{% endfor %}{{ ns.a }}{% set s=1 %}
+{% for i in l if s %}{{ i }}{% endfor %}{% set s=1 %}
+{% if s is defined %}{% set s=1 %}{% endif %}{{ s }}
+{% if x is not defined %}{% set x=1 %}{% endif %}{% for i in l %}{{ x }}{% endfor %}
+{% set x, s = 1, 2 %}{{ x }}{{ s }}
+{% for i in l %}{% set s, x = i, s %}{{ x }}{% endfor %}
+{% macro a() %}{% macro b() %}{{ s }}{% endmacro %}{{ b() }}{% set s=1 %}{{ b() }}{% endmacro %}{{ a() }}
+{% if fa %}{% elif fa %}{% set s=1 %}{% elif t %}{% for i in l %}{{ s }}{% endfor %}{% set s=2 %}{% else %}{% set s=5 %}{% endif %}{{ s }}
+{% if fa %}{% set s=0 %}{% elif fa %}{% set s=1 %}{% elif t %}{% for i in l %}{{ s }}{% endfor %}{% set s=2 %}{% else %}{% set s=5 %}{% endif %}{{ s }}
 '''.strip("\n").split("\n")
 
 
