@@ -10,6 +10,7 @@
  *   absent     other templates (extends, include, import), autoescape, `self`, host-flavoured filters (urlize, urlencode, random,
  *              pprint, xmlattr, striptags, wordwrap, filesizeformat), str.encode, translate and format_map, attributes of numbers;
  *              a group of groupby is a plain pair, without .grouper and .list
+ *   Unicode    classes of characters are utf8proc's; another version of Unicode than Python's knows more letters
  *   addresses  what Python prints with an address ("<generator object ... at 0x...>") is printed without one
  * Source  Jinja 3.1.6 and transformers' utils/chat_template_utils.py. */
 #ifndef TANDEM_RUNTIME_TEXT_CHAT_H

@@ -28,14 +28,30 @@ const tdm_jstr *tdm_jbuf_done(tdm_jrun *r, tdm_jbuf *b) { return tdm_jstr_lend(r
 
 /* ---- numbers --------------------------------------------------------------------------------------------------------------- */
 
+/* Digits of f that read back as f, with that many of them; false: there are none. */
+static bool digits_fit(char digits[32], int precision, double f)
+{
+    snprintf(digits, 32, "%.*e", precision - 1, f);
+    if (strtod(digits, NULL) == f) return true;
+    /* At a power of two the doubles above lie further apart than those below: the next digits up may do where the nearest do not. */
+    for (char *p = strchr(digits, 'e') - 1; p >= digits; p--) {
+        if (*p < '0' || *p > '9') continue;
+        if (*p < '9') {
+            ++*p;
+            return strtod(digits, NULL) == f;
+        }
+        *p = '0';
+    }
+    return false;
+}
+
 size_t tdm_float_repr(char out[32], double f)
 {
     char digits[32];
     if (isnan(f)) return (size_t)snprintf(out, 32, "nan");
     if (isinf(f)) return (size_t)snprintf(out, 32, f < 0 ? "-inf" : "inf");
     int precision = 1;
-    do snprintf(digits, sizeof(digits), "%.*e", precision - 1, f);
-    while (strtod(digits, NULL) != f && ++precision <= 17); /* the shortest that reads back as f */
+    while (!digits_fit(digits, precision, f) && precision < 17) precision++; /* the shortest that reads back as f */
     const int exponent = atoi(strchr(digits, 'e') + 1);
     if (exponent < -4 || exponent >= 16) {
         char *e = strchr(digits, 'e');
