@@ -70,7 +70,8 @@ static tdm_status decode_line(work *w, const json_t *line, const char *where, td
         const json_t *v = json_array_get(list, i);
         const json_int_t id = json_is_integer(v) ? json_integer_value(v) : -1;
         if (id < 0 || id >= vocab) {
-            st = TDM_FAIL(err, TDM_ERR_INPUT, where, "ids are whole numbers below the vocabulary's size", "ids[%zu] is none of this tokenizer's %" PRId32 " ids", i, vocab);
+            st = TDM_FAIL(err, TDM_ERR_INPUT, where, "ids are whole numbers below the vocabulary's size",
+                          "ids[%zu] is none of this tokenizer's %" PRId32 " ids", i, vocab);
             goto done;
         }
         TDM_TRY(st, tdm_ids_push(&w->ids, (int32_t)id, err), done);
@@ -155,7 +156,8 @@ tdm_status tdm_cmd_tokenize(int argc, char **argv, tdm_error *err)
         {"--skip-special", TDM_OPTION_FLAG, &w.skip_special, 0, 0, NULL, "leave special tokens out of decoded text", NULL},
     };
     const tdm_command command = {
-        .name = "tandem tokenize", .summary = "Text or chat messages to token ids, and ids to text; JSON lines from stdin to stdout.",
+        .name = "tandem tokenize",
+        .summary = "Text or chat messages to token ids, and ids to text; JSON lines from stdin to stdout.",
         .example = "echo '{\"messages\":[{\"role\":\"user\",\"content\":\"Hi\"}],\"add_generation_prompt\":true}' | tandem tokenize --model models/Qwen3-0.6B",
         .options = options, .count = (int)TDM_COUNT(options)};
     tdm_status st = TDM_OK;

@@ -106,7 +106,8 @@ done:
 static tdm_status load_added(tdm_tokenizer *t, const tdm_gguf *g, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    for (int64_t i = 0; i < t->model_count; i++) {
+    const int64_t count = tdm_gguf_array_count(g, "tokenizer.ggml.tokens");
+    for (int64_t i = 0; i < count; i++) {
         int64_t type;
         tdm_str s;
         if (!tdm_gguf_array_int(g, "tokenizer.ggml.token_type", i, &type) || (type != 3 && type != 4)) continue;
@@ -132,7 +133,9 @@ static tdm_status load_merges(tdm_tokenizer *t, const tdm_gguf *g, tdm_error *er
             goto done;
         }
         const size_t left = (size_t)(space - s.data);
-        TDM_TRY(st, tdm_bpe_merge_texts(t, (const char *const[2]){s.data, space + 1}, (const size_t[2]){left, s.len - left - 1}, (uint32_t)i, &joined, err), done);
+        const char *const side[2] = {s.data, space + 1};
+        const size_t len[2] = {left, s.len - left - 1};
+        TDM_TRY(st, tdm_bpe_merge_texts(t, side, len, (uint32_t)i, &joined, err), done);
     }
 done:
     tdm_text_free(&joined);
@@ -149,7 +152,8 @@ static tdm_status load_special(tdm_tokenizer *t, const tdm_gguf *g, family f, td
         int64_t id;
         if (!tdm_gguf_int(g, keys[i], &id)) continue;
         if (id < 0 || id >= t->vocab) {
-            st = TDM_FAIL(err, TDM_ERR_INPUT, t->name, "is the file damaged?", "%s is %lld, the vocabulary has %d tokens", keys[i], (long long)id, t->vocab);
+            st = TDM_FAIL(err, TDM_ERR_INPUT, t->name, "is the file damaged?", "%s is %lld, the vocabulary has %d tokens", keys[i],
+                          (long long)id, t->vocab);
             goto done;
         }
         if (i == 0) t->bos = (int32_t)id;

@@ -30,7 +30,7 @@ def report(name, what, given, want, got):
 
 
 def compare(tandem, name, path, t, rnd, samples, count):
-    tokens = [a.content for a in t.get_added_tokens_decoder().values()] + [t.id_to_token(i) or "" for i in rnd.sample(range(t.get_vocab_size()), 50)] + [""]
+    tokens = [a.content for a in t.get_added_tokens_decoder().values()] + [t.id_to_token(i) or "" for i in rnd.choices(range(t.get_vocab_size()), k=50)] + [""]
     texts = [tokenizer_cases.random_text(rnd, samples, tokens) for _ in range(count)]
     ids = [[rnd.randrange(t.get_vocab_size()) for _ in range(rnd.choice([0, 1, 2, 3, 10, 50]))] for _ in range(count // 2)]
     bad = 0
@@ -48,6 +48,8 @@ def compare(tandem, name, path, t, rnd, samples, count):
                     raise
                 want.append(None)
         got = run(tandem, path, lines, *options)
+        if isinstance(got, str) and "leaves nothing of the added token" in got:
+            return 0, 0  # refused on purpose: the reference would find it between any two characters
         if isinstance(got, str) or len(got) != len(lines):
             print(f"{name}: {what} {got if isinstance(got, str) else 'lines are missing'}")
             bad += 1
