@@ -8,8 +8,8 @@
  *   integers   64 bits; passing them is an error
  *   laziness   map, select and the like run at once, so an error in one that nobody reads is still an error
  *   absent     other templates (extends, include, import), autoescape, `self`, host-flavoured filters (urlize, urlencode, random,
- *              pprint, xmlattr, striptags, wordwrap, filesizeformat), str.encode, translate and format_map, attributes of numbers;
- *              a group of groupby is a plain pair, without .grouper and .list
+ *              pprint, xmlattr, striptags, wordwrap, filesizeformat), str.encode, translate and format_map, dict.fromkeys, attributes of
+ *              numbers; a group of groupby is a plain pair, without .grouper and .list
  *   Unicode    classes of characters are utf8proc's; another version of Unicode than Python's knows more letters
  *   addresses  what Python prints with an address ("<generator object ... at 0x...>") is printed without one
  * Source  Jinja 3.1.6 and transformers' utils/chat_template_utils.py. */

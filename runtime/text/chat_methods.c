@@ -1,12 +1,6 @@
 /* Methods of list, tuple, range and dict. Those that change their object are refused, as the immutable sandbox has it. */
 #include "runtime/text/chat_internal.h"
 
-static tdm_jval refuse(tdm_jrun *r, tdm_jval self, const tdm_jargs *args)
-{
-    (void)args;
-    tdm_jrun_fail(r, NULL, "a method of '%s' that is not available to a chat template is called", tdm_jval_type(self));
-}
-
 /* ---- list, tuple, range ---------------------------------------------------------------------------------------------------- */
 
 static tdm_jval seq_index(tdm_jrun *r, tdm_jval self, const tdm_jargs *args)
@@ -101,7 +95,7 @@ const tdm_jnamed *tdm_jmethod_find(tdm_jkind kind, const tdm_jstr *name, bool *r
                                          {"reverse", NULL}, {"sort", NULL}};
     static const tdm_jnamed of_tuple[] = {{"index", seq_index}, {"count", seq_count}};
     static const tdm_jnamed of_dict[] = {{"get", dict_get}, {"items", dict_items}, {"keys", dict_keys}, {"values", dict_values},
-                                         {"copy", dict_copy}, {"fromkeys", refuse}, {"clear", NULL}, {"pop", NULL},
+                                         {"copy", dict_copy}, {"fromkeys", NULL}, {"clear", NULL}, {"pop", NULL},
                                          {"popitem", NULL}, {"setdefault", NULL}, {"update", NULL}};
     const tdm_jnamed *found = NULL;
     switch (kind) {

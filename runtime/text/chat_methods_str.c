@@ -343,7 +343,9 @@ static tdm_jval m_splitlines(tdm_jrun *r, tdm_jval self, const tdm_jargs *args)
 {
     tdm_jval keep;
     tdm_jargs_bind(r, args, "splitlines", "keepends", 0, &keep);
-    return tdm_jstr_split_lines(r, self.u.s, int_of(r, keep, "splitlines", 0) != 0);
+    const tdm_jval l = tdm_jstr_split_lines(r, self.u.s, int_of(r, keep, "splitlines", 0) != 0);
+    for (int64_t i = 0; self.u.s->markup && i < l.u.list->count; i++) l.u.list->at[i] = tdm_jv_like(r, l.u.list->at[i].u.s, self.u.s);
+    return l;
 }
 
 static tdm_jval partition(tdm_jrun *r, tdm_jval self, const tdm_jargs *args, const char *what, bool right)
