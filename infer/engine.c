@@ -41,7 +41,8 @@ static size_t lay_host(tdm_engine *e, char *base)
     TAKE(support, (size_t)s->head_rows * words);
     TAKE(sampling, seqs);
     TAKE(draw, seqs);
-    TAKE(history, seqs);
+    TAKE(history, (size_t)s->head_rows * (size_t)s->context);
+    TAKE(history_at, seqs);
     TAKE(history_len, seqs);
     TAKE(sample, (size_t)s->samples);
     TAKE(hold, (size_t)s->requests);
@@ -246,9 +247,11 @@ static tdm_status sample_rows(tdm_engine *e, const int32_t *ready, int64_t rows,
         e->head_row[i] = e->q_start[ready[i] + 1] - 1;
         e->sampling[i] = r->sampling;
         e->draw[i] = (tdm_draw){r->seed, r->step, r->prompt_index, (uint32_t)s->index, (uint32_t)tdm_sequence_completion(seq)};
-        e->history[i] = seq->tokens;
+        e->history_at[i] = (int32_t)(i * e->spec.context);
         e->history_len[i] = (int32_t)seq->count;
-        penalty = penalty || r->sampling.repetition_penalty != 1.0f;
+        if (r->sampling.repetition_penalty == 1.0f) continue;
+        penalty = true;
+        memcpy(e->history + i * e->spec.context, seq->tokens, (size_t)seq->count * sizeof *e->history);
     }
     TDM_TRY(st, tdm_engine_logits(e, e->head_row, rows, err), done);
     const tdm_sample a = {.logits = tdm_view_rows(e->buf.logits, 0, rows),
@@ -258,7 +261,8 @@ static tdm_status sample_rows(tdm_engine *e, const int32_t *ready, int64_t rows,
                           .sampling = e->sampling,
                           .draw = e->draw,
                           .history = penalty ? e->history : NULL,
-                          .history_len = penalty ? e->history_len : NULL};
+                          .history_at = e->history_at,
+                          .history_len = e->history_len};
     TDM_TRY(st, e->m->be->sample(e->m->s, &a, err), done);
     TDM_TRY(st, e->m->be->stream_sync(e->m->s, err), done);
     for (int64_t i = 0; i < rows; i++) {

@@ -58,8 +58,8 @@ struct tdm_engine {
     uint32_t *support;       /* [head_rows, ceil(V/32)] */
     tdm_sampling *sampling;
     tdm_draw *draw;
-    const int32_t **history;
-    int32_t *history_len;
+    int32_t *history;        /* [head_rows, context] ids of the rows' sequences, where some row has a penalty */
+    int32_t *history_at, *history_len;
     /* a run */
     tdm_sample_state *sample; /* [samples] */
     tdm_prompt_hold *hold;    /* [requests] */

@@ -6,6 +6,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+#define TDM_NORETURN [[noreturn]]
+extern "C" {
+#else
+#define TDM_NORETURN _Noreturn
+#endif
+
 #define TDM_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #define TDM_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
@@ -48,8 +55,8 @@ void tdm_error_print(const tdm_error *err);
         long long tdm_a_ = (long long)(a), tdm_b_ = (long long)(b);                                                                  \
         if (tdm_a_ != tdm_b_) tdm_assert_eq_failed(__FILE__, __LINE__, #a " == " #b, tdm_a_, tdm_b_);                                \
     } while (0)
-_Noreturn void tdm_assert_failed(const char *file, int line, const char *cond);
-_Noreturn void tdm_assert_eq_failed(const char *file, int line, const char *cond, long long a, long long b);
+TDM_NORETURN void tdm_assert_failed(const char *file, int line, const char *cond);
+TDM_NORETURN void tdm_assert_eq_failed(const char *file, int line, const char *cond, long long a, long long b);
 
 static inline int64_t tdm_min_i64(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t tdm_max_i64(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -58,5 +65,9 @@ static inline size_t tdm_align_up(size_t n, size_t align) { return (n + align - 
 
 /* Monotonic seconds, for measuring only. */
 double tdm_now_s(void);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

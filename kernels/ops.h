@@ -11,12 +11,19 @@
  *     token in order onto what the buffer holds, so splitting a batch into micro-batches does not change a bit;
  *   - an empty batch is a batch (T = 0 is fine);
  *   - bytes outside a view (between cols and stride) are left alone;
- *   - shapes and dtypes are the caller's promise (TDM_ASSERT); what a device can do wrong is an error.
+ *   - shapes and dtypes are the caller's promise (TDM_ASSERT); what a device can do wrong is an error;
+ *   - every array an operation reads or writes (data of views, ids, positions, page tables, targets, draws, ...) lies in the
+ *     backend's memory (memory_open). The structs themselves, and what a comment calls a host value, lie in host memory and may
+ *     be forgotten when the call returns. Operations are ordered by their stream; results are there after stream_sync.
  */
 #ifndef TANDEM_KERNELS_OPS_H
 #define TANDEM_KERNELS_OPS_H
 
 #include "kernels/base.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 typedef enum tdm_dtype { TDM_DTYPE_F32, TDM_DTYPE_BF16, TDM_DTYPE_E4M3, TDM_DTYPE_I32, TDM_DTYPE_U8 } tdm_dtype;
 size_t tdm_dtype_bytes(tdm_dtype t);
@@ -68,6 +75,11 @@ typedef struct tdm_weight {
 
 /* Where an operation runs. CPU: a number of threads; CUDA: a stream. Holds the workspace its operations may scribble in. */
 typedef struct tdm_stream tdm_stream;
+typedef struct tdm_stream_options {
+    int threads; /* CPU: 0: as many as the process may use */
+    bool exact;  /* only kernels that keep the promise about a row's bits; without it a device may choose faster ones by T. The CPU's
+                  * kernels all keep it. */
+} tdm_stream_options;
 
 /* The largest shapes a stream will meet, for sizing its workspace. */
 typedef struct tdm_limits {
@@ -150,6 +162,7 @@ typedef struct tdm_batch {
     const int32_t *position;    /* [T] */
     const int32_t *pages;       /* [B, pages_stride] page numbers of each sequence, position p in page p / page_tokens */
     int64_t pages_stride;
+    int64_t q_most, kv_most;    /* host values: no sequence has more rows in this call, or a larger kv_len; they size launches, never results */
 } tdm_batch;
 
 /* rope: rotates the halves of each head in place, x [T, heads * Dh] bf16, with cos/sin [positions, Dh/2] f32:
@@ -226,7 +239,7 @@ typedef struct tdm_draw {
  *   logits [B, V] f32, destroyed
  *   token [B], logprob [B]: the token and ln of its probability under the distribution it was drawn from
  *   support [B, ceil(V/32)] u32 bits of the tokens that could be drawn, or NULL; written for rows whose sampling truncates
- *   history [B] -> ids already in the sequence (for the penalty), history_len [B]; NULL when no row has a penalty
+ *   history: the ids already in row r's sequence are history[history_at[r]] .. of history_len[r]; NULL when no row has a penalty
  * Numerics  the same row function as `logprob`, so the trainer's first log-probability has the sampler's bits. */
 typedef struct tdm_sample {
     tdm_view logits;
@@ -235,8 +248,8 @@ typedef struct tdm_sample {
     uint32_t *support;
     const tdm_sampling *sampling; /* [B] */
     const tdm_draw *draw;         /* [B] */
-    const int32_t *const *history;
-    const int32_t *history_len;
+    const int32_t *history;
+    const int32_t *history_at, *history_len; /* one a row */
 } tdm_sample;
 
 /* logprob: ln p(target) and entropy (nats) of the processed distribution; p stays in `logits` (in place) for logprob_backward.
@@ -249,9 +262,9 @@ typedef struct tdm_logprob {
     const int32_t *target; /* [T] */
     float *logprob, *entropy; /* [T]; entropy may be NULL */
     const uint32_t *support;
-    const tdm_sampling *sampling; /* one for all rows */
-    const int32_t *const *history;
-    const int32_t *history_len;
+    const tdm_sampling *sampling; /* a host value: one for all rows */
+    const int32_t *history;
+    const int32_t *history_at, *history_len; /* one a row */
 } tdm_logprob;
 /* logprob_backward: dlogits[t, v] = (coef[t] * (1[v = target] - p[v]) - entropy_coef[t] * p[v] (ln p[v] + entropy[t])) / temperature
  *   dlogits [T, V] bf16; p as logprob left it; entropy_coef, entropy NULL: 0. The penalty's factor is applied where a history was given. */
@@ -260,9 +273,9 @@ typedef struct tdm_logprob_backward {
     tdm_cview p;
     const int32_t *target;
     const float *coef, *entropy_coef, *entropy;
-    const tdm_sampling *sampling;
-    const int32_t *const *history;
-    const int32_t *history_len;
+    const tdm_sampling *sampling; /* a host value */
+    const int32_t *history;
+    const int32_t *history_at, *history_len; /* one a row */
 } tdm_logprob_backward;
 
 /* ---- Optimizer --------------------------------------------------------------------------------------------------------------- */
@@ -285,18 +298,45 @@ typedef struct tdm_sgd {
     float lr, weight_decay, grad_scale;
 } tdm_sgd;
 
+/* A recorded sequence of operations; see capture_begin. */
+typedef struct tdm_graph tdm_graph;
+
 /* ---- The table --------------------------------------------------------------------------------------------------------------- */
 
 typedef struct tdm_backend {
     const char *name;        /* "cpu-avx512", "cpu-avx2", "cpu-portable", "cuda-sm90" */
+
+    /* Memory. Where `device` is false the backend's memory is the host's: the host may read and write it in place, and a mirror is
+     * one array. Where it is true only upload and download reach it. */
+    bool device;
+    tdm_status (*memory_open)(void **base, size_t bytes, tdm_error *err); /* page-aligned; all of it is the process's from here on */
+    void (*memory_close)(void *base, size_t bytes);
+    tdm_status (*host_open)(void **base, size_t bytes, tdm_error *err);   /* host memory that copies run from and to asynchronously (pinned) */
+    void (*host_close)(void *base, size_t bytes);
+    /* dst in the backend's memory, src in the host's. src must stay as it is until the stream passed the copy (from pinned memory),
+     * or until return (from any other). dst == src: nothing happens. */
+    tdm_status (*upload)(tdm_stream *s, void *dst, const void *src, size_t bytes, tdm_error *err);
+    /* dst is filled when stream_sync returns. */
+    tdm_status (*download)(tdm_stream *s, void *dst, const void *src, size_t bytes, tdm_error *err);
+    /* Bytes of device memory this process takes beside memory_open's (context, code, libraries); 0 on the CPU. May open the device. */
+    tdm_status (*overhead)(size_t *bytes, tdm_error *err);
+    /* Bytes of the device that are free now; 0 on the CPU, where the host's count. */
+    tdm_status (*available)(size_t *bytes, tdm_error *err);
     int64_t kv_page_tokens;  /* positions a KV page holds */
     /* Bytes of one layer's page (keys and values). */
     size_t (*kv_page_bytes)(tdm_dtype dtype, int64_t kv_heads, int64_t head_dim);
     size_t (*workspace_bytes)(const tdm_limits *limits, int threads);
-    /* The stream borrows the workspace (64-byte aligned). threads 0: as many as the process may use. */
-    tdm_status (*stream_open)(tdm_stream **s, void *workspace, size_t workspace_bytes, int threads, tdm_error *err);
+    /* The stream borrows the workspace (64-byte aligned, in the backend's memory). */
+    tdm_status (*stream_open)(tdm_stream **s, void *workspace, size_t workspace_bytes, const tdm_stream_options *o, tdm_error *err);
     void (*stream_close)(tdm_stream *s);
     tdm_status (*stream_sync)(tdm_stream *s, tdm_error *err);
+
+    /* Recording: operations between capture_begin and capture_end are recorded, not run; graph_launch runs them all with the
+     * arguments they had (the bytes those point to may change in between). NULL where a backend gains nothing by it. */
+    tdm_status (*capture_begin)(tdm_stream *s, tdm_error *err);
+    tdm_status (*capture_end)(tdm_stream *s, tdm_graph **g, tdm_error *err);
+    tdm_status (*graph_launch)(tdm_stream *s, tdm_graph *g, tdm_error *err);
+    void (*graph_close)(tdm_graph *g);
 
     /* probe: what this machine can do, for comparing with: GFLOP/s of the fastest BF16 (else f32) multiply-add over the stream's threads,
      * GB/s of reading `bytes` bytes at `region` (larger than the caches). The best of several short runs. */
@@ -346,13 +386,18 @@ typedef struct tdm_backend {
 
     tdm_status (*adamw)(tdm_stream *s, const tdm_adamw *a, tdm_error *err);
     tdm_status (*sgd)(tdm_stream *s, const tdm_sgd *a, tdm_error *err);
-    /* sum of squares of x [n] in double, order fixed by n alone. */
+    /* out[0] = sum of squares of x [n] in double, order fixed by n alone; out in the backend's memory, 8-byte aligned. */
     tdm_status (*sum_squares)(tdm_stream *s, const float *x, int64_t n, double *out, tdm_error *err);
 } tdm_backend;
 
 /* The CPU backend for the machine at hand; isa NULL: the best one, or $TANDEM_CPU_ISA (portable, avx2, avx512). An instruction set
  * this CPU lacks is an error that names it. */
 tdm_status tdm_backend_cpu(const char *isa, const tdm_backend **out, tdm_error *err);
+/* The CUDA backend for the current device. path NULL: the best for the card, or $TANDEM_CUDA_PATH (sm80, sm89, sm90, sm120). A build
+ * without CUDA, a machine without a device, and a path the card cannot run are errors that say so. */
+tdm_status tdm_backend_cuda(const char *path, const tdm_backend **out, tdm_error *err);
+/* What a person asks for: "cpu", "cuda", or "auto" (a CUDA device where build and machine have one, else the CPU). NULL: $TANDEM_DEVICE, or auto. */
+tdm_status tdm_backend_open(const char *device, const tdm_backend **out, tdm_error *err);
 
 /* ---- Host-side number formats (exact, scalar; used by loaders and tests) ----------------------------------------------------- */
 
@@ -378,5 +423,9 @@ float tdm_fp8_scale(float amax, bool pow2);
  *   channel: scale[row]; block: `first_row` must be a multiple of 128; scale [ceil(rows/128), ceil(cols/128)] is written. */
 void tdm_quantize_weight(uint8_t *codes, float *scale, const float *x, int64_t rows, int64_t cols, tdm_scheme scheme, bool pow2,
                          float tensor_amax);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

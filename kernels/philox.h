@@ -5,9 +5,15 @@
 
 #include <stdint.h>
 
+#ifdef __CUDACC__
+#define TDM_HOST_DEVICE __host__ __device__
+#else
+#define TDM_HOST_DEVICE
+#endif
+
 typedef struct tdm_philox4 { uint32_t v[4]; } tdm_philox4;
 
-static inline tdm_philox4 tdm_philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3)
+TDM_HOST_DEVICE static inline tdm_philox4 tdm_philox(uint64_t key, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3)
 {
     uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
     for (int round = 0; round < 10; round++) {
@@ -20,10 +26,11 @@ static inline tdm_philox4 tdm_philox(uint64_t key, uint32_t c0, uint32_t c1, uin
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
-    return (tdm_philox4){{c0, c1, c2, c3}};
+    const tdm_philox4 out = {{c0, c1, c2, c3}};
+    return out;
 }
 
 /* Uniform in (0, 1): 24 bits and a half, never 0 and never 1. */
-static inline float tdm_uniform(uint32_t u) { return ((float)(u >> 8) + 0.5f) * 0x1p-24f; }
+TDM_HOST_DEVICE static inline float tdm_uniform(uint32_t u) { return ((float)(u >> 8) + 0.5f) * 0x1p-24f; }
 
 #endif

@@ -25,7 +25,7 @@ tdm_status tdm_head_logprobs(tdm_trainer *t, int64_t first, int64_t n, tdm_train
         const tdm_sequence *s = items[tok->item].seq;
         t->row[i] = tok->row;
         t->target[i] = tok->target;
-        t->history[i] = s->tokens;
+        t->history_at[i] = tok->row - t->position[tok->row];
         t->history_len[i] = (int32_t)(s->prompt + tok->index);
         if (!s->support) continue;
         support = true;
@@ -33,8 +33,8 @@ tdm_status tdm_head_logprobs(tdm_trainer *t, int64_t first, int64_t n, tdm_train
     }
     TDM_TRY(st, tile_forward(t, n, err), done);
     const tdm_logprob a = {.logits = tdm_view_rows(t->head.logits, 0, n), .target = t->target, .logprob = t->lp, .entropy = t->entropy,
-                           .support = support ? t->support : NULL, .sampling = sampling, .history = penalty ? t->history : NULL,
-                           .history_len = penalty ? t->history_len : NULL};
+                           .support = support ? t->support : NULL, .sampling = sampling, .history = penalty ? t->ids : NULL,
+                           .history_at = t->history_at, .history_len = t->history_len};
     TDM_TRY(st, t->m->be->logprob(t->m->s, &a, err), done);
     TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done);
     for (int64_t i = 0; i < n; i++) {
@@ -94,8 +94,8 @@ static tdm_status tile_backward(tdm_trainer *t, int64_t n, const tdm_sampling *s
     tdm_head_buffers *h = &t->head;
     const tdm_view dlogits = tdm_view_rows(h->dlogits, 0, n), dxn = tdm_view_rows(h->dxn, 0, n), dx = tdm_view_rows(h->dx, 0, n);
     const tdm_logprob_backward lp = {.dlogits = dlogits, .p = tdm_view_const(tdm_view_rows(h->logits, 0, n)), .target = t->target,
-                                     .coef = t->coef, .sampling = sampling, .history = penalty ? t->history : NULL,
-                                     .history_len = penalty ? t->history_len : NULL};
+                                     .coef = t->coef, .sampling = sampling, .history = penalty ? t->ids : NULL,
+                                     .history_at = t->history_at, .history_len = t->history_len};
     TDM_TRY(st, m->be->logprob_backward(m->s, &lp, err), done);
     const tdm_linear_backward l = {.dx = dxn, .dy = tdm_view_const(dlogits), .w = tdm_weights_head(m->w)};
     TDM_TRY(st, m->be->linear_backward(m->s, &l, err), done);

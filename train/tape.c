@@ -102,7 +102,7 @@ static size_t lay_host(tdm_trainer *t, const tdm_model_config *c, char *base)
     TAKE(entropy, rows);
     TAKE(coef, rows);
     TAKE(support, rows * (size_t)tdm_ceil_div(c->vocab, 32));
-    TAKE(history, rows);
+    TAKE(history_at, rows);
     TAKE(history_len, rows);
     TAKE(sequence_coef, tokens);
 #undef TAKE

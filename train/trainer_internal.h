@@ -50,8 +50,7 @@ struct tdm_trainer {
     int32_t *row, *target;
     float *lp, *entropy, *coef;
     uint32_t *support;        /* [head_rows, ceil(V/32)] */
-    const int32_t **history;
-    int32_t *history_len;
+    int32_t *history_at, *history_len; /* into ids: a sequence's own tokens stand there one after the other */
     float *sequence_coef;     /* [micro_tokens]: d loss / d lp when a loss needs whole sequences */
     void *host;
 };

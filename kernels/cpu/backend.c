@@ -18,6 +18,15 @@ static size_t workspace_bytes(const tdm_limits *limits, int threads)
 extern const tdm_backend TDM_CPU(backend);
 const tdm_backend TDM_CPU(backend) = {
     .name = "cpu-" TDM_ISA_NAME,
+    .device = false,
+    .memory_open = tdm_cpu_memory_open,
+    .memory_close = tdm_cpu_memory_close,
+    .host_open = tdm_cpu_memory_open,
+    .host_close = tdm_cpu_memory_close,
+    .upload = tdm_cpu_copy,
+    .download = tdm_cpu_copy,
+    .overhead = tdm_cpu_no_bytes,
+    .available = tdm_cpu_no_bytes,
     .workspace_bytes = workspace_bytes,
     .stream_open = tdm_cpu_stream_open,
     .stream_close = tdm_cpu_stream_close,

@@ -17,7 +17,7 @@ static void logprob_row(const tdm_logprob *a, int64_t t, logits_scratch *w)
 {
     const int64_t vocab = a->logits.cols;
     const tdm_sampling *s = a->sampling;
-    const int32_t *history = a->history ? a->history[t] : NULL;
+    const int32_t *history = a->history ? a->history + a->history_at[t] : NULL;
     const int64_t history_len = history ? a->history_len[t] : 0;
     float *z = tdm_row_f32(a->logits, t);
 
@@ -98,9 +98,9 @@ static void backward_rows(void *ctx, int64_t first, int64_t last, int thread)
         const int32_t target = a->target[t];
         TDM_ASSERT(target >= 0 && target < vocab);
         d[target] = tdm_f32_to_bf16(slope_one(&k, __builtin_fabsf(p[target]), 1.0f));
-        if (!a->history || !a->history[t] || penalty == 1.0f) continue;
+        if (!a->history || penalty == 1.0f) continue;
         for (int32_t i = 0; i < a->history_len[t]; i++) { /* from p each time, so an id that comes twice is scaled once */
-            const int32_t id = a->history[t][i];
+            const int32_t id = a->history[a->history_at[t] + i];
             const float g = slope_one(&k, __builtin_fabsf(p[id]), id == target ? 1.0f : 0.0f);
             d[id] = tdm_f32_to_bf16(__builtin_signbit(p[id]) ? g * penalty : g / penalty);
         }

@@ -53,7 +53,7 @@ static void sample_row(const tdm_sample *a, int64_t r, logits_scratch *w)
     const int64_t vocab = a->logits.cols, words = tdm_ceil_div(vocab, 32);
     const tdm_sampling *s = &a->sampling[r];
     const tdm_draw *d = &a->draw[r];
-    const int32_t *history = a->history ? a->history[r] : NULL;
+    const int32_t *history = a->history ? a->history + a->history_at[r] : NULL;
     const int64_t history_len = history ? a->history_len[r] : 0;
     float *z = tdm_row_f32(a->logits, r);
 

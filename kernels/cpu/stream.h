@@ -25,9 +25,15 @@ void tdm_cpu_parallel(const tdm_stream *s, int64_t items, int64_t grain, tdm_cpu
 /* threads 0: as many as the process may use (OMP_NUM_THREADS, affinity). */
 int tdm_cpu_threads(int threads);
 
-tdm_status tdm_cpu_stream_open(tdm_stream **s, void *workspace, size_t workspace_bytes, int threads, tdm_error *err);
+tdm_status tdm_cpu_stream_open(tdm_stream **s, void *workspace, size_t workspace_bytes, const tdm_stream_options *o, tdm_error *err);
 void tdm_cpu_stream_close(tdm_stream *s);
 tdm_status tdm_cpu_stream_sync(tdm_stream *s, tdm_error *err);
+
+/* Memory of the CPU backend: anonymous pages, touched at once so that a budget is spent when it is planned; copies are memcpy. */
+tdm_status tdm_cpu_memory_open(void **base, size_t bytes, tdm_error *err);
+void tdm_cpu_memory_close(void *base, size_t bytes);
+tdm_status tdm_cpu_copy(tdm_stream *s, void *dst, const void *src, size_t bytes, tdm_error *err);
+tdm_status tdm_cpu_no_bytes(size_t *bytes, tdm_error *err);
 
 /* An operation's layout of the workspace: `shared` bytes at its beginning, then one slice of `slice` bytes per thread. */
 static inline size_t tdm_cpu_scratch_bytes(size_t shared, size_t slice, int threads)

@@ -179,7 +179,8 @@ tdm_status tdm_session_load(tdm_session *s, tdm_error *err)
     TDM_TRY(st, tdm_plan_check(plan, s->budget_bytes, p->budget_where, err), done);
     TDM_TRY(st, tdm_slab_open(&s->slab, plan, err), done);
     TDM_TRY(st,
-            s->be->stream_open(&s->stream, tdm_slab_at(&s->slab, plan, s->item_workspace), plan->item[s->item_workspace].bytes, p->threads, err),
+            s->be->stream_open(&s->stream, tdm_slab_at(&s->slab, plan, s->item_workspace), plan->item[s->item_workspace].bytes,
+                               &(tdm_stream_options){.threads = p->threads}, err),
             done);
     TDM_TRY(st,
             tdm_weights_open(&s->weights, s->file, &p->weights, tdm_slab_at(&s->slab, plan, s->item_weights),

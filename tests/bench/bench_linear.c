@@ -205,7 +205,8 @@ int main(int argc, char **argv)
     const size_t bytes = m.be->workspace_bytes(&limits, m.threads);
     void *workspace = filled(bytes, 0);
     m.memory = filled(TURNS_BYTES, 0x30);
-    if (m.be->stream_open(&m.s, workspace, bytes, m.threads, &err) != TDM_OK) {
+    const tdm_stream_options o = {.threads = m.threads};
+    if (m.be->stream_open(&m.s, workspace, bytes, &o, &err) != TDM_OK) {
         tdm_error_print(&err);
         return 1;
     }

@@ -24,7 +24,8 @@ test_cpu_stream test_cpu_open(const tdm_backend *be, const tdm_limits *limits, i
     c.workspace = aligned_alloc(64, tdm_align_up(bytes, 64));
     assert_non_null(c.workspace);
     memset(c.workspace, 0xff, tdm_align_up(bytes, 64)); /* NaN to whoever reads before writing */
-    assert_int_equal(be->stream_open(&c.s, c.workspace, bytes, threads, NULL), TDM_OK);
+    const tdm_stream_options o = {.threads = threads};
+    assert_int_equal(be->stream_open(&c.s, c.workspace, bytes, &o, NULL), TDM_OK);
     return c;
 }
 

@@ -49,7 +49,8 @@ static inline void tiny_open(tiny_model *t, const char *name, tdm_scheme scheme,
                                .head_dim = c->head_dim, .rank = 16, .context = 512};
     const size_t workspace = t->be->workspace_bytes(&limits, threads);
     t->workspace = aligned_alloc(64, tdm_align_up(workspace, 64));
-    TINY_OK(t->be->stream_open(&t->stream, t->workspace, workspace, threads, err));
+    const tdm_stream_options so = {.threads = threads};
+    TINY_OK(t->be->stream_open(&t->stream, t->workspace, workspace, &so, err));
     TINY_OK(tdm_model_open(&t->model, t->be, t->stream, t->weights, 512, kv, err));
 }
 
