@@ -16,37 +16,22 @@ int64_t tdm_engine_max_pages(const tdm_backend *be, const tdm_engine_spec *spec)
     return tdm_max_i64(tdm_engine_min_pages(be, spec), (pages_of(be, spec->context) + 1) * spec->sequences + spec->sequences);
 }
 
-/* All host arrays in one allocation; with base NULL only counts. */
-static size_t lay_host(tdm_engine *e, char *base)
-{
-    const tdm_engine_spec *s = &e->spec;
-    const size_t seqs = (size_t)s->sequences, tokens = (size_t)s->batch_tokens, per = (size_t)e->pages_per_sequence;
-    const size_t words = (size_t)tdm_ceil_div(e->m ? e->m->c->vocab : 0, 32);
-    size_t at = 0;
 #define TAKE(field, count)                                                                                                           \
     do {                                                                                                                             \
         if (base) e->field = (void *)(base + at);                                                                                    \
         at += tdm_align_up((count) * sizeof *e->field, 64);                                                                          \
     } while (0)
+
+/* The scheduler's own arrays in one allocation; with base NULL only counts. */
+static size_t lay_host(tdm_engine *e, char *base)
+{
+    const tdm_engine_spec *s = &e->spec;
+    const size_t seqs = (size_t)s->sequences, per = (size_t)e->pages_per_sequence;
+    size_t at = 0;
     TAKE(slot, seqs);
-    TAKE(ids, tokens);
-    TAKE(position, tokens);
-    TAKE(head_row, tokens);
     TAKE(ready, seqs);
-    TAKE(q_start, seqs + 1);
-    TAKE(kv_len, seqs);
-    TAKE(pages, seqs * per);
-    TAKE(token, seqs);
-    TAKE(logprob, seqs);
-    TAKE(support, (size_t)s->head_rows * words);
-    TAKE(sampling, seqs);
-    TAKE(draw, seqs);
-    TAKE(history, (size_t)s->head_rows * (size_t)s->context);
-    TAKE(history_at, seqs);
-    TAKE(history_len, seqs);
     TAKE(sample, (size_t)s->samples);
     TAKE(hold, (size_t)s->requests);
-#undef TAKE
     for (size_t i = 0; i < seqs + (size_t)s->requests; i++) {
         if (base && i < seqs) e->slot[i].page = (int32_t *)(void *)(base + at);
         if (base && i >= seqs) e->hold[i - seqs].page = (int32_t *)(void *)(base + at);
@@ -55,10 +40,47 @@ static size_t lay_host(tdm_engine *e, char *base)
     return at;
 }
 
-size_t tdm_engine_host_bytes(const tdm_backend *be, const tdm_engine_spec *spec)
+size_t tdm_engine_mirror_lay(tdm_engine *e, int64_t vocab, char *base)
+{
+    const tdm_engine_spec *s = &e->spec;
+    const size_t seqs = (size_t)s->sequences, tokens = (size_t)s->batch_tokens, rows = (size_t)s->head_rows;
+    size_t at = 0;
+    TAKE(ids, tokens);
+    TAKE(position, tokens);
+    TAKE(q_start, seqs + 1);
+    TAKE(kv_len, seqs);
+    TAKE(pages, seqs * (size_t)e->pages_per_sequence);
+    TAKE(head_row, tokens);
+    TAKE(target, rows);
+    TAKE(sampling, seqs);
+    TAKE(draw, seqs);
+    TAKE(history_at, seqs);
+    TAKE(history_len, seqs);
+    e->pushed_bytes = at;
+    TAKE(history, rows * (size_t)s->context);
+    TAKE(token, seqs);
+    TAKE(logprob, seqs > rows ? seqs : rows);
+    TAKE(support, rows * (size_t)tdm_ceil_div(vocab, 32));
+    return at;
+}
+#undef TAKE
+
+static size_t mirror_bytes(const tdm_backend *be, const tdm_model_config *c, const tdm_engine_spec *spec)
 {
     tdm_engine e = {.spec = *spec, .pages_per_sequence = pages_of(be, spec->context)};
-    return lay_host(&e, NULL) + (size_t)spec->kv_pages * 2 * sizeof(int32_t);
+    return tdm_engine_mirror_lay(&e, c->vocab, NULL);
+}
+
+size_t tdm_engine_buffer_bytes(const tdm_backend *be, const tdm_model_config *c, const tdm_engine_spec *spec)
+{
+    tdm_engine_buffers b;
+    return mirror_bytes(be, c, spec) + tdm_engine_buffers_lay(&b, c, spec, NULL);
+}
+
+size_t tdm_engine_host_bytes(const tdm_backend *be, const tdm_model_config *c, const tdm_engine_spec *spec)
+{
+    tdm_engine e = {.spec = *spec, .pages_per_sequence = pages_of(be, spec->context)};
+    return lay_host(&e, NULL) + (size_t)spec->kv_pages * 2 * sizeof(int32_t) + (be->device ? mirror_bytes(be, c, spec) : 0);
 }
 
 tdm_status tdm_engine_open(tdm_engine **out, const tdm_model *m, const tdm_engine_spec *spec, void *kv, void *buffers, tdm_error *err)
@@ -77,7 +99,10 @@ tdm_status tdm_engine_open(tdm_engine **out, const tdm_model *m, const tdm_engin
         goto done;
     }
     lay_host(e, e->host);
-    tdm_engine_buffers_lay(&e->buf, m->c, spec, buffers);
+    const size_t mirrored = mirror_bytes(m->be, m->c, spec);
+    TDM_TRY(st, tdm_mirror_open(&e->mirror, m->be, buffers, mirrored, err), done);
+    tdm_engine_mirror_lay(e, m->c->vocab, e->mirror.host);
+    tdm_engine_buffers_lay(&e->buf, m->c, spec, (char *)buffers + mirrored);
     TDM_TRY(st, tdm_kv_cache_open(&e->kv, m, spec->kv_pages, kv, err), done);
 done:
     if (st != TDM_OK) {
@@ -91,6 +116,7 @@ void tdm_engine_close(tdm_engine *e)
 {
     if (!e) return;
     tdm_kv_cache_close(&e->kv);
+    tdm_mirror_close(&e->mirror);
     free(e->host);
     free(e);
 }
@@ -203,6 +229,30 @@ done:
     return st;
 }
 
+static bool truncates(const tdm_sampling *s) { return s->temperature > 0.0f && (s->top_k > 0 || s->top_p < 1.0f || s->min_p > 0.0f); }
+
+/* Which slots' prefixes this step completes, and how their next tokens are drawn. */
+static void describe_samples(tdm_engine *e)
+{
+    e->ready_count = 0;
+    e->careful = false;
+    for (int64_t b = 0; b < e->running; b++) {
+        const tdm_slot *slot = &e->slot[b];
+        const tdm_sample_state *s = &e->sample[slot->sample];
+        const tdm_request *r = &e->request[s->request];
+        const tdm_sequence *seq = sequence_of(e, slot->sample);
+        if (slot->cached + slot->take != seq->count) continue;
+        const int64_t i = e->ready_count++;
+        e->ready[i] = (int32_t)b;
+        e->head_row[i] = e->q_start[b + 1] - 1;
+        e->sampling[i] = r->sampling;
+        e->draw[i] = (tdm_draw){r->seed, r->step, r->prompt_index, (uint32_t)s->index, (uint32_t)tdm_sequence_completion(seq)};
+        e->history_at[i] = (int32_t)(i % e->spec.head_rows * e->spec.context);
+        e->history_len[i] = (int32_t)seq->count;
+        e->careful = e->careful || truncates(&r->sampling) || r->sampling.repetition_penalty != 1.0f;
+    }
+}
+
 static void build_step(tdm_engine *e, int64_t requests)
 {
     int64_t left = e->spec.batch_tokens;
@@ -213,6 +263,7 @@ static void build_step(tdm_engine *e, int64_t requests)
         left -= slot->take;
     }
     tdm_engine_batch(e, run_tokens);
+    describe_samples(e);
 }
 
 /* Keeps the prompt's pages for the siblings once they are computed. */
@@ -231,47 +282,74 @@ static void hold_prompt(tdm_engine *e, const tdm_slot *slot)
     }
 }
 
-static bool truncates(const tdm_sampling *s) { return s->temperature > 0.0f && (s->top_k > 0 || s->top_p < 1.0f || s->min_p > 0.0f); }
+/* Histories of ready rows [first, first + rows), where one of them has a penalty. */
+static tdm_status push_history(const tdm_engine *e, int64_t first, int64_t rows, bool *penalty, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    *penalty = false;
+    for (int64_t i = first; i < first + rows; i++) {
+        if (e->sampling[i].repetition_penalty == 1.0f) continue;
+        const tdm_sequence *seq = sequence_of(e, e->slot[e->ready[i]].sample);
+        int32_t *at = e->history + e->history_at[i];
+        memcpy(at, seq->tokens, (size_t)seq->count * sizeof *at);
+        TDM_TRY(st, tdm_mirror_push(&e->mirror, e->m->s, at, (size_t)seq->count * sizeof *at, err), done);
+        *penalty = true;
+    }
+done:
+    return st;
+}
 
-/* Samples one token for slots[first, first + rows) of `ready`. */
-static tdm_status sample_rows(tdm_engine *e, const int32_t *ready, int64_t rows, tdm_error *err)
+static tdm_status pull_support(tdm_engine *e, int64_t first, int64_t rows, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const int64_t words = tdm_ceil_div(e->m->c->vocab, 32);
-    bool penalty = false;
-    for (int64_t i = 0; i < rows; i++) {
-        const tdm_slot *slot = &e->slot[ready[i]];
-        const tdm_sample_state *s = &e->sample[slot->sample];
-        const tdm_request *r = &e->request[s->request];
-        const tdm_sequence *seq = sequence_of(e, slot->sample);
-        e->head_row[i] = e->q_start[ready[i] + 1] - 1;
-        e->sampling[i] = r->sampling;
-        e->draw[i] = (tdm_draw){r->seed, r->step, r->prompt_index, (uint32_t)s->index, (uint32_t)tdm_sequence_completion(seq)};
-        e->history_at[i] = (int32_t)(i * e->spec.context);
-        e->history_len[i] = (int32_t)seq->count;
-        if (r->sampling.repetition_penalty == 1.0f) continue;
-        penalty = true;
-        memcpy(e->history + i * e->spec.context, seq->tokens, (size_t)seq->count * sizeof *e->history);
-    }
-    TDM_TRY(st, tdm_engine_logits(e, e->head_row, rows, err), done);
-    const tdm_sample a = {.logits = tdm_view_rows(e->buf.logits, 0, rows),
-                          .token = e->token,
-                          .logprob = e->logprob,
-                          .support = e->support,
-                          .sampling = e->sampling,
-                          .draw = e->draw,
-                          .history = penalty ? e->history : NULL,
-                          .history_at = e->history_at,
-                          .history_len = e->history_len};
-    TDM_TRY(st, e->m->be->sample(e->m->s, &a, err), done);
+    TDM_TRY(st, tdm_mirror_pull(&e->mirror, e->m->s, e->support, (size_t)(rows * words) * sizeof *e->support, err), done);
     TDM_TRY(st, e->m->be->stream_sync(e->m->s, err), done);
     for (int64_t i = 0; i < rows; i++) {
-        tdm_sequence *seq = sequence_of(e, e->slot[ready[i]].sample);
-        const int64_t at = tdm_sequence_completion(seq);
+        tdm_sequence *seq = sequence_of(e, e->slot[e->ready[first + i]].sample);
+        if (seq->support && truncates(&e->sampling[first + i]))
+            memcpy(seq->support + tdm_sequence_completion(seq) * words, e->support + i * words, (size_t)words * sizeof *e->support);
+    }
+done:
+    return st;
+}
+
+tdm_status tdm_engine_sample(tdm_engine *e, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    for (int64_t first = 0; first < e->ready_count; first += e->spec.head_rows) {
+        const int64_t rows = tdm_min_i64(e->spec.head_rows, e->ready_count - first);
+        bool penalty = false;
+        if (e->careful) TDM_TRY(st, push_history(e, first, rows, &penalty, err), done);
+        TDM_TRY(st, tdm_engine_logits(e, tdm_engine_twin(e, e->head_row + first), rows, err), done);
+        const tdm_sample a = {.logits = tdm_view_rows(e->buf.logits, 0, rows),
+                              .token = tdm_engine_twin(e, e->token + first),
+                              .logprob = tdm_engine_twin(e, e->logprob + first),
+                              .support = e->careful ? tdm_engine_twin(e, e->support) : NULL,
+                              .sampling = tdm_engine_twin(e, e->sampling + first),
+                              .draw = tdm_engine_twin(e, e->draw + first),
+                              .history = penalty ? tdm_engine_twin(e, e->history) : NULL,
+                              .history_at = tdm_engine_twin(e, e->history_at + first),
+                              .history_len = tdm_engine_twin(e, e->history_len + first)};
+        TDM_TRY(st, e->m->be->sample(e->m->s, &a, err), done);
+        if (e->careful) TDM_TRY(st, pull_support(e, first, rows, err), done); /* the next rows write over it */
+    }
+done:
+    return st;
+}
+
+/* The sampled tokens join their sequences. */
+static tdm_status take_samples(tdm_engine *e, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const size_t n = (size_t)e->ready_count;
+    TDM_TRY(st, tdm_mirror_pull(&e->mirror, e->m->s, e->token, n * sizeof *e->token, err), done);
+    TDM_TRY(st, tdm_mirror_pull(&e->mirror, e->m->s, e->logprob, n * sizeof *e->logprob, err), done);
+    TDM_TRY(st, e->m->be->stream_sync(e->m->s, err), done);
+    for (int64_t i = 0; i < e->ready_count; i++) {
+        tdm_sequence *seq = sequence_of(e, e->slot[e->ready[i]].sample);
+        seq->logprob[tdm_sequence_completion(seq)] = e->logprob[i];
         seq->tokens[seq->count++] = e->token[i];
-        seq->logprob[at] = e->logprob[i];
-        if (seq->support && truncates(&e->sampling[i]))
-            memcpy(seq->support + at * words, e->support + i * words, (size_t)words * sizeof *e->support);
         e->generated++;
     }
 done:
@@ -290,21 +368,17 @@ static void check_finish(const tdm_request *r, tdm_sequence *seq)
 static tdm_status finish_step(tdm_engine *e, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    int64_t rows = 0;
-    int32_t *ready = e->ready;
     for (int64_t b = 0; b < e->running; b++) {
         tdm_slot *slot = &e->slot[b];
         slot->cached += slot->take;
         if (slot->take > 1) e->stats.tokens_prefill += slot->take;
         else e->stats.tokens_decode++;
         hold_prompt(e, slot);
-        if (slot->cached == sequence_of(e, slot->sample)->count) ready[rows++] = (int32_t)b;
     }
-    for (int64_t first = 0; first < rows; first += e->spec.head_rows)
-        TDM_TRY(st, sample_rows(e, ready + first, tdm_min_i64(e->spec.head_rows, rows - first), err), done);
-    for (int64_t i = 0; i < rows; i++) {
-        const tdm_sample_state *s = &e->sample[e->slot[ready[i]].sample];
-        check_finish(&e->request[s->request], sequence_of(e, e->slot[ready[i]].sample));
+    TDM_TRY(st, take_samples(e, err), done);
+    for (int64_t i = 0; i < e->ready_count; i++) {
+        const int64_t sample = e->slot[e->ready[i]].sample;
+        check_finish(&e->request[e->sample[sample].request], sequence_of(e, sample));
     }
     const int64_t used = e->kv.pages - e->kv.free_count;
     if (used > e->stats.pages_peak) e->stats.pages_peak = used;
@@ -363,7 +437,9 @@ tdm_status tdm_engine_run(tdm_engine *e, const tdm_adapter *adapter, tdm_request
     while (e->waiting >= 0 || e->running > 0) {
         TDM_TRY(st, admit(e, err), done);
         build_step(e, count);
+        TDM_TRY(st, tdm_engine_push(e, err), done);
         TDM_TRY(st, tdm_engine_forward(e, adapter, err), done);
+        TDM_TRY(st, tdm_engine_sample(e, err), done);
         TDM_TRY(st, finish_step(e, err), done);
         if (tick && !tick(tick_ctx, e->done, e->generated)) {
             st = TDM_STOPPED;

@@ -45,10 +45,10 @@ typedef struct tdm_engine tdm_engine;
 int64_t tdm_engine_min_pages(const tdm_backend *be, const tdm_engine_spec *spec);
 /* Pages with which nothing is ever preempted. */
 int64_t tdm_engine_max_pages(const tdm_backend *be, const tdm_engine_spec *spec);
-/* Bytes of the rollout layout beside the pages: activations, scratch, logits. */
-size_t tdm_engine_buffer_bytes(const tdm_model_config *c, const tdm_engine_spec *spec);
+/* Bytes of the rollout layout beside the pages: activations, scratch, logits, and the arrays that describe a step. */
+size_t tdm_engine_buffer_bytes(const tdm_backend *be, const tdm_model_config *c, const tdm_engine_spec *spec);
 /* Host bytes of the scheduler. */
-size_t tdm_engine_host_bytes(const tdm_backend *be, const tdm_engine_spec *spec);
+size_t tdm_engine_host_bytes(const tdm_backend *be, const tdm_model_config *c, const tdm_engine_spec *spec);
 tdm_status tdm_engine_open(tdm_engine **e, const tdm_model *m, const tdm_engine_spec *spec, void *kv, void *buffers, tdm_error *err);
 void tdm_engine_close(tdm_engine *e);
 

@@ -3,6 +3,7 @@
 #define TANDEM_INFER_ENGINE_INTERNAL_H
 
 #include "infer/engine.h"
+#include "memory/mirror.h"
 
 /* A running sequence. */
 typedef struct tdm_slot {
@@ -47,19 +48,24 @@ struct tdm_engine {
     /* running, in order of admission */
     tdm_slot *slot;          /* [sequences] */
     int64_t running;
-    /* this step's batch */
+    int32_t *ready;          /* [sequences] slots whose prefix is complete after this step */
+    int64_t ready_count;
+    bool careful;            /* some row truncates its distribution or has a penalty */
+    tdm_batch batch;         /* in the backend's memory */
+    /* What describes a step, in the mirror: host pointers. First what the host writes and pushes before the step, */
+    tdm_mirror mirror;
     int32_t *ids, *position, *q_start, *kv_len, *pages;
     int32_t *head_row;       /* [batch_tokens] rows of x that want logits */
-    int32_t *ready;          /* [sequences] slots whose prefix is complete */
-    tdm_batch batch;
-    /* arguments of sample, [sequences] */
-    int32_t *token;
-    float *logprob;
-    uint32_t *support;       /* [head_rows, ceil(V/32)] */
-    tdm_sampling *sampling;
+    int32_t *target;         /* [head_rows], scoring */
+    tdm_sampling *sampling;  /* arguments of sample, [sequences], in the order of `ready` */
     tdm_draw *draw;
-    int32_t *history;        /* [head_rows, context] ids of the rows' sequences, where some row has a penalty */
     int32_t *history_at, *history_len;
+    size_t pushed_bytes;     /* up to here */
+    int32_t *history;        /* [head_rows, context] ids of the rows' sequences; pushed where some row has a penalty */
+    /* then what it pulls. */
+    int32_t *token;          /* [sequences] */
+    float *logprob;          /* [max(sequences, head_rows)] */
+    uint32_t *support;       /* [head_rows, ceil(V/32)] */
     /* a run */
     tdm_sample_state *sample; /* [samples] */
     tdm_prompt_hold *hold;    /* [requests] */
@@ -71,13 +77,21 @@ struct tdm_engine {
 };
 
 size_t tdm_engine_buffers_lay(tdm_engine_buffers *b, const tdm_model_config *c, const tdm_engine_spec *spec, char *memory);
+/* The mirror's arrays over `base`, or their size alone when base is NULL. */
+size_t tdm_engine_mirror_lay(tdm_engine *e, int64_t vocab, char *base);
+/* Device twin of a host pointer into the mirror. */
+static inline void *tdm_engine_twin(const tdm_engine *e, const void *host) { return tdm_mirror_twin(&e->mirror, host); }
+/* Pushes what describes the step. */
+tdm_status tdm_engine_push(const tdm_engine *e, tdm_error *err);
 /* Builds engine->batch from slots [0, running) with take tokens each; tokens_of gives a slot's tokens. */
 typedef const int32_t *tdm_slot_tokens_fn(const tdm_engine *e, const tdm_slot *slot);
 void tdm_engine_batch(tdm_engine *e, tdm_slot_tokens_fn *tokens_of);
 /* Runs the forward over engine->batch; the hidden states end in buf.x. */
 tdm_status tdm_engine_forward(tdm_engine *e, const tdm_adapter *adapter, tdm_error *err);
-/* Logits of `count` rows of buf.x (at most head_rows) into buf.logits. */
+/* Logits of `count` rows of buf.x (at most head_rows; `rows` in the backend's memory) into buf.logits. */
 tdm_status tdm_engine_logits(tdm_engine *e, const int32_t *rows, int64_t count, tdm_error *err);
+/* Samples a token for each ready slot; they are in the mirror's device block until take_samples pulls them. */
+tdm_status tdm_engine_sample(tdm_engine *e, tdm_error *err);
 void tdm_slot_release(tdm_engine *e, tdm_slot *slot);
 
 #endif

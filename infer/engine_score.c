@@ -1,6 +1,8 @@
 /* Scoring given tokens through the KV cache: a prefill of the first part, then decodes, as a rollout would have computed them. */
 #include "infer/engine_internal.h"
 
+#include <string.h>
+
 static tdm_status log_rows(tdm_engine *e, float *const *logprob, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -13,11 +15,18 @@ static tdm_status log_rows(tdm_engine *e, float *const *logprob, tdm_error *err)
             const int64_t at = slot->cached + first; /* these rows predict tokens at + 1 .. at + rows */
             if (at + rows >= seq->count) rows = seq->count - 1 - at;
             if (rows <= 0) break;
-            for (int64_t i = 0; i < rows; i++) e->head_row[i] = (int32_t)(e->q_start[b] + first + i);
-            TDM_TRY(st, tdm_engine_logits(e, e->head_row, rows, err), done);
-            const tdm_logprob lp = {.logits = tdm_view_rows(e->buf.logits, 0, rows), .target = seq->tokens + at + 1,
-                                    .logprob = logprob[slot->sample] + at, .sampling = &plain};
+            for (int64_t i = 0; i < rows; i++) {
+                e->head_row[i] = (int32_t)(e->q_start[b] + first + i);
+                e->target[i] = seq->tokens[at + 1 + i];
+            }
+            TDM_TRY(st, tdm_engine_push(e, err), done);
+            TDM_TRY(st, tdm_engine_logits(e, tdm_engine_twin(e, e->head_row), rows, err), done);
+            const tdm_logprob lp = {.logits = tdm_view_rows(e->buf.logits, 0, rows), .target = tdm_engine_twin(e, e->target),
+                                    .logprob = tdm_engine_twin(e, e->logprob), .sampling = &plain};
             TDM_TRY(st, e->m->be->logprob(e->m->s, &lp, err), done);
+            TDM_TRY(st, tdm_mirror_pull(&e->mirror, e->m->s, e->logprob, (size_t)rows * sizeof *e->logprob, err), done);
+            TDM_TRY(st, e->m->be->stream_sync(e->m->s, err), done);
+            memcpy(logprob[slot->sample] + at, e->logprob, (size_t)rows * sizeof *e->logprob);
         }
     }
 done:
@@ -80,6 +89,7 @@ tdm_status tdm_engine_score(tdm_engine *e, const tdm_adapter *adapter, const tdm
             left -= slot->take;
         }
         tdm_engine_batch(e, score_tokens);
+        TDM_TRY(st, tdm_engine_push(e, err), done);
         TDM_TRY(st, tdm_engine_forward(e, adapter, err), done);
         TDM_TRY(st, log_rows(e, logprob, err), done);
         retire(e, sequences);

@@ -25,15 +25,9 @@ size_t tdm_engine_buffers_lay(tdm_engine_buffers *b, const tdm_model_config *c, 
     return at;
 }
 
-size_t tdm_engine_buffer_bytes(const tdm_model_config *c, const tdm_engine_spec *spec)
-{
-    tdm_engine_buffers b;
-    return tdm_engine_buffers_lay(&b, c, spec, NULL);
-}
-
 void tdm_engine_batch(tdm_engine *e, tdm_slot_tokens_fn *tokens_of)
 {
-    int64_t t = 0;
+    int64_t t = 0, q_most = 0, kv_most = 0;
     for (int64_t b = 0; b < e->running; b++) {
         const tdm_slot *s = &e->slot[b];
         const int32_t *tokens = tokens_of(e, s);
@@ -43,16 +37,25 @@ void tdm_engine_batch(tdm_engine *e, tdm_slot_tokens_fn *tokens_of)
             e->ids[t] = tokens[s->cached + i];
             e->position[t] = (int32_t)(s->cached + i);
         }
+        q_most = tdm_max_i64(q_most, s->take);
+        kv_most = tdm_max_i64(kv_most, s->cached + s->take);
         for (int64_t i = 0; i < s->pages; i++) e->pages[b * e->pages_per_sequence + i] = s->page[i];
     }
     e->q_start[e->running] = (int32_t)t;
     e->batch = (tdm_batch){.tokens = t,
                            .sequences = e->running,
-                           .q_start = e->q_start,
-                           .kv_len = e->kv_len,
-                           .position = e->position,
-                           .pages = e->pages,
-                           .pages_stride = e->pages_per_sequence};
+                           .q_start = tdm_engine_twin(e, e->q_start),
+                           .kv_len = tdm_engine_twin(e, e->kv_len),
+                           .position = tdm_engine_twin(e, e->position),
+                           .pages = tdm_engine_twin(e, e->pages),
+                           .pages_stride = e->pages_per_sequence,
+                           .q_most = q_most,
+                           .kv_most = kv_most};
+}
+
+tdm_status tdm_engine_push(const tdm_engine *e, tdm_error *err)
+{
+    return tdm_mirror_push(&e->mirror, e->m->s, e->ids, e->pushed_bytes, err);
 }
 
 tdm_status tdm_engine_forward(tdm_engine *e, const tdm_adapter *adapter, tdm_error *err)
@@ -60,7 +63,7 @@ tdm_status tdm_engine_forward(tdm_engine *e, const tdm_adapter *adapter, tdm_err
     tdm_status st = TDM_OK;
     const tdm_run run = {.m = e->m, .adapter = adapter, .batch = &e->batch, .scratch = e->buf.scratch};
     const tdm_view x = tdm_view_rows(e->buf.x, 0, e->batch.tokens);
-    TDM_TRY(st, tdm_forward_embed(&run, x, e->ids, err), done);
+    TDM_TRY(st, tdm_forward_embed(&run, x, tdm_engine_twin(e, e->ids), err), done);
     e->buf.acts.x_in = x;
     for (int64_t l = 0; l < e->m->c->layers; l++) {
         e->buf.acts.kv = tdm_kv_layer(&e->kv, l);

@@ -11,14 +11,15 @@ size_t tdm_model_table_bytes(const tdm_model_config *c, int64_t positions)
 }
 
 tdm_status tdm_model_open(tdm_model *m, const tdm_backend *be, tdm_stream *s, const tdm_weights *w, int64_t positions, tdm_dtype kv_dtype,
-                          tdm_error *err)
+                          void *tables, tdm_error *err)
 {
+    tdm_status st = TDM_OK;
     const tdm_model_config *c = tdm_weights_config(w);
     *m = (tdm_model){.be = be, .s = s, .w = w, .c = c, .positions = positions, .kv_dtype = kv_dtype, .kv_scale = 1.0f};
-    const int64_t half = c->head_dim / 2;
-    m->tables = malloc(tdm_model_table_bytes(c, positions) + (size_t)half * sizeof(float));
-    if (!m->tables) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the RoPE tables");
-    float *cos_t = m->tables, *sin_t = cos_t + positions * half, *inv = sin_t + positions * half;
+    const int64_t half = c->head_dim / 2, count = positions * half;
+    float *host = malloc((size_t)(2 * count + half) * sizeof *host), *to = tables; /* owned here */
+    if (!host) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the RoPE tables");
+    float *cos_t = host, *sin_t = host + count, *inv = host + 2 * count;
     tdm_rope_inv_freq(c, inv);
     for (int64_t p = 0; p < positions; p++)
         for (int64_t i = 0; i < half; i++) {
@@ -26,15 +27,12 @@ tdm_status tdm_model_open(tdm_model *m, const tdm_backend *be, tdm_stream *s, co
             cos_t[p * half + i] = (float)cos((double)angle);
             sin_t[p * half + i] = (float)sin((double)angle);
         }
-    m->rope_cos = (tdm_cview){cos_t, TDM_DTYPE_F32, positions, half, half};
-    m->rope_sin = (tdm_cview){sin_t, TDM_DTYPE_F32, positions, half, half};
-    return TDM_OK;
-}
-
-void tdm_model_close(tdm_model *m)
-{
-    free(m->tables);
-    m->tables = NULL;
+    TDM_TRY(st, be->upload(s, to, host, (size_t)(2 * count) * sizeof *host, err), done);
+    m->rope_cos = (tdm_cview){to, TDM_DTYPE_F32, positions, half, half};
+    m->rope_sin = (tdm_cview){to + count, TDM_DTYPE_F32, positions, half, half};
+done:
+    free(host);
+    return st;
 }
 
 int64_t tdm_layer_window(const tdm_model_config *c, int64_t layer) { return layer >= c->window_first_layer ? c->window : 0; }

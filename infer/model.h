@@ -11,16 +11,15 @@ typedef struct tdm_model {
     tdm_stream *s;
     const tdm_weights *w;
     const tdm_model_config *c;
-    tdm_cview rope_cos, rope_sin; /* [positions, Dh/2] f32, in `tables` */
-    float *tables;                /* owned */
+    tdm_cview rope_cos, rope_sin; /* [positions, Dh/2] f32, borrowed */
     int64_t positions;            /* longest sequence this model was opened for */
     tdm_dtype kv_dtype;           /* BF16, or E4M3 (memory.kv: fp8) in both engines */
     float kv_scale;               /* scale of e4m3 keys and values; 1 */
 } tdm_model;
 
+/* tables: tdm_model_table_bytes in the backend's memory, for cosines and sines; lent until the model is no longer used. */
 tdm_status tdm_model_open(tdm_model *m, const tdm_backend *be, tdm_stream *s, const tdm_weights *w, int64_t positions, tdm_dtype kv_dtype,
-                          tdm_error *err);
-void tdm_model_close(tdm_model *m);
+                          void *tables, tdm_error *err);
 /* A layer's sliding window in positions (0: none), and 1 / sqrt(Dh). */
 int64_t tdm_layer_window(const tdm_model_config *c, int64_t layer);
 float tdm_attention_scale(const tdm_model_config *c);

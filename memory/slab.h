@@ -1,17 +1,19 @@
-/* The one allocation of a run, sized by the plan. On the CPU: anonymous memory, every page touched when opened, so the resident set
- * is what the plan said and running out of memory happens before the first step or never.
+/* The one allocation of a run in the backend's memory, sized by the plan: what a run takes it takes at once, so running out of memory
+ * happens before the first step or never.
  *   created   tdm_slab_open, once    released  tdm_slab_close */
 #ifndef TANDEM_MEMORY_SLAB_H
 #define TANDEM_MEMORY_SLAB_H
 
+#include "memory/mirror.h"
 #include "memory/plan.h"
 
 typedef struct tdm_slab {
+    const tdm_backend *be;
     char *base;
     size_t bytes;
 } tdm_slab;
 
-tdm_status tdm_slab_open(tdm_slab *s, const tdm_plan *plan, tdm_error *err);
+tdm_status tdm_slab_open(tdm_slab *s, const tdm_backend *be, const tdm_plan *plan, tdm_error *err);
 void tdm_slab_close(tdm_slab *s);
 /* The bytes of a plan's item. */
 void *tdm_slab_at(const tdm_slab *s, const tdm_plan *plan, int item);

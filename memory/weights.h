@@ -1,11 +1,12 @@
 /* The one copy of the base weights.
  *   created   tdm_weights_open, once per process    released  tdm_weights_close, last
- *   bytes     the slab's `weights` region, tdm_weights_bytes of it; the tensor table lies in malloc'd memory of its own
+ *   bytes     the slab's `weights` region (the backend's memory), tdm_weights_bytes of it; the tensor table lies in malloc'd memory of its own
  *   borrowed  by infer/ and train/ as const tdm_weight: read-only, good until close
  *   threads   nothing changes after open returns, so readers need no lock */
 #ifndef TANDEM_MEMORY_WEIGHTS_H
 #define TANDEM_MEMORY_WEIGHTS_H
 
+#include "memory/mirror.h"
 #include "memory/model_file.h"
 
 /* The seven projections, in the order they are listed everywhere. */
@@ -34,8 +35,7 @@ typedef struct tdm_weights tdm_weights;
 tdm_status tdm_weights_bytes(const tdm_model_file *f, const tdm_weights_options *o, size_t *bytes, tdm_error *err);
 /* Streams the tensors in one by one: never more than one tensor (by rows) beyond the buffer. Missing, extra, misshapen, NaN or Inf:
  * an error that names file and tensor. Pages of the mapped file are dropped as they are used. */
-tdm_status tdm_weights_open(tdm_weights **w, const tdm_model_file *f, const tdm_weights_options *o, void *region, size_t region_bytes,
-                            tdm_error *err);
+tdm_status tdm_weights_open(tdm_weights **w, const tdm_model_file *f, const tdm_weights_options *o, const tdm_region *region, tdm_error *err);
 void tdm_weights_close(tdm_weights *w);
 
 const tdm_model_config *tdm_weights_config(const tdm_weights *w);
@@ -45,8 +45,9 @@ const tdm_weight *tdm_weights_head(const tdm_weights *w);      /* [V, D]; the em
 /* True when some activation scale is of the whole call (dynamic per tensor): then a row's result depends on its neighbours. */
 bool tdm_weights_batch_dependent(const tdm_weights *w);
 tdm_cview tdm_weights_final_norm(const tdm_weights *w);
-/* FNV-1a 64 over all bytes of the buffer: it must never change (promise 1); also names the base in checkpoints. */
-uint64_t tdm_weights_hash(const tdm_weights *w);
+/* A 64-bit hash over all bytes of the buffer (FNV-1a 64 of the FNV-1a 64 of each MiB): it must never change (promise 1); also names
+ * the base in checkpoints. The same whatever memory the buffer lies in. */
+tdm_status tdm_weights_hash(const tdm_weights *w, uint64_t *hash, tdm_error *err);
 
 /* Projection's shape [N, K] from the config. */
 void tdm_proj_shape(const tdm_model_config *c, tdm_proj p, int64_t *n, int64_t *k);

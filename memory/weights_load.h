@@ -5,6 +5,6 @@
 #include "memory/weights_plan.h"
 
 /* region: plan->bytes, where tdm_weights_plan_place points. */
-tdm_status tdm_weights_load(const tdm_weights_plan *p, unsigned char *region, tdm_error *err);
+tdm_status tdm_weights_load(const tdm_weights_plan *p, const tdm_region *region, tdm_error *err);
 
 #endif

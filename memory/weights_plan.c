@@ -182,8 +182,9 @@ void tdm_weights_plan_free(tdm_weights_plan *p)
     *p = (tdm_weights_plan){0};
 }
 
-void tdm_weights_plan_place(tdm_weights_plan *p, unsigned char *region)
+void tdm_weights_plan_place(tdm_weights_plan *p, const tdm_region *where)
 {
+    unsigned char *region = where->base;
     for (int64_t i = 0; i < p->matrix_count; i++) {
         tdm_matrix_plan *m = &p->matrices[i];
         m->w->codes.data = region + m->codes_at;
@@ -191,6 +192,6 @@ void tdm_weights_plan_place(tdm_weights_plan *p, unsigned char *region)
         if (m->bias) m->w->bias.data = region + m->bias_at;
     }
     for (int64_t i = 0; i < p->vector_count; i++) p->vectors[i].v->data = region + p->vectors[i].at;
-    p->w->region = region;
+    p->w->region = *where;
     p->w->bytes = p->bytes;
 }

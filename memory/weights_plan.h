@@ -15,7 +15,7 @@ struct tdm_weights {
     tdm_layer_weights *layers; /* owned; [L] */
     tdm_weight embedding, head;
     tdm_cview final_norm;
-    const unsigned char *region; /* borrowed */
+    tdm_region region;         /* borrowed */
     size_t bytes;
 };
 
@@ -50,6 +50,6 @@ typedef struct tdm_weights_plan {
 tdm_status tdm_weights_plan_make(tdm_weights_plan *p, const tdm_model_file *f, const tdm_weights_options *o, tdm_error *err);
 void tdm_weights_plan_free(tdm_weights_plan *p);
 /* Points every view into the region. */
-void tdm_weights_plan_place(tdm_weights_plan *p, unsigned char *region);
+void tdm_weights_plan_place(tdm_weights_plan *p, const tdm_region *where);
 
 #endif

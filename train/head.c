@@ -8,7 +8,7 @@ static tdm_status tile_forward(tdm_trainer *t, int64_t n, tdm_error *err)
     tdm_status st = TDM_OK;
     const tdm_model *m = t->m;
     const tdm_view last = t->x[t->spec.forward_only ? 0 : m->c->layers], x = tdm_view_rows(t->head.x, 0, n);
-    TDM_TRY(st, m->be->gather_rows(m->s, x, tdm_view_const(tdm_view_rows(last, 0, t->batch.tokens)), t->row, err), done);
+    TDM_TRY(st, m->be->gather_rows(m->s, x, tdm_view_const(tdm_view_rows(last, 0, t->batch.tokens)), tdm_trainer_twin(t, t->row), err), done);
     TDM_TRY(st, tdm_forward_head(m, tdm_view_const(x), t->head.xn, t->head.rstd, t->head.codes, t->head.scales, t->head.logits, err), done);
 done:
     return st;
@@ -31,11 +31,17 @@ tdm_status tdm_head_logprobs(tdm_trainer *t, int64_t first, int64_t n, tdm_train
         support = true;
         memcpy(t->support + i * words, s->support + tok->index * words, (size_t)words * sizeof *t->support);
     }
+    TDM_TRY(st, tdm_mirror_push(&t->mirror, t->m->s, t->row, t->tile_bytes, err), done);
+    if (support) TDM_TRY(st, tdm_mirror_push(&t->mirror, t->m->s, t->support, (size_t)(n * words) * sizeof *t->support, err), done);
     TDM_TRY(st, tile_forward(t, n, err), done);
-    const tdm_logprob a = {.logits = tdm_view_rows(t->head.logits, 0, n), .target = t->target, .logprob = t->lp, .entropy = t->entropy,
-                           .support = support ? t->support : NULL, .sampling = sampling, .history = penalty ? t->ids : NULL,
-                           .history_at = t->history_at, .history_len = t->history_len};
+    const tdm_logprob a = {.logits = tdm_view_rows(t->head.logits, 0, n), .target = tdm_trainer_twin(t, t->target),
+                           .logprob = tdm_trainer_twin(t, t->lp), .entropy = tdm_trainer_twin(t, t->entropy),
+                           .support = support ? tdm_trainer_twin(t, t->support) : NULL, .sampling = sampling,
+                           .history = penalty ? tdm_trainer_twin(t, t->ids) : NULL, .history_at = tdm_trainer_twin(t, t->history_at),
+                           .history_len = tdm_trainer_twin(t, t->history_len)};
     TDM_TRY(st, t->m->be->logprob(t->m->s, &a, err), done);
+    TDM_TRY(st, tdm_mirror_pull(&t->mirror, t->m->s, t->lp, (size_t)n * sizeof *t->lp, err), done);
+    TDM_TRY(st, tdm_mirror_pull(&t->mirror, t->m->s, t->entropy, (size_t)n * sizeof *t->entropy, err), done);
     TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done);
     for (int64_t i = 0; i < n; i++) {
         const tdm_head_token *tok = &t->token[first + i];
@@ -93,9 +99,11 @@ static tdm_status tile_backward(tdm_trainer *t, int64_t n, const tdm_sampling *s
     const bool penalty = sampling->repetition_penalty != 1.0f;
     tdm_head_buffers *h = &t->head;
     const tdm_view dlogits = tdm_view_rows(h->dlogits, 0, n), dxn = tdm_view_rows(h->dxn, 0, n), dx = tdm_view_rows(h->dx, 0, n);
-    const tdm_logprob_backward lp = {.dlogits = dlogits, .p = tdm_view_const(tdm_view_rows(h->logits, 0, n)), .target = t->target,
-                                     .coef = t->coef, .sampling = sampling, .history = penalty ? t->ids : NULL,
-                                     .history_at = t->history_at, .history_len = t->history_len};
+    const tdm_logprob_backward lp = {.dlogits = dlogits, .p = tdm_view_const(tdm_view_rows(h->logits, 0, n)), .target = tdm_trainer_twin(t, t->target),
+                                     .coef = tdm_trainer_twin(t, t->coef), .sampling = sampling,
+                                     .history = penalty ? tdm_trainer_twin(t, t->ids) : NULL, .history_at = tdm_trainer_twin(t, t->history_at),
+                                     .history_len = tdm_trainer_twin(t, t->history_len)};
+    TDM_TRY(st, tdm_mirror_push(&t->mirror, m->s, t->coef, (size_t)n * sizeof *t->coef, err), done);
     TDM_TRY(st, m->be->logprob_backward(m->s, &lp, err), done);
     const tdm_linear_backward l = {.dx = dxn, .dy = tdm_view_const(dlogits), .w = tdm_weights_head(m->w)};
     TDM_TRY(st, m->be->linear_backward(m->s, &l, err), done);
@@ -104,7 +112,7 @@ static tdm_status tile_backward(tdm_trainer *t, int64_t n, const tdm_sampling *s
             m->be->rms_norm_backward(m->s, dx, tdm_view_const(dxn), tdm_view_const(tdm_view_rows(h->x, 0, n)), tdm_weights_final_norm(m->w),
                                      tdm_view_const(tdm_view_rows(h->rstd, 0, n)), err),
             done);
-    TDM_TRY(st, m->be->scatter_rows(m->s, tdm_view_rows(t->back.dx, 0, t->batch.tokens), tdm_view_const(dx), t->row, err), done);
+    TDM_TRY(st, m->be->scatter_rows(m->s, tdm_view_rows(t->back.dx, 0, t->batch.tokens), tdm_view_const(dx), tdm_trainer_twin(t, t->row), err), done);
 done:
     return st;
 }

@@ -6,34 +6,44 @@ static size_t part(int64_t count, size_t size) { return tdm_align_up((size_t)cou
 
 size_t tdm_optimizer_bytes(int64_t count, tdm_optimizer_kind kind)
 {
-    return part(count, sizeof(uint16_t)) + (kind == TDM_OPTIMIZER_ADAMW ? 4 : 2) * part(count, sizeof(float));
+    return part(1, sizeof(double)) + part(count, sizeof(uint16_t)) + (kind == TDM_OPTIMIZER_ADAMW ? 4 : 2) * part(count, sizeof(float));
 }
 
-void tdm_optimizer_init(tdm_optimizer *o, const tdm_optimizer_config *config, const tdm_backend *be, tdm_stream *s, tdm_adapter *a,
-                        void *region)
+static tdm_view flat(float *x, int64_t count) { return tdm_view_make(x, TDM_DTYPE_F32, 1, count); }
+
+tdm_status tdm_optimizer_init(tdm_optimizer *o, const tdm_optimizer_config *config, const tdm_backend *be, tdm_stream *s, tdm_adapter *a,
+                              void *region, tdm_error *err)
 {
+    tdm_status st = TDM_OK;
     *o = (tdm_optimizer){.config = *config, .be = be, .s = s, .count = a->count};
     char *at = region;
     const size_t floats = part(a->count, sizeof(float));
+    o->squares = (double *)(void *)at;
+    at += part(1, sizeof(double));
     o->param = (uint16_t *)(void *)at;
     at += part(a->count, sizeof(uint16_t));
     o->master = (float *)(void *)at;
     o->grad = (float *)(void *)(at + floats);
+    a->param = o->param;
     if (config->kind == TDM_OPTIMIZER_ADAMW) {
         o->m = (float *)(void *)(at + 2 * floats);
         o->v = (float *)(void *)(at + 3 * floats);
+        TDM_TRY(st, be->zero(s, flat(o->m, o->count), err), done);
+        TDM_TRY(st, be->zero(s, flat(o->v, o->count), err), done);
     }
-    a->param = o->param;
+done:
+    return st;
 }
 
-void tdm_optimizer_publish(tdm_optimizer *o)
+tdm_status tdm_optimizer_publish(tdm_optimizer *o, tdm_error *err)
 {
-    for (int64_t i = 0; i < o->count; i++) o->param[i] = tdm_f32_to_bf16(o->master[i]);
+    const tdm_view param = tdm_view_make(o->param, TDM_DTYPE_BF16, 1, o->count);
+    return o->be->convert(o->s, param, tdm_view_const(flat(o->master, o->count)), err);
 }
 
 tdm_status tdm_optimizer_zero_grad(tdm_optimizer *o, tdm_error *err)
 {
-    return o->be->zero(o->s, tdm_view_make(o->grad, TDM_DTYPE_F32, 1, o->count), err);
+    return o->be->zero(o->s, flat(o->grad, o->count), err);
 }
 
 double tdm_schedule_lr(const tdm_optimizer_config *c, int64_t update)
@@ -51,7 +61,9 @@ tdm_status tdm_optimizer_step(tdm_optimizer *o, double *grad_norm, double *lr, t
     tdm_status st = TDM_OK;
     const tdm_optimizer_config *c = &o->config;
     double squares = 0.0;
-    TDM_TRY(st, o->be->sum_squares(o->s, o->grad, o->count, &squares, err), done);
+    TDM_TRY(st, o->be->sum_squares(o->s, o->grad, o->count, o->squares, err), done);
+    TDM_TRY(st, o->be->download(o->s, &squares, o->squares, sizeof squares, err), done);
+    TDM_TRY(st, o->be->stream_sync(o->s, err), done);
     *grad_norm = sqrt(squares);
     *lr = tdm_schedule_lr(c, o->updates);
     if (!isfinite(*grad_norm)) {

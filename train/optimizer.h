@@ -19,17 +19,19 @@ typedef struct tdm_optimizer {
     const tdm_backend *be;
     tdm_stream *s;
     int64_t count, updates;     /* parameters; optimizer steps done */
-    float *master, *grad, *m, *v; /* [count], borrowed; m, v NULL for sgd */
-    uint16_t *param;            /* [count] bf16, borrowed */
+    float *master, *grad, *m, *v; /* [count], borrowed, in the backend's memory; m, v NULL for sgd */
+    uint16_t *param;            /* [count] bf16, borrowed, in the backend's memory */
+    double *squares;            /* [1], likewise */
 } tdm_optimizer;
 
 /* Bytes of the adapter region: bf16 parameters, masters, gradients, moments. */
 size_t tdm_optimizer_bytes(int64_t count, tdm_optimizer_kind kind);
 /* Cuts the region; gives the adapter its parameters. */
-void tdm_optimizer_init(tdm_optimizer *o, const tdm_optimizer_config *config, const tdm_backend *be, tdm_stream *s, tdm_adapter *a,
-                        void *region);
+/* Moments start at zero. */
+tdm_status tdm_optimizer_init(tdm_optimizer *o, const tdm_optimizer_config *config, const tdm_backend *be, tdm_stream *s, tdm_adapter *a,
+                              void *region, tdm_error *err);
 /* Parameters follow the masters (after an init or a resume); moments and update count are the caller's to set. */
-void tdm_optimizer_publish(tdm_optimizer *o);
+tdm_status tdm_optimizer_publish(tdm_optimizer *o, tdm_error *err);
 tdm_status tdm_optimizer_zero_grad(tdm_optimizer *o, tdm_error *err);
 /* Clips, updates, publishes. grad_norm: before clipping. A gradient that is not finite is an error: nothing is updated. */
 tdm_status tdm_optimizer_step(tdm_optimizer *o, double *grad_norm, double *lr, tdm_error *err);

@@ -76,38 +76,50 @@ static size_t lay_head(tdm_trainer *t, const tdm_model_config *c, void *base)
     return k.at;
 }
 
-/* All host arrays in one allocation; with base NULL only counts. */
-static size_t lay_host(tdm_trainer *t, const tdm_model_config *c, char *base)
-{
-    const tdm_trainer_spec *s = &t->spec;
-    const size_t tokens = (size_t)s->micro_tokens, seqs = (size_t)s->sequences, rows = (size_t)s->head_rows;
-    size_t at = 0;
 #define TAKE(field, count)                                                                                                           \
     do {                                                                                                                             \
         if (base) t->field = (void *)(base + at);                                                                                    \
         at += tdm_align_up((count) * sizeof *t->field, 64);                                                                          \
     } while (0)
+
+/* The host's own arrays in one allocation; with base NULL only counts. */
+static size_t lay_host(tdm_trainer *t, const tdm_model_config *c, char *base)
+{
+    const tdm_trainer_spec *s = &t->spec;
+    const size_t tokens = (size_t)s->micro_tokens;
+    size_t at = 0;
     TAKE(x, (size_t)c->layers + 1);
     TAKE(acts, (size_t)kept_layers(c, s));
+    TAKE(token, tokens);
+    TAKE(sequence_coef, tokens);
+    return at;
+}
+
+/* The same of the mirror. */
+static size_t lay_mirror(tdm_trainer *t, const tdm_model_config *c, char *base)
+{
+    const tdm_trainer_spec *s = &t->spec;
+    const size_t tokens = (size_t)s->micro_tokens, seqs = (size_t)s->sequences, rows = (size_t)s->head_rows;
+    size_t at = 0;
     TAKE(ids, tokens);
     TAKE(position, tokens);
     TAKE(q_start, seqs + 1);
     TAKE(kv_len, seqs);
     TAKE(pages, seqs * (size_t)t->page_stride);
     TAKE(dropout_token, tokens);
-    TAKE(token, tokens);
+    t->batch_bytes = at;
     TAKE(row, rows);
     TAKE(target, rows);
-    TAKE(lp, rows);
-    TAKE(entropy, rows);
-    TAKE(coef, rows);
-    TAKE(support, rows * (size_t)tdm_ceil_div(c->vocab, 32));
     TAKE(history_at, rows);
     TAKE(history_len, rows);
-    TAKE(sequence_coef, tokens);
-#undef TAKE
+    t->tile_bytes = at - t->batch_bytes;
+    TAKE(coef, rows);
+    TAKE(support, rows * (size_t)tdm_ceil_div(c->vocab, 32));
+    TAKE(lp, rows);
+    TAKE(entropy, rows);
     return at;
 }
+#undef TAKE
 
 void tdm_trainer_lay(tdm_trainer *t, const tdm_backend *be, const tdm_model_config *c, tdm_dtype kv_dtype, const tdm_trainer_regions *r,
                      tdm_trainer_bytes *bytes)
@@ -118,7 +130,9 @@ void tdm_trainer_lay(tdm_trainer *t, const tdm_backend *be, const tdm_model_conf
     t->kv_pages = tdm_ceil_div(s->micro_tokens, be->kv_page_tokens) + s->sequences;
     bytes->host = lay_host(t, c, r ? t->host : NULL);
     bytes->tape = lay_tape(t, c, r ? r->tape : NULL);
-    bytes->scratch = lay_scratch(t, c, r ? r->scratch : NULL);
+    bytes->mirror = lay_mirror(t, c, r ? t->mirror.host : NULL);
+    if (be->device) bytes->host += bytes->mirror;
+    bytes->scratch = bytes->mirror + lay_scratch(t, c, r ? (char *)r->scratch + bytes->mirror : NULL);
     bytes->head = lay_head(t, c, r ? r->head : NULL);
     const size_t layer_kv = (size_t)t->kv_pages * be->kv_page_bytes(kv_dtype, c->kv_heads, c->head_dim);
     bytes->kv = layer_kv * (size_t)kept_layers(c, s);
@@ -151,6 +165,12 @@ tdm_status tdm_trainer_open(tdm_trainer **out, const tdm_model *m, const tdm_tra
     }
     t->m = m;
     t->spec = *spec;
+    const tdm_status st = tdm_mirror_open(&t->mirror, m->be, regions->scratch, bytes.mirror, err);
+    if (st != TDM_OK) {
+        tdm_trainer_close(t);
+        *out = NULL;
+        return st;
+    }
     tdm_trainer_lay(t, m->be, m->c, m->kv_dtype, regions, &bytes);
     return TDM_OK;
 }
@@ -158,6 +178,7 @@ tdm_status tdm_trainer_open(tdm_trainer **out, const tdm_model *m, const tdm_tra
 void tdm_trainer_close(tdm_trainer *t)
 {
     if (!t) return;
+    tdm_mirror_close(&t->mirror);
     free(t->host);
     free(t);
 }

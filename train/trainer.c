@@ -18,7 +18,7 @@ static bool wanted(const tdm_train_item *it, int64_t index) { return !it->mask |
 static void pack(tdm_trainer *t, const tdm_train_item *items, int64_t first, int64_t end)
 {
     const int64_t page = t->m->be->kv_page_tokens;
-    int64_t row = 0, next_page = 0;
+    int64_t row = 0, next_page = 0, longest = 0;
     t->tokens_head = 0;
     for (int64_t i = first; i < end; i++) {
         const tdm_train_item *it = &items[i];
@@ -27,6 +27,7 @@ static void pack(tdm_trainer *t, const tdm_train_item *items, int64_t first, int
         TDM_ASSERT(n >= 1 && s->prompt >= 1 && s->count <= t->spec.context);
         t->q_start[b] = (int32_t)row;
         t->kv_len[b] = (int32_t)n;
+        longest = tdm_max_i64(longest, n);
         for (int64_t p = 0; p < tdm_ceil_div(n, page); p++) t->pages[b * t->page_stride + p] = (int32_t)next_page++;
         for (int64_t j = 0; j < n; j++, row++) {
             t->ids[row] = s->tokens[j];
@@ -38,16 +39,18 @@ static void pack(tdm_trainer *t, const tdm_train_item *items, int64_t first, int
         }
     }
     t->q_start[end - first] = (int32_t)row;
-    t->batch = (tdm_batch){.tokens = row, .sequences = end - first, .q_start = t->q_start, .kv_len = t->kv_len, .position = t->position,
-                           .pages = t->pages, .pages_stride = t->page_stride};
+    t->batch = (tdm_batch){.tokens = row, .sequences = end - first, .q_start = tdm_trainer_twin(t, t->q_start),
+                           .kv_len = tdm_trainer_twin(t, t->kv_len), .position = tdm_trainer_twin(t, t->position),
+                           .pages = tdm_trainer_twin(t, t->pages), .pages_stride = t->page_stride, .q_most = longest, .kv_most = longest};
 }
 
 static tdm_status forward(tdm_trainer *t, const tdm_run *run, tdm_error *err)
 {
     tdm_status st = TDM_OK;
+    TDM_TRY(st, tdm_mirror_push(&t->mirror, t->m->s, t->ids, t->batch_bytes, err), done);
     const int64_t layers = t->m->c->layers;
     const bool tape = !t->spec.forward_only;
-    TDM_TRY(st, tdm_forward_embed(run, tdm_view_rows(t->x[0], 0, t->batch.tokens), t->ids, err), done);
+    TDM_TRY(st, tdm_forward_embed(run, tdm_view_rows(t->x[0], 0, t->batch.tokens), tdm_trainer_twin(t, t->ids), err), done);
     for (int64_t l = 0; l < layers; l++) {
         tdm_layer_acts *a = &t->acts[tape && !t->spec.checkpointing ? l : 0];
         a->x_in = t->x[tape ? l : 0];
@@ -60,7 +63,7 @@ done:
 static tdm_run run_of(const tdm_trainer *t, const tdm_adapter *adapter, float dropout, uint64_t seed)
 {
     return (tdm_run){.m = t->m, .adapter = adapter, .batch = &t->batch, .scratch = t->scratch,
-                     .dropout = {.p = dropout, .seed = seed, .token = t->dropout_token}};
+                     .dropout = {.p = dropout, .seed = seed, .token = tdm_trainer_twin(t, t->dropout_token)}};
 }
 
 tdm_status tdm_trainer_score(tdm_trainer *t, const tdm_adapter *adapter, tdm_train_item *items, int64_t count, const tdm_sampling *sampling,
@@ -69,6 +72,7 @@ tdm_status tdm_trainer_score(tdm_trainer *t, const tdm_adapter *adapter, tdm_tra
     tdm_status st = TDM_OK;
     for (int64_t first = 0; first < count;) {
         const int64_t end = micro_end(t, items, first, count);
+        TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done); /* what was pushed is written over */
         pack(t, items, first, end);
         const tdm_run run = run_of(t, adapter, 0.0f, 0);
         TDM_TRY(st, forward(t, &run, err), done);
@@ -87,6 +91,7 @@ tdm_status tdm_trainer_accumulate(tdm_trainer *t, const tdm_train_pass *pass, td
     for (int64_t first = 0; first < count;) {
         if (pass->keep_going && !pass->keep_going(pass->ctx)) return TDM_STOPPED;
         const int64_t end = micro_end(t, items, first, count);
+        TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done); /* what was pushed is written over */
         pack(t, items, first, end);
         const tdm_run run = run_of(t, pass->adapter, pass->dropout, pass->dropout_seed);
         TDM_TRY(st, forward(t, &run, err), done);

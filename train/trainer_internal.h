@@ -2,6 +2,7 @@
 #ifndef TANDEM_TRAIN_TRAINER_INTERNAL_H
 #define TANDEM_TRAIN_TRAINER_INTERNAL_H
 
+#include "memory/mirror.h"
 #include "train/trainer.h"
 
 /* Buffers of backward. Views share memory where their lives do not meet. */
@@ -41,22 +42,31 @@ struct tdm_trainer {
     tdm_backward_buffers back;
     tdm_head_buffers head;
     /* the micro-batch at hand */
-    tdm_batch batch;
-    int32_t *ids, *position, *q_start, *kv_len, *pages;
-    uint32_t *dropout_token;
+    tdm_batch batch;          /* in the backend's memory */
     tdm_head_token *token;    /* [micro_tokens] */
     int64_t tokens_head;
-    /* arguments of the head's ops, [head_rows] */
+    /* In the mirror, host pointers: what describes a micro-batch, */
+    tdm_mirror mirror;
+    int32_t *ids, *position, *q_start, *kv_len, *pages;
+    uint32_t *dropout_token;
+    size_t batch_bytes;       /* up to here, from ids on */
+    /* what describes a tile of the head, [head_rows], */
     int32_t *row, *target;
-    float *lp, *entropy, *coef;
-    uint32_t *support;        /* [head_rows, ceil(V/32)] */
     int32_t *history_at, *history_len; /* into ids: a sequence's own tokens stand there one after the other */
+    size_t tile_bytes;        /* up to here, from row on */
+    float *coef;
+    uint32_t *support;        /* [head_rows, ceil(V/32)] */
+    /* and what the head gives back. */
+    float *lp, *entropy;
     float *sequence_coef;     /* [micro_tokens]: d loss / d lp when a loss needs whole sequences */
     void *host;
 };
 
 void tdm_trainer_lay(tdm_trainer *t, const tdm_backend *be, const tdm_model_config *c, tdm_dtype kv_dtype,
                      const tdm_trainer_regions *r, tdm_trainer_bytes *bytes);
+
+/* Device twin of a host pointer into the mirror. */
+static inline void *tdm_trainer_twin(const tdm_trainer *t, const void *host) { return tdm_mirror_twin(&t->mirror, host); }
 
 /* One call of the head over tokens [first, first + n) of t->token. */
 tdm_status tdm_head_logprobs(tdm_trainer *t, int64_t first, int64_t n, tdm_train_item *items, const tdm_sampling *sampling, tdm_error *err);

@@ -206,7 +206,8 @@ static tdm_status open_base(tdm_merge *m, tdm_session *s, tdm_error *err)
     for (int64_t i = 0; i < s->config->layers; i++)
         for (int p = 0; p < TDM_PROJ_COUNT; p++)
             m->quantized_act |= tdm_weights_layer(s->weights, i)->proj[p].act != TDM_ACT_NONE;
-    const uint64_t hash = m->base_hash ? tdm_weights_hash(s->weights) : 0;
+    uint64_t hash = 0;
+    if (m->base_hash) TDM_TRY(st, tdm_weights_hash(s->weights, &hash, err), done);
     if (hash != m->base_hash)
         st = TDM_FAIL(err, TDM_ERR_INPUT, spec.model,
                       "give the model the run began with, or --weights to merge into another form of it",

@@ -162,7 +162,9 @@ static tdm_status finish(tdm_job *j, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     TDM_TRY(st, tdm_metrics_sync(&j->metrics, err), done);
-    if (tdm_weights_hash(j->session.weights) != j->base_hash) {
+    uint64_t hash;
+    TDM_TRY(st, tdm_weights_hash(j->session.weights, &hash, err), done);
+    if (hash != j->base_hash) {
         st = TDM_FAIL(err, TDM_ERR_OTHER, j->r->model.path, "please report this; the checkpoints may be wrong", "the base weights changed during the run");
         goto done;
     }

@@ -200,7 +200,7 @@ tdm_status tdm_job_open(tdm_job *j, const tdm_recipe *r, const tdm_job_options *
     TDM_TRY(st, tdm_session_load(&j->session, err), done);
     TDM_TRY(st, check_exact(j, err), done);
     TDM_TRY(st, tdm_sequences_open(&j->sequences, &store, err), done);
-    j->base_hash = tdm_weights_hash(j->session.weights);
+    TDM_TRY(st, tdm_weights_hash(j->session.weights, &j->base_hash, err), done);
 done:
     tdm_model_file_close(file);
     return st;

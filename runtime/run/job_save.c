@@ -14,6 +14,7 @@
 enum { OPTIMIZER_PARTS = 3 };
 static const char *const part_names[OPTIMIZER_PARTS] = {"master", "exp_avg", "exp_avg_sq"};
 
+/* In the backend's memory. */
 static float *part_of(const tdm_optimizer *o, int part) { return part == 0 ? o->master : part == 1 ? o->m : o->v; }
 
 typedef struct tensors {
@@ -21,6 +22,8 @@ typedef struct tensors {
     tdm_st_entry *adapter, *optimizer;
     char (*name)[TDM_PEFT_NAME_BYTES + 16];
     int64_t pairs, optimizer_count;
+    float *part[OPTIMIZER_PARTS]; /* the optimizer's arrays as the host sees them: they themselves, or in `copy`; NULL: there is none */
+    float *copy;                  /* of a device's; NULL on the CPU */
 } tensors;
 
 static void tensors_free(tensors *t)
@@ -29,6 +32,36 @@ static void tensors_free(tensors *t)
     free(t->adapter);
     free(t->optimizer);
     free(t->name);
+    free(t->copy);
+}
+
+static tdm_status see_parts(const tdm_job *j, tensors *t, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_optimizer *o = &j->session.optimizer;
+    if (o->be->device) {
+        t->copy = malloc((size_t)(OPTIMIZER_PARTS * o->count) * sizeof *t->copy);
+        if (!t->copy) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for a copy of the optimizer's state");
+    }
+    for (int i = 0; i < OPTIMIZER_PARTS; i++) {
+        float *part = part_of(o, i);
+        t->part[i] = part && t->copy ? t->copy + i * o->count : part;
+        if (part) TDM_TRY(st, o->be->download(o->s, t->part[i], part, (size_t)o->count * sizeof *part, err), done);
+    }
+    TDM_TRY(st, o->be->stream_sync(o->s, err), done);
+done:
+    return st;
+}
+
+static tdm_status put_parts(tdm_job *j, const tensors *t, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_optimizer *o = &j->session.optimizer;
+    for (int i = 0; i < OPTIMIZER_PARTS; i++)
+        if (t->part[i]) TDM_TRY(st, o->be->upload(o->s, part_of(o, i), t->part[i], (size_t)o->count * sizeof(float), err), done);
+    TDM_TRY(st, tdm_optimizer_publish(o, err), done);
+done:
+    return st;
 }
 
 /* One tensor a layer, projection and half: name.master [R, K] or [N, R]. */
@@ -37,7 +70,7 @@ static void name_optimizer(const tdm_job *j, tensors *t)
     const tdm_adapter *a = &j->session.adapter;
     int64_t n = 0;
     for (int part = 0; part < OPTIMIZER_PARTS; part++) {
-        float *base = part_of(&j->session.optimizer, part);
+        float *base = t->part[part];
         if (!base) continue;
         for (int64_t i = 0; i < t->pairs; i++)
             for (int half = 0; half < 2; half++, n++) {
@@ -59,6 +92,8 @@ static tdm_status tensors_make(const tdm_job *j, tensors *t, tdm_error *err)
 {
     const tdm_adapter *a = &j->session.adapter;
     *t = (tensors){0};
+    tdm_status st = see_parts(j, t, err);
+    if (st != TDM_OK) goto fail;
     const size_t most = (size_t)(a->layers * TDM_PROJ_COUNT);
     t->pair = calloc(most, sizeof *t->pair);
     t->optimizer = calloc(2 * OPTIMIZER_PARTS * most, sizeof *t->optimizer);
@@ -67,7 +102,7 @@ static tdm_status tensors_make(const tdm_job *j, tensors *t, tdm_error *err)
     for (int64_t l = 0; l < a->layers; l++)
         for (int p = 0; p < TDM_PROJ_COUNT; p++) {
             if (a->offset_a[p] < 0) continue;
-            const float *m = j->session.optimizer.master + l * a->layer_count;
+            const float *m = t->part[0] + l * a->layer_count;
             t->pair[t->pairs++] = (tdm_peft_pair){.layer = l, .proj = (tdm_proj)p,
                                                   .a = {m + a->offset_a[p], TDM_DTYPE_F32, a->spec.rank, a->k[p], a->k[p]},
                                                   .b = {m + a->offset_b[p], TDM_DTYPE_F32, a->n[p], a->spec.rank, a->spec.rank}};
@@ -77,9 +112,11 @@ static tdm_status tensors_make(const tdm_job *j, tensors *t, tdm_error *err)
     name_optimizer(j, t);
     return TDM_OK;
 out_of_memory:
+    st = TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the checkpoint's tables");
+fail:
     tensors_free(t);
     *t = (tensors){0};
-    return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the checkpoint's tables");
+    return st;
 }
 
 static json_t *adapter_config(const tdm_job *j)
@@ -143,7 +180,7 @@ static tdm_status load_optimizer(tdm_job *j, const tdm_checkpoint *c, tdm_error 
         }
         memcpy((float *)(uintptr_t)want->data, have->data, bytes);
     }
-    tdm_optimizer_publish(&j->session.optimizer);
+    TDM_TRY(st, put_parts(j, &t, err), done);
 done:
     tensors_free(&t);
     return st;

@@ -37,13 +37,14 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
     s->item_weights = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "weights", weights, "use an FP8 scheme in model.weights");
     s->item_adapter = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "adapter, optimizer", adapter_bytes(s), "lower adapter.rank");
     s->item_workspace = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "workspace", s->be->workspace_bytes(&limits, p->threads), "lower train.micro_tokens");
-    size_t host = p->host_bytes + tdm_model_table_bytes(s->config, limits.context);
+    s->item_tables = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "RoPE tables", tdm_model_table_bytes(s->config, limits.context), "");
+    size_t host = p->host_bytes;
     if (p->rollout) {
         s->item_kv = tdm_plan_add(plan, TDM_PHASE_ROLLOUT, "kv pages", tdm_kv_cache_bytes(s->be, s->config, p->kv_dtype, p->engine.kv_pages),
                                   "lower memory.kv or rollout.max_sequences");
-        s->item_rollout = tdm_plan_add(plan, TDM_PHASE_ROLLOUT, "decode buffers", tdm_engine_buffer_bytes(s->config, &p->engine),
+        s->item_rollout = tdm_plan_add(plan, TDM_PHASE_ROLLOUT, "decode buffers", tdm_engine_buffer_bytes(s->be, s->config, &p->engine),
                                        "lower rollout.max_sequences");
-        host += tdm_engine_host_bytes(s->be, &p->engine);
+        host += tdm_engine_host_bytes(s->be, s->config, &p->engine);
     }
     if (p->train) {
         const tdm_trainer_bytes b = tdm_trainer_count(s->be, s->config, p->kv_dtype, &p->trainer);
@@ -119,7 +120,7 @@ tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_er
     memset(s, 0, sizeof *s);
     s->spec = *spec;
     tdm_session_spec *p = &s->spec;
-    TDM_TRY(st, tdm_backend_cpu(NULL, &s->be, err), done);
+    TDM_TRY(st, tdm_backend_open(p->device, &s->be, err), done);
     TDM_TRY(st, p->random_weights ? tdm_model_file_open_random(&s->file, p->model, err) : tdm_model_file_open(&s->file, p->model, err), done);
     s->config = tdm_model_file_config(s->file);
     TDM_TRY(st, describe_adapter(s, err), done);
@@ -131,17 +132,27 @@ done:
     return st;
 }
 
+static tdm_status put_masters(tdm_session *s, const float *master, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    TDM_TRY(st, s->be->upload(s->stream, s->optimizer.master, master, (size_t)s->adapter.count * sizeof *master, err), done);
+    TDM_TRY(st, tdm_optimizer_publish(&s->optimizer, err), done);
+    TDM_TRY(st, s->be->stream_sync(s->stream, err), done);
+done:
+    return st;
+}
+
 tdm_status tdm_session_take_adapter(tdm_session *s, const tdm_peft *peft, tdm_error *err)
 {
     int64_t count;
     const tdm_peft_pair *pairs = tdm_peft_pairs(peft, &count);
-    (void)err;
-    for (int64_t i = 0; i < s->adapter.count; i++) s->optimizer.master[i] = 0.0f; /* layers the file leaves out have no adapter */
+    float *master = calloc((size_t)s->adapter.count, sizeof *master); /* zero: layers the file leaves out have no adapter */
+    if (!master) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the adapter");
     for (int64_t i = 0; i < count; i++) {
         const tdm_cview halves[2] = {pairs[i].a, pairs[i].b};
         const int64_t offsets[2] = {s->adapter.offset_a[pairs[i].proj], s->adapter.offset_b[pairs[i].proj]};
         for (int half = 0; half < 2; half++) {
-            float *to = s->optimizer.master + pairs[i].layer * s->adapter.layer_count + offsets[half];
+            float *to = master + pairs[i].layer * s->adapter.layer_count + offsets[half];
             const int64_t n = halves[half].rows * halves[half].cols;
             TDM_ASSERT(offsets[half] >= 0 && halves[half].stride == halves[half].cols);
             if (halves[half].dtype == TDM_DTYPE_F32) memcpy(to, halves[half].data, (size_t)n * sizeof *to);
@@ -149,8 +160,9 @@ tdm_status tdm_session_take_adapter(tdm_session *s, const tdm_peft *peft, tdm_er
                 for (int64_t j = 0; j < n; j++) to[j] = tdm_bf16_to_f32(((const uint16_t *)halves[half].data)[j]);
         }
     }
-    tdm_optimizer_publish(&s->optimizer);
-    return TDM_OK;
+    const tdm_status st = put_masters(s, master, err);
+    free(master);
+    return st;
 }
 
 static tdm_status load_adapter(tdm_session *s, tdm_error *err)
@@ -158,17 +170,21 @@ static tdm_status load_adapter(tdm_session *s, tdm_error *err)
     if (!s->has_adapter) return TDM_OK;
     const tdm_session_spec *p = &s->spec;
     const tdm_optimizer_config none = {.kind = TDM_OPTIMIZER_SGD};
-    tdm_optimizer_init(&s->optimizer, p->optimizer ? p->optimizer : &none, s->be, s->stream, &s->adapter,
-                       tdm_slab_at(&s->slab, &s->plan, s->item_adapter));
+    tdm_status st = tdm_optimizer_init(&s->optimizer, p->optimizer ? p->optimizer : &none, s->be, s->stream, &s->adapter,
+                                       tdm_slab_at(&s->slab, &s->plan, s->item_adapter), err);
+    if (st != TDM_OK) return st;
     if (s->peft) {
-        const tdm_status st = tdm_session_take_adapter(s, s->peft, err);
+        st = tdm_session_take_adapter(s, s->peft, err);
         tdm_peft_close(s->peft);
         s->peft = NULL;
         return st;
     }
-    tdm_adapter_init_params(&s->adapter, p->adapter_seed, s->optimizer.master);
-    tdm_optimizer_publish(&s->optimizer);
-    return TDM_OK;
+    float *master = malloc((size_t)s->adapter.count * sizeof *master);
+    if (!master) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the adapter");
+    tdm_adapter_init_params(&s->adapter, p->adapter_seed, master);
+    st = put_masters(s, master, err);
+    free(master);
+    return st;
 }
 
 tdm_status tdm_session_load(tdm_session *s, tdm_error *err)
@@ -177,17 +193,19 @@ tdm_status tdm_session_load(tdm_session *s, tdm_error *err)
     tdm_session_spec *p = &s->spec;
     tdm_plan *plan = &s->plan;
     TDM_TRY(st, tdm_plan_check(plan, s->budget_bytes, p->budget_where, err), done);
-    TDM_TRY(st, tdm_slab_open(&s->slab, plan, err), done);
+    TDM_TRY(st, tdm_slab_open(&s->slab, s->be, plan, err), done);
     TDM_TRY(st,
             s->be->stream_open(&s->stream, tdm_slab_at(&s->slab, plan, s->item_workspace), plan->item[s->item_workspace].bytes,
-                               &(tdm_stream_options){.threads = p->threads}, err),
+                               &(tdm_stream_options){.threads = p->threads, .exact = p->exact}, err),
             done);
     TDM_TRY(st,
-            tdm_weights_open(&s->weights, s->file, &p->weights, tdm_slab_at(&s->slab, plan, s->item_weights),
-                             plan->item[s->item_weights].bytes, err),
+            tdm_weights_open(&s->weights, s->file, &p->weights,
+                             &(tdm_region){tdm_slab_at(&s->slab, plan, s->item_weights), plan->item[s->item_weights].bytes, s->be, s->stream}, err),
             done);
     const int64_t positions = limits_of(s).context;
-    TDM_TRY(st, tdm_model_open(&s->model, s->be, s->stream, s->weights, positions, p->kv_dtype, err), done);
+    TDM_TRY(st, tdm_model_open(&s->model, s->be, s->stream, s->weights, positions, p->kv_dtype,
+                               tdm_slab_at(&s->slab, plan, s->item_tables), err),
+            done);
     TDM_TRY(st, load_adapter(s, err), done);
     if (p->rollout)
         TDM_TRY(st,
@@ -209,7 +227,6 @@ void tdm_session_close(tdm_session *s)
 {
     tdm_trainer_close(s->trainer);
     tdm_engine_close(s->engine);
-    tdm_model_close(&s->model);
     tdm_weights_close(s->weights);
     if (s->stream) s->be->stream_close(s->stream);
     tdm_slab_close(&s->slab);

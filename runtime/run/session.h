@@ -10,6 +10,8 @@
 #include "train/trainer.h"
 
 typedef struct tdm_session_spec {
+    const char *device;            /* "auto", "cpu", "cuda"; NULL: $TANDEM_DEVICE, or auto */
+    bool exact;                    /* numerics: exact */
     const char *model;             /* folder or .gguf */
     tdm_weights_options weights;
     const char *adapter_dir;       /* a PEFT adapter to load, or NULL */
@@ -46,7 +48,7 @@ typedef struct tdm_session {
     tdm_optimizer optimizer;       /* masters also without training: an adapter is loaded through them */
     tdm_engine *engine;
     tdm_trainer *trainer;
-    int item_weights, item_adapter, item_workspace, item_kv, item_rollout, item_tape, item_train_kv, item_scratch, item_head;
+    int item_weights, item_tables, item_adapter, item_workspace, item_kv, item_rollout, item_tape, item_train_kv, item_scratch, item_head;
 } tdm_session;
 
 /* Reads headers, makes the plan. The session is usable for printing it; nothing big is allocated. */

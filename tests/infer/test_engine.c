@@ -39,7 +39,7 @@ static void run(const setup *s, result *r)
     spec.kv_pages = s->pages ? s->pages : tdm_engine_max_pages(t.be, &spec);
     spec.kv_pages = tdm_max_i64(spec.kv_pages, tdm_engine_min_pages(t.be, &spec));
     void *kv = aligned_alloc(64, tdm_align_up(tdm_kv_cache_bytes(t.be, t.model.c, s->kv, spec.kv_pages), 64));
-    void *buffers = aligned_alloc(64, tdm_align_up(tdm_engine_buffer_bytes(t.model.c, &spec), 64));
+    void *buffers = aligned_alloc(64, tdm_align_up(tdm_engine_buffer_bytes(t.be, t.model.c, &spec), 64));
     TINY_OK(tdm_engine_open(&e, &t.model, &spec, kv, buffers, err));
     tdm_sequence seq[PROMPTS * SAMPLES];
     tdm_request request[PROMPTS];

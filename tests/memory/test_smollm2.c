@@ -65,7 +65,7 @@ static void it_loads_under_every_scheme(void **state)
         if (tdm_model_file_open(&f, path, &err) != TDM_OK || tdm_weights_bytes(f, &o, &bytes, &err) != TDM_OK)
             fail_msg("%s (%s)", err.what, err.where);
         void *region = aligned_alloc(64, bytes);
-        if (tdm_weights_open(&w, f, &o, region, bytes, &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
+        if (tdm_weights_open(&w, f, &o, &(tdm_region){region, bytes, NULL, NULL}, &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
         const long grown = rss_file_kb() - before;
         print_message("         scheme %d: %.1f MiB in %.2f s, %ld KiB of the file still resident\n", scheme,
                       (double)bytes / 1048576, tdm_now_s() - start, grown);

@@ -95,7 +95,7 @@ static tdm_status load(model *m, const tdm_weights_options *o, tdm_error *err)
     if (st == TDM_OK) st = tdm_weights_bytes(f, o, &bytes, err);
     if (st == TDM_OK) {
         void *region = aligned_alloc(64, bytes);
-        st = tdm_weights_open(&w, f, o, region, bytes, err);
+        st = tdm_weights_open(&w, f, o, &(tdm_region){region, bytes, NULL, NULL}, err);
         if (st == TDM_OK)
             tdm_weights_close(w);
         else
@@ -311,14 +311,14 @@ static void layers_and_modules_can_stay_bf16(void **state)
     assert_int_equal(tdm_model_file_open(&f, "tests/golden/data/files/qwen3", &err), TDM_OK);
     assert_int_equal(tdm_weights_bytes(f, &o, &bytes, &err), TDM_OK);
     void *region = aligned_alloc(64, bytes);
-    assert_int_equal(tdm_weights_open(&w, f, &o, region, bytes, &err), TDM_OK);
+    assert_int_equal(tdm_weights_open(&w, f, &o, &(tdm_region){region, bytes, NULL, NULL}, &err), TDM_OK);
     for (int p = 0; p < TDM_PROJ_COUNT; p++) {
         assert_int_equal(tdm_weights_layer(w, 0)->proj[p].scheme, TDM_SCHEME_BF16);
         assert_int_equal(tdm_weights_layer(w, 1)->proj[p].scheme,
                          p == TDM_PROJ_DOWN ? TDM_SCHEME_BF16 : TDM_SCHEME_FP8_CHANNEL);
     }
     tdm_weights_close(w);
-    assert_int_equal(tdm_weights_open(&w, f, &o, region, bytes - 1, &err), TDM_ERR_BUDGET);
+    assert_int_equal(tdm_weights_open(&w, f, &o, &(tdm_region){region, bytes - 1, NULL, NULL}, &err), TDM_ERR_BUDGET);
     tdm_model_file_close(f);
     free(region);
 }
@@ -340,7 +340,7 @@ static bool loads(const char *path, const char *bytes, size_t n)
     if (st == TDM_OK) st = tdm_weights_bytes(f, &o, &need, &err);
     if (st == TDM_OK) {
         region = aligned_alloc(64, need);
-        st = tdm_weights_open(&w, f, &o, region, need, &err);
+        st = tdm_weights_open(&w, f, &o, &(tdm_region){region, need, NULL, NULL}, &err);
     }
     if (st != TDM_OK) assert_string_not_equal(err.what, "");
     tdm_weights_close(w);

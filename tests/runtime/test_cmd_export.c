@@ -187,7 +187,8 @@ static uint64_t hash_of(const char *model, tdm_scheme scheme)
 {
     tiny_model t;
     tiny_open(&t, model, scheme, TDM_ACT_DYNAMIC, TDM_DTYPE_BF16, 1);
-    const uint64_t hash = tdm_weights_hash(t.weights);
+    uint64_t hash = 0;
+    TINY_OK(tdm_weights_hash(t.weights, &hash, err));
     tiny_close(&t);
     return hash;
 }

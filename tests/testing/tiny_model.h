@@ -19,7 +19,7 @@ typedef struct tiny_model {
     tdm_weights *weights;
     tdm_stream *stream;
     tdm_model model;
-    void *region, *workspace;
+    void *region, *workspace, *tables;
 } tiny_model;
 
 #define TINY_OK(call)                                                                                                                \
@@ -43,7 +43,7 @@ static inline void tiny_open(tiny_model *t, const char *name, tdm_scheme scheme,
     TINY_OK(tdm_model_file_open(&t->file, path, err));
     TINY_OK(tdm_weights_bytes(t->file, &o, &bytes, err));
     t->region = aligned_alloc(64, tdm_align_up(bytes, 64));
-    TINY_OK(tdm_weights_open(&t->weights, t->file, &o, t->region, bytes, err));
+    TINY_OK(tdm_weights_open(&t->weights, t->file, &o, &(tdm_region){t->region, bytes, NULL, NULL}, err));
     const tdm_model_config *c = tdm_weights_config(t->weights);
     const tdm_limits limits = {.tokens = 1024, .width = tdm_max_i64(c->ffn, c->width), .vocab = c->vocab, .head_rows = 64, .heads = c->heads,
                                .head_dim = c->head_dim, .rank = 16, .context = 512};
@@ -51,15 +51,16 @@ static inline void tiny_open(tiny_model *t, const char *name, tdm_scheme scheme,
     t->workspace = aligned_alloc(64, tdm_align_up(workspace, 64));
     const tdm_stream_options so = {.threads = threads};
     TINY_OK(t->be->stream_open(&t->stream, t->workspace, workspace, &so, err));
-    TINY_OK(tdm_model_open(&t->model, t->be, t->stream, t->weights, 512, kv, err));
+    t->tables = malloc(tdm_model_table_bytes(c, 512));
+    TINY_OK(tdm_model_open(&t->model, t->be, t->stream, t->weights, 512, kv, t->tables, err));
 }
 
 static inline void tiny_close(tiny_model *t)
 {
-    tdm_model_close(&t->model);
     t->be->stream_close(t->stream);
     tdm_weights_close(t->weights);
     tdm_model_file_close(t->file);
+    free(t->tables);
     free(t->region);
     free(t->workspace);
 }

@@ -79,7 +79,7 @@ static float *gradient(const config *c, int64_t *n, double *loss)
     uint16_t *start = adapter.param;
     void *region = aligned_alloc(64, tdm_align_up(tdm_optimizer_bytes(adapter.count, TDM_OPTIMIZER_SGD), 64));
     const tdm_optimizer_config sgd = {.kind = TDM_OPTIMIZER_SGD, .lr = 1.0};
-    tdm_optimizer_init(&opt, &sgd, m.be, m.stream, &adapter, region);
+    TINY_OK(tdm_optimizer_init(&opt, &sgd, m.be, m.stream, &adapter, region, err));
     memcpy(adapter.param, start, (size_t)adapter.count * sizeof *start);
     const tdm_trainer_spec spec = {.micro_tokens = c->micro_tokens, .sequences = 8, .context = LONGEST, .head_rows = 7, .rank = 4, .checkpointing = c->checkpointing};
     trainer_open(&o, &m, &spec);
@@ -166,7 +166,7 @@ static void log_probabilities_are_those_of_both_engines(void **state)
             tdm_engine_spec es = {.sequences = 4, .samples = 1, .requests = 1, .context = LONGEST, .batch_tokens = 50, .head_rows = 16, .rank = 4};
             es.kv_pages = tdm_engine_max_pages(m.be, &es);
             void *pages = aligned_alloc(64, tdm_align_up(tdm_kv_cache_bytes(m.be, m.model.c, kv, es.kv_pages), 64));
-            void *buffers = aligned_alloc(64, tdm_align_up(tdm_engine_buffer_bytes(m.model.c, &es), 64));
+            void *buffers = aligned_alloc(64, tdm_align_up(tdm_engine_buffer_bytes(m.be, m.model.c, &es), 64));
             TINY_OK(tdm_engine_open(&e, &m.model, &es, pages, buffers, err));
             for (int i = 0; i < ITEMS; i++) {
                 const int64_t n = 2 + 17 * i;
