@@ -1,0 +1,126 @@
+// The matrix products under linear and linear_backward, on mma.sync m16n8k16 with f32 sums; runs on every card from sm_80 on.
+//
+// A product's bits depend on its own row of x and on (N, K) alone. Each output is one chain over k in order; where K is cut into
+// slices (so that few rows still fill the card) the cut depends on (N, K) alone and the slices' sums are added in order, whether one
+// block runs them all or a block each. Weights stand in the 16-wide operand of the instruction and tokens in the 8-wide one, so
+// a tile may hold any number of tokens.
+#pragma once
+
+#include "kernels/cuda/common.cuh"
+
+// out = scale * (X P) + bias + alpha * (X2 P2), then stored: y = out, or y += out. `side` present: alpha * (X2 P2) goes there
+// alone, overwritten. The struct is a kernel's argument: plain values, device pointers.
+struct tdm_gemm {
+    int64_t rows, cols, depth; // of X P: T, N, K
+    const void *x;             // [rows, depth] bf16, or e4m3 codes
+    const void *w;             // nt: [cols, depth], P = W^T; nn: [depth, cols], P = W
+    int64_t x_stride, w_stride;
+    bool x_codes, w_codes;     // e4m3, else bf16
+    bool x_vector, w_vector;   // every row begins at 16 bytes
+
+    const uint16_t *x2, *w2;   // the second product, bf16, laid out alike
+    int64_t x2_stride, w2_stride, depth2; // depth2 0: none
+    bool x2_vector, w2_vector;
+    float alpha;
+
+    const float *xs;           // scale of row t and block b of k: xs[t * xs_stride + b], NULL: x_scale for all
+    int64_t xs_stride;
+    float x_scale;
+    const float *ws;           // by scheme; NULL: 1
+    int64_t ws_stride;
+    tdm_scheme scheme;
+
+    const uint16_t *bias;      // [cols] or NULL
+    void *y;
+    int64_t y_stride;
+    bool y_f32, accumulate;
+    float *side;
+    int64_t side_stride;
+
+    int slices, slice_tiles;   // of k, in tiles of 128; set by tdm_gemm_nt
+    float *partial;            // [slices + 1, rows, cols]: a block a slice; NULL: a block runs them all
+};
+
+// y = X W^T and so on; `scratch` of at least tdm_gemm_nt_scratch(rows, cols, depth) bytes.
+tdm_status tdm_gemm_nt(tdm_stream *s, tdm_gemm g, float *scratch, tdm_error *err);
+size_t tdm_gemm_nt_scratch(int64_t rows, int64_t cols, int64_t depth);
+// y = X W; codes are read as bf16(code * scale), and no scale but x_scale multiplies the sum.
+tdm_status tdm_gemm_nn(tdm_stream *s, const tdm_gemm &g, tdm_error *err);
+// grad [I, J] f32 += alpha * a^T b, token by token: a [T, I], b [T, J] bf16. One chain an element, begun at what grad holds.
+tdm_status tdm_grad_add(tdm_stream *s, tdm_view grad, tdm_cview a, tdm_cview b, float alpha, tdm_error *err);
+
+// Rows may be read 16 bytes at a time.
+static inline bool tdm_gemm_vector(const void *data, int64_t stride, int64_t bytes)
+{
+    return (uintptr_t)data % 16 == 0 && stride * bytes % 16 == 0;
+}
+
+// ---- What the kernels share -------------------------------------------------------------------------------------------------
+
+TDM_DEVICE uint32_t tdm_smem(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+// 16 bytes, of which the last 16 - bytes become 0 and are not read.
+TDM_DEVICE void tdm_cp_async(void *dst, const void *src, int bytes)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(tdm_smem(dst)), "l"(src), "r"(bytes) : "memory");
+}
+TDM_DEVICE void tdm_cp_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT> TDM_DEVICE void tdm_cp_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
+
+// acc += A B with A [16, 16] row, B [16, 8] column; bf16, or f16 where both operands were e4m3.
+template <bool F16> TDM_DEVICE void tdm_mma(float (&acc)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1)
+{
+    if constexpr (F16)
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                     : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    else
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                     : "+f"(acc[0]), "+f"(acc[1]), "+f"(acc[2]), "+f"(acc[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Two codes (the lower 16 bits) as two halves or two bf16; both are exact.
+TDM_DEVICE uint32_t tdm_codes_f16(uint32_t two)
+{
+    const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)two, __NV_E4M3);
+    return (uint32_t)h.x | (uint32_t)h.y << 16;
+}
+TDM_DEVICE float2 tdm_codes_f32(uint32_t two)
+{
+    return __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)two, __NV_E4M3)));
+}
+TDM_DEVICE uint32_t tdm_pack_bf16(float low, float high)
+{
+    const __nv_bfloat162 v = __floats2bfloat162_rn(low, high);
+    return (uint32_t)__bfloat16_as_ushort(v.x) | (uint32_t)__bfloat16_as_ushort(v.y) << 16;
+}
+TDM_DEVICE uint32_t tdm_codes_bf16(uint32_t two)
+{
+    const float2 f = tdm_codes_f32(two);
+    return tdm_pack_bf16(f.x, f.y);
+}
+
+// 16 bytes of a row of BYTES-wide elements at `from`, `valid` of them (the others are 0); one load where `vector` allows it.
+template <int BYTES> TDM_DEVICE uint4 tdm_load16(const char *from, int64_t valid, bool vector)
+{
+    if (valid >= 16 / BYTES && vector) return __ldg((const uint4 *)from);
+    uint32_t v[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int i = 0; i < 16 / BYTES; i++) {
+        if (i >= valid) continue;
+        if constexpr (BYTES == 1) v[i / 4] |= (uint32_t)((const uint8_t *)from)[i] << 8 * (i % 4);
+        else v[i / 2] |= (uint32_t)((const uint16_t *)from)[i] << 16 * (i % 2);
+    }
+    return make_uint4(v[0], v[1], v[2], v[3]);
+}
+
+// One element of the result is finished and stored.
+TDM_DEVICE void tdm_gemm_store(const tdm_gemm &g, int64_t t, int64_t n, float v)
+{
+    if (!g.y_f32) {
+        ((uint16_t *)g.y)[t * g.y_stride + n] = tdm_to_bf16(v);
+        return;
+    }
+    float *y = (float *)g.y + t * g.y_stride + n;
+    *y = g.accumulate ? __fadd_rn(*y, v) : v;
+}

@@ -1,0 +1,117 @@
+// linear_backward: dx through the dequantized weight and the adapter, and the adapter's gradients.
+#include "kernels/cuda/gemm.cuh"
+
+static void check(const tdm_linear_backward *a)
+{
+    const int64_t t = a->dy.rows, n = a->w->codes.rows, k = a->w->codes.cols;
+    TDM_ASSERT(a->dy.dtype == TDM_DTYPE_BF16);
+    TDM_ASSERT(a->w->codes.dtype == (a->w->scheme == TDM_SCHEME_BF16 ? TDM_DTYPE_BF16 : TDM_DTYPE_E4M3));
+    TDM_ASSERT_EQ(a->dy.cols, n);
+    if (a->dx.data) {
+        TDM_ASSERT(a->dx.dtype == TDM_DTYPE_F32);
+        TDM_ASSERT_EQ(a->dx.rows, t);
+        TDM_ASSERT_EQ(a->dx.cols, k);
+    }
+    if (!a->lora_a.data) {
+        TDM_ASSERT(!a->grad_a.data && !a->grad_b.data && !a->lora_dx.data);
+        return;
+    }
+    const int64_t r = a->lora_a.rows;
+    TDM_ASSERT(a->lora_a.dtype == TDM_DTYPE_BF16 && a->lora_b.dtype == TDM_DTYPE_BF16 && a->lora_dh.dtype == TDM_DTYPE_BF16);
+    TDM_ASSERT_EQ(a->lora_a.cols, k);
+    TDM_ASSERT_EQ(a->lora_b.rows, n);
+    TDM_ASSERT_EQ(a->lora_b.cols, r);
+    TDM_ASSERT_EQ(a->lora_dh.rows, t);
+    TDM_ASSERT_EQ(a->lora_dh.cols, r);
+    if (a->grad_a.data) {
+        TDM_ASSERT(a->grad_a.dtype == TDM_DTYPE_F32 && a->x.dtype == TDM_DTYPE_BF16);
+        TDM_ASSERT(a->grad_a.rows == r && a->grad_a.cols == k && a->x.rows == t && a->x.cols == k);
+    }
+    if (a->grad_b.data) {
+        TDM_ASSERT(a->grad_b.dtype == TDM_DTYPE_F32 && a->h.dtype == TDM_DTYPE_BF16);
+        TDM_ASSERT(a->grad_b.rows == n && a->grad_b.cols == r && a->h.rows == t && a->h.cols == r);
+    }
+}
+
+static void set_first(tdm_gemm *g, tdm_cview x, tdm_cview w)
+{
+    g->rows = x.rows;
+    g->cols = w.cols;
+    g->depth = w.rows;
+    g->x = x.data;
+    g->w = w.data;
+    g->x_stride = x.stride;
+    g->w_stride = w.stride;
+    g->w_codes = w.dtype == TDM_DTYPE_E4M3;
+    g->x_vector = tdm_gemm_vector(x.data, x.stride, 2);
+    g->w_vector = tdm_gemm_vector(w.data, w.stride, g->w_codes ? 1 : 2);
+    g->x_scale = 1.0f;
+}
+
+static void set_result(tdm_gemm *g, tdm_view y, bool accumulate)
+{
+    g->y = y.data;
+    g->y_stride = y.stride;
+    g->y_f32 = y.dtype == TDM_DTYPE_F32;
+    g->accumulate = accumulate;
+}
+
+// dh = bf16(lora_scale * dy B)
+static tdm_status run_adapter(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
+{
+    tdm_gemm g = {};
+    set_first(&g, a->dy, a->lora_b);
+    set_result(&g, a->lora_dh, false);
+    g.x_scale = a->lora_scale;
+    return tdm_gemm_nn(s, g, err);
+}
+
+// dh A alone: the input's gradient stops here, the dropout's does not.
+static tdm_status run_side(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
+{
+    tdm_gemm g = {};
+    set_first(&g, tdm_view_const(a->lora_dh), a->lora_a);
+    set_result(&g, a->lora_dx, false);
+    return tdm_gemm_nn(s, g, err);
+}
+
+static tdm_status run_dx(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
+{
+    const tdm_weight *w = a->w;
+    tdm_gemm g = {};
+    set_first(&g, a->dy, w->codes);
+    set_result(&g, a->dx, a->accumulate);
+    g.scheme = w->scheme;
+    g.ws = (const float *)w->scale.data;
+    g.ws_stride = w->scale.stride;
+    if (!a->lora_a.data) return tdm_gemm_nn(s, g, err);
+    g.x2 = (const uint16_t *)a->lora_dh.data;
+    g.w2 = (const uint16_t *)a->lora_a.data;
+    g.x2_stride = a->lora_dh.stride;
+    g.w2_stride = a->lora_a.stride;
+    g.x2_vector = tdm_gemm_vector(a->lora_dh.data, a->lora_dh.stride, 2);
+    g.w2_vector = tdm_gemm_vector(a->lora_a.data, a->lora_a.stride, 2);
+    g.depth2 = a->lora_a.rows;
+    g.alpha = 1.0f;
+    if (a->lora_dx.data) {
+        g.side = (float *)a->lora_dx.data;
+        g.side_stride = a->lora_dx.stride;
+    }
+    return tdm_gemm_nn(s, g, err);
+}
+
+tdm_status tdm_cuda_linear_backward(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
+{
+    check(a);
+    tdm_status st = TDM_OK;
+    if (a->dy.rows == 0) return TDM_OK;
+    if (a->lora_a.data) TDM_TRY(st, run_adapter(s, a, err), end);
+    if (a->dx.data)
+        TDM_TRY(st, run_dx(s, a, err), end);
+    else if (a->lora_dx.data)
+        TDM_TRY(st, run_side(s, a, err), end);
+    if (a->grad_b.data) TDM_TRY(st, tdm_grad_add(s, a->grad_b, a->dy, a->h, a->lora_scale, err), end);
+    if (a->grad_a.data) TDM_TRY(st, tdm_grad_add(s, a->grad_a, tdm_view_const(a->lora_dh), a->x, 1.0f, err), end);
+end:
+    return st;
+}
