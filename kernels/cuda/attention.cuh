@@ -277,7 +277,7 @@ template <int DHP, int N> TDM_DEVICE void product_tiles(float (&s)[N][4], const 
     for (int n = 0; n < N; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) s[n][i] = 0.0f;
-#pragma unroll
+#pragma unroll 2
     for (int k = 0; k < DHP / 32; k++) {
         uint32_t a0[4], a1[4];
         load_matrices(a0, left + k * 32);

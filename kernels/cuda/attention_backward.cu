@@ -111,22 +111,27 @@ template <int DHP, bool FP8> __global__ void __launch_bounds__(THREADS) keys_ker
         if (i0 + QUERIES > j0 + warp * 16) { // else all its queries stand before the warp's keys
             float s[4][4], dp[4][4];
             uint32_t left[2][4];
+            const auto row_of = [&](int c, int e) {
+                const int at = c * 8 + (lane & 3) * 2 + e;
+                if (shape::ROWS) return row_at(stage)[at];
+                return i0 + at < n ? a.row[head * a.tokens + start + i0 + at] : make_float2(0.0f, 0.0f);
+            };
             product_tiles<DHP, 4>(s, keys + warp * 16 * tile_shape<DHP>::ROW, q);
+#pragma unroll
+            for (int c = 0; c < 4; c++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) {
+                    const int i = i0 + c * 8 + (lane & 3) * 2 + e % 2;
+                    s[c][e] = i < n && sees(i, j + e / 2 * 8, a.window) ? exp2_of(fmaf(s[c][e], a.factor, -row_of(c, e % 2).x)) : 0.0f;
+                }
+            pack_rows<4>(left, s);
+            product_columns<DHP, N, 1>(dv, left, do16 + column);
+            __syncwarp(); // keeps the two halves apart: mixed, they need more registers than there are
             product_tiles<DHP, 4>(dp, values + warp * 16 * tile_shape<DHP>::ROW, do16);
 #pragma unroll
             for (int c = 0; c < 4; c++)
 #pragma unroll
-                for (int e = 0; e < 2; e++) {
-                    const int at = c * 8 + (lane & 3) * 2 + e, i = i0 + at;
-                    float2 row = make_float2(0.0f, 0.0f);
-                    if (shape::ROWS) row = row_at(stage)[at];
-                    else if (i < n) row = a.row[head * a.tokens + start + i];
-#pragma unroll
-                    for (int r = 0; r < 2; r++)
-                        backward_cell(s[c][2 * r + e], dp[c][2 * r + e], i < n && sees(i, j + r * 8, a.window), row, a.factor, a.v_scale);
-                }
-            pack_rows<4>(left, s);
-            product_columns<DHP, N, 1>(dv, left, do16 + column);
+                for (int e = 0; e < 4; e++) dp[c][e] = s[c][e] * fmaf(dp[c][e], a.v_scale, -row_of(c, e % 2).y);
             pack_rows<4>(left, dp);
             product_columns<DHP, N, 1>(dk, left, q + column);
         }
