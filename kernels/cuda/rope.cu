@@ -1,0 +1,194 @@
+// rope: optional per-head RMS norm (Qwen3), then the rotation of the head's halves; and the backward of both. A warp takes one head of
+// one token; a lane always holds the same pairs, so sums run in an order fixed by the head's width.
+#include "kernels/cuda/common.cuh"
+
+enum { HEAD_MAX = 1024, WARPS = 4 };
+
+struct rope_args {
+    uint16_t *x, *pre; // backward only reads pre
+    const float *cos, *sin;
+    const uint16_t *norm_w; // or NULL
+    const int32_t *position;
+    int64_t x_stride, pre_stride, cos_stride, sin_stride, items; // items: tokens * heads
+    int heads, head_dim;
+    float eps;
+};
+
+// V neighbouring values: 2 where the half is even, else 1.
+template <int V> struct values {
+    float f[V];
+};
+template <int V> TDM_DEVICE values<V> load(const uint16_t *x)
+{
+    values<V> r;
+    if (V == 2) {
+        const uint32_t u = *(const uint32_t *)x;
+        r.f[0] = tdm_bf16((uint16_t)u);
+        r.f[V - 1] = tdm_bf16((uint16_t)(u >> 16));
+    } else {
+        r.f[0] = tdm_bf16(*x);
+    }
+    return r;
+}
+template <int V> TDM_DEVICE void store(uint16_t *x, const values<V> &r)
+{
+    if (V == 2) *(uint32_t *)x = (uint32_t)tdm_to_bf16(r.f[0]) | (uint32_t)tdm_to_bf16(r.f[V - 1]) << 16;
+    else *x = tdm_to_bf16(r.f[0]);
+}
+
+template <int V> TDM_DEVICE float head_rstd(const uint16_t *x, int n, float eps, int lane)
+{
+    float sum = 0.0f;
+    for (int c = lane * V; c < n; c += 32 * V) {
+        const values<V> v = load<V>(x + c);
+#pragma unroll
+        for (int i = 0; i < V; i++) sum = fmaf(v.f[i], v.f[i], sum);
+    }
+    return 1.0f / sqrtf(tdm_warp_sum(sum) / (float)n + eps);
+}
+
+template <int V> __global__ void __launch_bounds__(32 * WARPS) rope_kernel(const rope_args a)
+{
+    const int64_t item = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    if (item >= a.items) return;
+    const int lane = (int)threadIdx.x % 32, head = (int)(item % a.heads), half = a.head_dim / 2;
+    const int64_t t = item / a.heads;
+    uint16_t *x = a.x + t * a.x_stride + (int64_t)head * a.head_dim;
+    uint16_t *pre = a.pre ? a.pre + t * a.pre_stride + (int64_t)head * a.head_dim : NULL;
+    const float *cos = a.cos + a.position[t] * a.cos_stride, *sin = a.sin + a.position[t] * a.sin_stride;
+    const float rstd = a.norm_w ? head_rstd<V>(x, a.head_dim, a.eps, lane) : 1.0f;
+    for (int c = lane * V; c < half; c += 32 * V) {
+        values<V> x1 = load<V>(x + c), x2 = load<V>(x + half + c), y1, y2;
+        if (pre) {
+            store<V>(pre + c, x1);
+            store<V>(pre + half + c, x2);
+        }
+        if (a.norm_w) {
+            const values<V> w1 = load<V>(a.norm_w + c), w2 = load<V>(a.norm_w + half + c);
+#pragma unroll
+            for (int i = 0; i < V; i++) {
+                x1.f[i] = x1.f[i] * rstd * w1.f[i];
+                x2.f[i] = x2.f[i] * rstd * w2.f[i];
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            const float co = cos[c + i], si = sin[c + i];
+            y1.f[i] = x1.f[i] * co - x2.f[i] * si;
+            y2.f[i] = x2.f[i] * co + x1.f[i] * si;
+        }
+        store<V>(x + c, y1);
+        store<V>(x + half + c, y2);
+    }
+}
+
+// Rotates back, then through y = w x rstd: dx = rstd (w dy - x rstd^2 mean(w dy x)).
+template <int V> __global__ void __launch_bounds__(32 * WARPS) rope_backward_kernel(const rope_args a)
+{
+    const int64_t item = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    if (item >= a.items) return;
+    const int lane = (int)threadIdx.x % 32, head = (int)(item % a.heads), half = a.head_dim / 2;
+    const int64_t t = item / a.heads;
+    uint16_t *dx = a.x + t * a.x_stride + (int64_t)head * a.head_dim;
+    const uint16_t *pre = a.norm_w ? a.pre + t * a.pre_stride + (int64_t)head * a.head_dim : NULL;
+    const float *cos = a.cos + a.position[t] * a.cos_stride, *sin = a.sin + a.position[t] * a.sin_stride;
+    float rstd = 1.0f, back = 0.0f;
+    // Twice over the head: the second time writes what the first summed over.
+    for (int pass = a.norm_w ? 0 : 1; pass < 2; pass++) {
+        float sum = 0.0f;
+        for (int c = lane * V; c < half; c += 32 * V) {
+            const values<V> y1 = load<V>(dx + c), y2 = load<V>(dx + half + c);
+            values<V> g1, g2;
+#pragma unroll
+            for (int i = 0; i < V; i++) {
+                const float co = cos[c + i], si = -sin[c + i];
+                g1.f[i] = y1.f[i] * co - y2.f[i] * si;
+                g2.f[i] = y2.f[i] * co + y1.f[i] * si;
+            }
+            if (pre) {
+                const values<V> w1 = load<V>(a.norm_w + c), w2 = load<V>(a.norm_w + half + c), x1 = load<V>(pre + c), x2 = load<V>(pre + half + c);
+#pragma unroll
+                for (int i = 0; i < V; i++) {
+                    g1.f[i] *= w1.f[i];
+                    g2.f[i] *= w2.f[i];
+                    sum = fmaf(g1.f[i], x1.f[i], fmaf(g2.f[i], x2.f[i], sum));
+                    g1.f[i] = fmaf(x1.f[i], back, g1.f[i] * rstd);
+                    g2.f[i] = fmaf(x2.f[i], back, g2.f[i] * rstd);
+                }
+            }
+            if (pass == 1) {
+                store<V>(dx + c, g1);
+                store<V>(dx + half + c, g2);
+            }
+        }
+        if (pass == 0) {
+            rstd = head_rstd<V>(pre, a.head_dim, a.eps, lane);
+            back = -(tdm_warp_sum(sum) * rstd / (float)a.head_dim) * rstd * rstd;
+        }
+    }
+}
+
+static void check(const rope_args *a, tdm_view x, tdm_cview cos, tdm_cview sin, tdm_cview norm_w)
+{
+    TDM_ASSERT(x.dtype == TDM_DTYPE_BF16 && x.cols == (int64_t)a->heads * a->head_dim);
+    TDM_ASSERT(a->head_dim % 2 == 0 && a->head_dim <= HEAD_MAX);
+    TDM_ASSERT(cos.dtype == TDM_DTYPE_F32 && sin.dtype == TDM_DTYPE_F32 && cos.cols == a->head_dim / 2 && sin.cols == a->head_dim / 2);
+    TDM_ASSERT(!norm_w.data || (norm_w.dtype == TDM_DTYPE_BF16 && norm_w.cols == a->head_dim));
+    if (a->head_dim % 4 == 0) {
+        TDM_ASSERT((uintptr_t)a->x % 4 == 0 && a->x_stride % 2 == 0 && (uintptr_t)a->norm_w % 4 == 0);
+        TDM_ASSERT((uintptr_t)a->pre % 4 == 0 && a->pre_stride % 2 == 0);
+    }
+}
+
+static rope_args args_of(tdm_view x, tdm_cview cos, tdm_cview sin, tdm_cview norm_w, const int32_t *position, int64_t heads, int64_t head_dim,
+                         float eps)
+{
+    rope_args r;
+    r.x = (uint16_t *)x.data;
+    r.pre = NULL;
+    r.cos = (const float *)cos.data;
+    r.sin = (const float *)sin.data;
+    r.norm_w = (const uint16_t *)norm_w.data;
+    r.position = position;
+    r.x_stride = x.stride;
+    r.pre_stride = 0;
+    r.cos_stride = cos.stride;
+    r.sin_stride = sin.stride;
+    r.items = x.rows * heads;
+    r.heads = (int)heads;
+    r.head_dim = (int)head_dim;
+    r.eps = eps;
+    return r;
+}
+
+tdm_status tdm_cuda_rope(tdm_stream *s, const tdm_rope *a, tdm_error *err)
+{
+    rope_args r = args_of(a->x, a->cos, a->sin, a->norm_w, a->position, a->heads, a->head_dim, a->eps);
+    TDM_ASSERT(!a->pre.data || (a->pre.dtype == TDM_DTYPE_BF16 && a->pre.rows == a->x.rows && a->pre.cols == a->x.cols));
+    if (a->pre.data) {
+        r.pre = (uint16_t *)a->pre.data;
+        r.pre_stride = a->pre.stride;
+    }
+    check(&r, a->x, a->cos, a->sin, a->norm_w);
+    if (r.items == 0) return TDM_OK;
+    const unsigned grid = (unsigned)tdm_ceil_div(r.items, WARPS);
+    if (a->head_dim % 4 == 0) rope_kernel<2><<<grid, 32 * WARPS, 0, s->cuda>>>(r);
+    else rope_kernel<1><<<grid, 32 * WARPS, 0, s->cuda>>>(r);
+    return tdm_cuda_launched(err, "rope", a->x.rows, a->x.cols);
+}
+
+tdm_status tdm_cuda_rope_backward(tdm_stream *s, const tdm_rope_backward *a, tdm_error *err)
+{
+    rope_args r = args_of(a->dx, a->cos, a->sin, a->norm_w, a->position, a->heads, a->head_dim, a->eps);
+    TDM_ASSERT(!a->norm_w.data || (a->pre.data && a->pre.dtype == TDM_DTYPE_BF16 && a->pre.rows == a->dx.rows));
+    if (a->pre.data) {
+        r.pre = (uint16_t *)(uintptr_t)a->pre.data; // read only
+        r.pre_stride = a->pre.stride;
+    }
+    check(&r, a->dx, a->cos, a->sin, a->norm_w);
+    if (r.items == 0) return TDM_OK;
+    const unsigned grid = (unsigned)tdm_ceil_div(r.items, WARPS);
+    if (a->head_dim % 4 == 0) rope_backward_kernel<2><<<grid, 32 * WARPS, 0, s->cuda>>>(r);
+    else rope_backward_kernel<1><<<grid, 32 * WARPS, 0, s->cuda>>>(r);
+    return tdm_cuda_launched(err, "rope_backward", a->dx.rows, a->dx.cols);
+}
