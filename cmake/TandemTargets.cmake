@@ -5,6 +5,7 @@ target_compile_options(tandem_flags INTERFACE
   -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wvla -Wpointer-arith -Wno-unknown-pragmas
   -ffp-contract=off           # exactness is a promise: a fused multiply-add stands in the code or nowhere
   -fno-math-errno -fvisibility=hidden
+  $<$<C_COMPILER_ID:Clang,AppleClang>:-Wno-string-conversion> # TDM_ASSERT(!"why") is how an impossible case says so
   $<$<BOOL:${TANDEM_WERROR}>:-Werror>)
 target_compile_definitions(tandem_flags INTERFACE _GNU_SOURCE)
 if(TANDEM_SANITIZE)

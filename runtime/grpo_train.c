@@ -58,5 +58,5 @@ int main(int argc, char **argv)
     const tdm_status st = train(argc, argv, &err);
     if (st == TDM_STOPPED) fprintf(stderr, "%s: %s\n", err.what, err.hint);
     else if (st != TDM_OK) tdm_error_print(&err);
-    return st;
+    return (int)st;
 }

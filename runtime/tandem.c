@@ -55,5 +55,5 @@ int main(int argc, char **argv)
     }
     const tdm_status st = dispatch(argc, argv, &err);
     if (st != TDM_OK) tdm_error_print(&err);
-    return st;
+    return (int)st;
 }

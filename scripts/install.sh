@@ -2,7 +2,7 @@
 # Installs what building and testing need, where it is missing (Debian 12, Ubuntu 24.04). Run by quickstart.sh and test.sh.
 set -eu
 packages="gcc g++ cmake ninja-build pkg-config git libyaml-dev libjansson-dev libpcre2-dev libutf8proc-dev libjemalloc-dev libcmocka-dev python3 python3-pip python3-venv xz-utils ca-certificates"
-[ "${1:-}" != fuzz ] || packages="$packages clang libclang-rt-14-dev"
+[ "${1:-}" != fuzz ] || packages="$packages clang libclang-rt-dev libomp-dev"
 missing=
 for p in $packages; do
     dpkg-query -W -f='${Status}' "$p" 2>/dev/null | grep -q 'ok installed' || missing="$missing $p"

@@ -56,16 +56,15 @@ static inline void transpose(float *out, int64_t width, float in[LANES][STRIP], 
 #else
 static inline void transpose(float *out, int64_t width, float in[LANES][STRIP], int64_t c)
 {
-    typedef int pick __attribute__((vector_size(16)));
     static_assert(LANES == 4, "four rows, four columns");
     const tdm_vec a = tdm_vec_load(&in[0][c]), b = tdm_vec_load(&in[1][c]);
     const tdm_vec d = tdm_vec_load(&in[2][c]), e = tdm_vec_load(&in[3][c]);
-    const tdm_vec lo0 = __builtin_shuffle(a, b, (pick){0, 4, 1, 5}), hi0 = __builtin_shuffle(a, b, (pick){2, 6, 3, 7});
-    const tdm_vec lo1 = __builtin_shuffle(d, e, (pick){0, 4, 1, 5}), hi1 = __builtin_shuffle(d, e, (pick){2, 6, 3, 7});
-    tdm_vec_store(out + 1 * width, __builtin_shuffle(lo0, lo1, (pick){0, 1, 4, 5}));
-    tdm_vec_store(out + 0 * width, __builtin_shuffle(lo0, lo1, (pick){2, 3, 6, 7}));
-    tdm_vec_store(out + 3 * width, __builtin_shuffle(hi0, hi1, (pick){0, 1, 4, 5}));
-    tdm_vec_store(out + 2 * width, __builtin_shuffle(hi0, hi1, (pick){2, 3, 6, 7}));
+    const tdm_vec lo0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), hi0 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const tdm_vec lo1 = __builtin_shufflevector(d, e, 0, 4, 1, 5), hi1 = __builtin_shufflevector(d, e, 2, 6, 3, 7);
+    tdm_vec_store(out + 1 * width, __builtin_shufflevector(lo0, lo1, 0, 1, 4, 5));
+    tdm_vec_store(out + 0 * width, __builtin_shufflevector(lo0, lo1, 2, 3, 6, 7));
+    tdm_vec_store(out + 3 * width, __builtin_shufflevector(hi0, hi1, 0, 1, 4, 5));
+    tdm_vec_store(out + 2 * width, __builtin_shufflevector(hi0, hi1, 2, 3, 6, 7));
 }
 #endif
 

@@ -137,8 +137,13 @@ static tdm_status escape(rewriter *r)
     case 'P': return property(r, true);
     case 'R': case 'X': case 'G': case 'K': case 'k': case 'g': case 'y': case 'Y': case 'O': case 'N': case 'C': case 'M':
     case 'Q': case 'E': case 'b': case 'B': return r->in_class && c == 'b' ? put(r, two) : refuse(r, "an unsupported escape");
-    default: return put(r, two);
+    default: break;
     }
+    if ((unsigned char)c < 0x80) return put(r, two);
+    size_t n = 1; /* a character of several bytes stands for itself, with or without the backslash */
+    (void)tdm_utf8_get(r->in + r->at - 1, &n);
+    r->at += n - 1;
+    return tdm_text_append(r->out, r->in + r->at - n, n, r->err);
 }
 
 /* at stands after the bracket that opens a class. */

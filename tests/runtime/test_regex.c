@@ -1,0 +1,46 @@
+/* labels: unit
+ *
+ * Patterns as tokenizer files write them, where PCRE2 would read them otherwise. Expected matches are those of Oniguruma (doc/RE). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "runtime/text/regex.h"
+
+static const struct { const char *pattern, *text, *match; } cases[] = {
+    {"\\\xc3\xa9+", "x\xc3\xa9\xc3\xa9z", "\xc3\xa9\xc3\xa9"}, /* an escaped character of two bytes took the next one with it, or read past the end */
+    {"\\\xc3\xa9", "\xc3\xa9", "\xc3\xa9"},
+    {"[\\\xc3\xa9]b", "a\xc3\xa9" "b", "\xc3\xa9" "b"},
+    {"a{2}+", "aaaaa", "aaaa"},
+    {"a{,2}b", "aaab", "aab"},
+    {"\\h+", "xyzDEAD", "DEAD"},
+    {"(?m:a.b)", "a\nb", "a\nb"},
+    {"^b$", "a\nb\nc", "b"},
+};
+
+static void means_what_oniguruma_means(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < TDM_COUNT(cases); i++) {
+        tdm_error err = {0};
+        tdm_regex *re = NULL;
+        tdm_matcher m = {0};
+        size_t start = 0, end = 0;
+        if (tdm_regex_open(&re, cases[i].pattern, strlen(cases[i].pattern), "test", &err) != TDM_OK) fail_msg("%s: %s", cases[i].pattern, err.what);
+        assert_int_equal(tdm_regex_find(re, &m, cases[i].text, strlen(cases[i].text), 0, &start, &end, &err), 1);
+        if (end - start != strlen(cases[i].match) || memcmp(cases[i].text + start, cases[i].match, end - start) != 0)
+            fail_msg("%s on %s: bytes %zu to %zu", cases[i].pattern, cases[i].text, start, end);
+        tdm_matcher_fini(&m);
+        tdm_regex_close(re);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(means_what_oniguruma_means)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
