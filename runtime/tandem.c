@@ -10,9 +10,12 @@ static const struct {
     tdm_status (*run)(int argc, char **argv, tdm_error *err);
     const char *summary;
 } commands[] = {
+    {"bench", tdm_cmd_bench, "rollout, training and kernels, with the machine's ceiling"},
+    {"eval", tdm_cmd_eval, "accuracy on a data set"},
     {"export", tdm_cmd_export, "a run's adapter, or its model with the adapter merged"},
     {"generate", tdm_cmd_generate, "text from prompts"},
     {"quantize", tdm_cmd_quantize, "an FP8 checkpoint for vLLM and transformers"},
+    {"report", tdm_cmd_report, "one HTML page of a run"},
     {"score", tdm_cmd_score, "log-probabilities of given ids"},
     {"tokenize", tdm_cmd_tokenize, "text to ids and back"},
 };
