@@ -20,17 +20,18 @@ static const struct {
     {"tokenize", tdm_cmd_tokenize, "text to ids and back"},
 };
 
-static void usage(FILE *out)
+static void usage(void)
 {
-    fprintf(out, "tandem: generate, score and convert models; grpo_train trains them\n\nusage: tandem COMMAND [options]\n\ncommands:\n");
-    for (size_t i = 0; i < TDM_COUNT(commands); i++) fprintf(out, "  %-10s %s\n", commands[i].name, commands[i].summary);
-    fprintf(out, "\ntandem COMMAND --help shows its options and an example\n");
+    printf("tandem: generate, score and convert models; grpo_train trains them\n\nusage: tandem COMMAND [options]\n\ncommands:\n");
+    for (size_t i = 0; i < TDM_COUNT(commands); i++) printf("  %-10s %s\n", commands[i].name, commands[i].summary);
+    printf("\ntandem COMMAND --help shows its options and an example\n");
 }
 
 static tdm_status dispatch(int argc, char **argv, tdm_error *err)
 {
     const char *names[TDM_COUNT(commands)];
     char hint[128];
+    if (argc < 2) return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "tandem --help lists the commands", "no command was named");
     for (size_t i = 0; i < TDM_COUNT(commands); i++) {
         names[i] = commands[i].name;
         if (strcmp(argv[1], names[i]) == 0) return commands[i].run(argc - 1, argv + 1, err);
@@ -44,15 +45,11 @@ static tdm_status dispatch(int argc, char **argv, tdm_error *err)
 int main(int argc, char **argv)
 {
     tdm_error err = {0};
-    if (argc < 2) {
-        usage(stderr);
-        return TDM_ERR_RECIPE;
-    }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0) {
-        usage(stdout);
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+        usage();
         return TDM_OK;
     }
-    if (strcmp(argv[1], "--version") == 0) {
+    if (argc > 1 && strcmp(argv[1], "--version") == 0) {
         printf("tandem %s\n", TANDEM_VERSION);
         return TDM_OK;
     }
