@@ -157,6 +157,10 @@ const char *tdm_recipe_where(const tdm_recipe *r, const char *key, char buf[TDM_
 /* Whether file or command line gave the key a value (otherwise it is the default). */
 bool tdm_recipe_given(const tdm_recipe *r, const char *key);
 
+/* A model with a short context: data.max_prompt_tokens and rollout.max_new_tokens shrink until both fit, where the recipe gives them no value.
+ * Values that were given stay, and the caller refuses them. */
+void tdm_recipe_fit_context(tdm_recipe *r, int64_t context);
+
 /* The CPU backend refuses what only a device can do (memory.offload), with the reason. */
 tdm_status tdm_recipe_check_cpu(const tdm_recipe *r, tdm_error *err);
 

@@ -105,6 +105,22 @@ done:
     return st;
 }
 
+void tdm_recipe_fit_context(tdm_recipe *r, int64_t context)
+{
+    int64_t *prompt = &r->data.max_prompt_tokens, *completion = &r->rollout.max_new_tokens;
+    const bool free_prompt = !tdm_recipe_given(r, "data.max_prompt_tokens"), free_completion = !tdm_recipe_given(r, "rollout.max_new_tokens");
+    const int64_t before = *completion;
+    if (*prompt + *completion <= context) return;
+    if (free_completion) *completion = tdm_max_i64(1, tdm_min_i64(before, free_prompt ? context / 2 : context - *prompt));
+    if (free_prompt) *prompt = tdm_max_i64(1, context - *completion);
+    for (int64_t i = 0; i < r->reward_count; i++) { /* length's max is the longest completion unless it was given */
+        tdm_recipe_reward *w = &r->store->reward_items[i];
+        char key[32];
+        snprintf(key, sizeof key, "reward[%lld].max", (long long)i);
+        if (w->kind == TDM_REWARD_LENGTH && !tdm_recipe_given(r, key) && w->max == before) w->max = tdm_max_i64(w->buffer, *completion);
+    }
+}
+
 tdm_status tdm_recipe_check_cpu(const tdm_recipe *r, tdm_error *err)
 {
     if (r->memory.offload != TDM_OFFLOAD_NONE)

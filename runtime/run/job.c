@@ -212,7 +212,7 @@ done:
     return st;
 }
 
-tdm_status tdm_job_run(const tdm_recipe *r, const tdm_job_options *o, tdm_error *err)
+tdm_status tdm_job_run(tdm_recipe *r, const tdm_job_options *o, tdm_error *err)
 {
     tdm_job j;
     tdm_status st;

@@ -12,7 +12,7 @@ typedef struct tdm_job_options {
     bool quiet;
 } tdm_job_options;
 
-/* TDM_STOPPED: a signal came and a checkpoint was saved. */
-tdm_status tdm_job_run(const tdm_recipe *r, const tdm_job_options *o, tdm_error *err);
+/* TDM_STOPPED: a signal came and a checkpoint was saved. Default lengths of r shrink to what the model's context takes. */
+tdm_status tdm_job_run(tdm_recipe *r, const tdm_job_options *o, tdm_error *err);
 
 #endif

@@ -78,7 +78,7 @@ static inline bool tdm_job_sft(const tdm_job *j) { return j->r->train.algorithm 
 static inline bool tdm_job_replays(const tdm_job *j) { return j->r->rollout.replay[0] != 0; }
 
 /* job_open.c: everything but the run folder. With plan or check nothing big is loaded. */
-tdm_status tdm_job_open(tdm_job *j, const tdm_recipe *r, const tdm_job_options *o, tdm_error *err);
+tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm_error *err);
 void tdm_job_close(tdm_job *j);
 
 /* job_rollout.c: prompts -> completions -> rewards -> advantages of one step. */

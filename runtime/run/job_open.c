@@ -165,7 +165,7 @@ static tdm_status try_first_row(tdm_job *j, tdm_error *err)
     return st;
 }
 
-tdm_status tdm_job_open(tdm_job *j, const tdm_recipe *r, const tdm_job_options *o, tdm_error *err)
+tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     char where[TDM_RECIPE_WHERE];
@@ -180,6 +180,7 @@ tdm_status tdm_job_open(tdm_job *j, const tdm_recipe *r, const tdm_job_options *
     TDM_TRY(st, tdm_recipe_check_cpu(r, err), done);
     TDM_TRY(st, tdm_model_file_open(&file, r->model.path, err), done);
     const tdm_model_config *c = tdm_model_file_config(file);
+    tdm_recipe_fit_context(r, c->context);
     TDM_TRY(st, tdm_language_open(&j->language, file, err), done);
     for (int64_t i = 0; i < r->rollout.stop_token_ids.count && j->language.eos_count < (int)TDM_COUNT(j->language.eos); i++)
         j->language.eos[j->language.eos_count++] = (int32_t)r->rollout.stop_token_ids.items[i];

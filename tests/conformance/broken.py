@@ -96,7 +96,7 @@ RECIPES = {  # name: change, exit codes, words of which the message has one
     "model that is not there": (changed("model", "path", "/nonexistent/model"), (3,), ["/nonexistent"]),
     "adapter that is not there": (changed("adapter", "init", "/nonexistent/adapter"), (3,), ["/nonexistent"]),
     "adapter of another rank": (lambda r: replaced("adapter", {**adapter_section(MODEL), "rank": 8})(r), (2, 3), ["rank"]),
-    "budget too small": (changed("memory", "budget", "64KiB"), (4,), ["budget"]),
+    "budget too small": (changed("memory", "budget", "1MiB"), (4,), ["budget"]),
     "budget that is no size": (changed("memory", "budget", "eight"), (2,), ["budget"]),
     "output that cannot be made": (replaced("output", "/proc/nonexistent/run"), (1,), ["/proc"]),
     "prompts longer than allowed": (changed("data", "max_prompt_tokens", 1), (2, 3), []),
@@ -238,12 +238,12 @@ CONFIG_CHANGES = {
     "unknown activation": lambda c: c.update(hidden_act="gelu"),
     "no rms_norm_eps": lambda c: c.update(rms_norm_eps=-1),
 }
-WEIGHT_CHANGES = {
-    "NaN in a matrix": poison, "a transposed matrix": reshape,
-    "a tensor too few": lambda t: t.pop("model.layers.1.self_attn.v_proj.weight"),
-    "a tensor too many": lambda t: t.update({"model.layers.0.extra.weight": ("BF16", [1], b"\0\0")}),
-    "no tensors": lambda t: t.clear(),
-    "integers for weights": lambda t: t.update({"model.norm.weight": ("I32", [64], b"\0" * 256)}),
+WEIGHT_CHANGES = {  # name: change, the tensor that the message has to name
+    "NaN in a matrix": (poison, "model.layers.0.mlp.up_proj.weight"), "a transposed matrix": (reshape, "model.layers.0.self_attn.k_proj.weight"),
+    "a tensor too few": (lambda t: t.pop("model.layers.1.self_attn.v_proj.weight"), "model.layers.1.self_attn.v_proj.weight"),
+    "a tensor too many": (lambda t: t.update({"model.layers.0.extra.weight": ("BF16", [1], b"\0\0")}), "model.layers.0.extra.weight"),
+    "no tensors": (lambda t: t.clear(), "model.embed_tokens.weight"),
+    "integers for weights": (lambda t: t.update({"model.norm.weight": ("I32", [64], b"\0" * 256)}), "model.norm.weight"),
 }
 FILE_CHANGES = {
     "header longer than the file": set_header_length(1 << 30), "header of 2^63 bytes": set_header_length((1 << 63) + 5),
@@ -265,8 +265,8 @@ def models(args, report, tmp):
     report.run("model/the good one works", lambda: check(score(args, MODEL, ids, tmp), (0,)))
     for name, change in CONFIG_CHANGES.items():
         refuse("config.json: " + name, lambda m: edit_json(os.path.join(m, "config.json"), change))
-    for name, change in WEIGHT_CHANGES.items():
-        refuse("weights: " + name, lambda m: edit_tensors(os.path.join(m, "model.safetensors"), change), ["safetensors"])
+    for name, (change, tensor) in WEIGHT_CHANGES.items():
+        refuse("weights: " + name, lambda m: edit_tensors(os.path.join(m, "model.safetensors"), change), [tensor])
     for name, change in FILE_CHANGES.items():
         def rewrite(m):
             path = os.path.join(m, "model.safetensors")
@@ -300,15 +300,15 @@ def data(args, report, tmp):
     for name, text in rows.items():
         with open(os.path.join(tmp, "train.jsonl"), "wb") as f:
             f.write(text if isinstance(text, bytes) else text.encode())
-        path = write_recipe(os.path.join(tmp, "data.yaml"), dict(good_recipe(tmp), output=os.path.join(tmp, "run-data")))
+        path = write_recipe(os.path.join(tmp, "data.yaml"), dict(good_recipe(tmp), output=os.path.join(tmp, "run-data-" + name.replace(" ", "-"))))
         report.run("train data/" + name, lambda: check(start([args.grpo_train, path], timeout=LIMIT_S, env=ENV), (3,), ["train.jsonl", "answer"]))
     good = {"group": 0, "prompt_ids": [5, 6], "completion_ids": [7, 8], "logprobs": [-1.0, -2.0], "reward": 1.0}
     replays = {"log-probabilities too few": {"logprobs": [-1.0]}, "id beyond the vocabulary": {"completion_ids": [7, 40000]},
-               "no reward": {"reward": None}, "empty prompt": {"prompt_ids": []}, "positive log-probability": {"logprobs": [1.0, 5.0]},
+               "no reward": {"reward": ...}, "text for a reward": {"reward": "much"}, "empty prompt": {"prompt_ids": []}, "positive log-probability": {"logprobs": [1.0, 5.0]},
                "text for ids": {"completion_ids": "ab"}}
     for name, change in replays.items():
-        write_jsonl(os.path.join(tmp, "replay.jsonl"), [good, {**good, **change}])
-        recipe = dict(good_recipe(tmp), output=os.path.join(tmp, "run-replay"))
+        write_jsonl(os.path.join(tmp, "replay.jsonl"), [good, {k: v for k, v in {**good, **change}.items() if v is not ...}])
+        recipe = dict(good_recipe(tmp), output=os.path.join(tmp, "run-replay-" + name.replace(" ", "-")))
         recipe["rollout"] = {"replay": os.path.join(tmp, "replay.jsonl"), "prompts_per_step": 1, "generations": 2, "max_new_tokens": 8}
         path = write_recipe(os.path.join(tmp, "replay.yaml"), recipe)
         report.run("replay/" + name, lambda: check(start([args.grpo_train, path], timeout=LIMIT_S, env=ENV), (3,), ["replay.jsonl"]))
