@@ -16,14 +16,14 @@ static const char *const scheme_names[] = {"bf16", "tensor", "channel", "block"}
 static const char *const act_names[] = {"none", "dynamic", "static"};
 
 static test_goldens *goldens;
-static const tdm_backend *backends[TEST_CPU_MOST];
+static const tdm_backend *backends[TEST_BACKENDS_MOST];
 static size_t backends_n;
 
 static int open_goldens(void **state)
 {
     (void)state;
     goldens = test_goldens_open("tests/golden/data/kernels/linear.bin");
-    backends_n = test_cpu_backends(backends);
+    backends_n = test_backends(backends);
     return 0;
 }
 static int close_goldens(void **state)
@@ -173,6 +173,42 @@ static void a_column_has_the_same_bits_in_any_panel(void **state)
     for_each_kind(check_columns);
 }
 
+/* The case with every operand's sign taken away: what it gives is the sum of absolute values, which scales a bound. */
+static void take_signs(test_linear_case *c)
+{
+    const tdm_cview bf16[] = {c->x, c->a, c->b, c->bias, c->w.scheme == TDM_SCHEME_BF16 ? c->w.codes : (tdm_cview){0}};
+    for (size_t i = 0; i < TDM_COUNT(bf16); i++)
+        for (int64_t j = 0; bf16[i].data && j < bf16[i].rows * bf16[i].stride; j++) ((uint16_t *)(uintptr_t)bf16[i].data)[j] &= 0x7fff;
+    for (int64_t j = 0; c->w.scheme != TDM_SCHEME_BF16 && j < c->w.codes.rows * c->w.codes.stride; j++)
+        ((uint8_t *)(uintptr_t)c->w.codes.data)[j] &= 0x7f;
+}
+
+/* A device against the CPU: both stay within 2^-18 of the sum of absolute values, round once at the store, and may round h to
+ * neighbouring numbers. */
+static void check_device(const tdm_backend *be, const test_linear_case *c, test_linear_case *mag, tdm_cview want)
+{
+    tdm_view y = test_guarded(c->t, c->n, TDM_DTYPE_BF16), h = test_guarded(c->t, c->r, TDM_DTYPE_BF16);
+    tdm_view sum = test_guarded(c->t, c->n, TDM_DTYPE_F32), plain = test_guarded(c->t, c->n, TDM_DTYPE_F32);
+    test_linear_run(be, 2, c, 0, c->t, y, h, false);
+    take_signs(mag);
+    test_linear_run(test_reference(), 2, mag, 0, c->t, sum, h, false);
+    mag->r = 0;
+    test_linear_run(test_reference(), 2, mag, 0, c->t, plain, h, false);
+    for (int64_t t = 0; t < c->t; t++)
+        for (int64_t n = 0; n < c->n; n++) {
+            const float got = test_view_at(tdm_view_const(y), t, n), ref = test_view_at(want, t, n);
+            const float all = test_view_at(tdm_view_const(sum), t, n), lora = all - test_view_at(tdm_view_const(plain), t, n);
+            const float bound = 0x1p-17f * all + 0x1p-8f * lora + (ref != 0.0f ? ldexpf(1.0f, ilogbf(ref) - 7) : 0.0f);
+            if (!(fabsf(got - ref) <= bound))
+                fail_msg("%s[%lld, %lld] is %.9g, on the CPU %.9g, apart more than %.3g", be->name, (long long)t, (long long)n,
+                         (double)got, (double)ref, (double)bound);
+        }
+    test_guard_free(be->name, y);
+    test_guard_free(be->name, h);
+    free(sum.data);
+    free(plain.data);
+}
+
 /* Products of bf16 are exact in f32 and every instruction set sums in the same order, so the difference is that of a fused
  * multiply-add in the epilogue at most: none is used there, so there is none. */
 static void check_sets(tdm_scheme scheme, tdm_act_quant act)
@@ -180,8 +216,14 @@ static void check_sets(tdm_scheme scheme, tdm_act_quant act)
     for (size_t s = 0; s < TDM_COUNT(shapes); s++) {
         test_linear_case c = test_linear_random(shapes[s].t, shapes[s].n, shapes[s].k, shapes[s].r, scheme, act, 3);
         tdm_view first = test_guarded(c.t, c.n, TDM_DTYPE_BF16), h = test_guarded(c.t, c.r, TDM_DTYPE_BF16);
-        test_linear_run(backends[0], 1, &c, 0, c.t, first, h, false);
-        for (size_t i = 1; i < backends_n; i++) {
+        test_linear_run(test_reference(), 1, &c, 0, c.t, first, h, false);
+        for (size_t i = 0; i < backends_n; i++) {
+            if (backends[i]->device) {
+                test_linear_case mag = test_linear_random(shapes[s].t, shapes[s].n, shapes[s].k, shapes[s].r, scheme, act, 3);
+                check_device(backends[i], &c, &mag, tdm_view_const(first));
+                test_linear_free(&mag);
+                continue;
+            }
             tdm_view y = test_guarded(c.t, c.n, TDM_DTYPE_BF16);
             test_linear_run(backends[i], 2, &c, 0, c.t, y, h, false);
             test_same_bits(backends[i]->name, tdm_view_const(y), tdm_view_const(first));
@@ -193,7 +235,7 @@ static void check_sets(tdm_scheme scheme, tdm_act_quant act)
     }
 }
 
-static void instruction_sets_agree(void **state)
+static void backends_agree(void **state)
 {
     (void)state;
     for_each_kind(check_sets);
@@ -259,7 +301,7 @@ int main(void)
         cmocka_unit_test(agrees_with_pytorch),
         cmocka_unit_test(a_row_has_the_same_bits_alone_and_in_a_batch),
         cmocka_unit_test(a_column_has_the_same_bits_in_any_panel),
-        cmocka_unit_test(instruction_sets_agree),
+        cmocka_unit_test(backends_agree),
         cmocka_unit_test(accumulate_adds_to_what_is_there),
         cmocka_unit_test(nan_comes_through),
         cmocka_unit_test(an_empty_batch_is_a_batch),

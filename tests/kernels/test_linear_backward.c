@@ -15,14 +15,14 @@
 static const char *const scheme_names[] = {"bf16", "tensor", "channel", "block"};
 
 static test_goldens *goldens;
-static const tdm_backend *backends[TEST_CPU_MOST];
+static const tdm_backend *backends[TEST_BACKENDS_MOST];
 static size_t backends_n;
 
 static int open_goldens(void **state)
 {
     (void)state;
     goldens = test_goldens_open("tests/golden/data/kernels/linear.bin");
-    backends_n = test_cpu_backends(backends);
+    backends_n = test_backends(backends);
     return 0;
 }
 static int close_goldens(void **state)
@@ -70,22 +70,23 @@ static void run(const tdm_backend *be, int threads, const test_linear_case *c, t
     const bool head = width > 16384;
     const tdm_limits limits = {.tokens = c->t, .width = head ? c->k : width, .vocab = head ? width : 1, .head_rows = 1, .heads = 1,
                                .head_dim = 64, .rank = c->r, .context = 1};
-    test_cpu_stream s = test_cpu_open(be, &limits, threads);
-    tdm_linear_backward b = {.accumulate = flags & ACCUMULATE, .dy = tdm_cview_rows(c->dy, first, count), .w = &c->w};
-    if (!(flags & NO_DX)) b.dx = r->dx;
+    test_stream s = test_stream_open(be, &limits, threads);
+    const tdm_weight w = test_in_weight(&s, &c->w);
+    tdm_linear_backward b = {.accumulate = flags & ACCUMULATE, .dy = test_in(&s, tdm_cview_rows(c->dy, first, count)), .w = &w};
+    if (!(flags & NO_DX)) b.dx = test_out(&s, r->dx);
     if (c->r) {
-        b.x = tdm_cview_rows(c->x, first, count);
-        b.h = tdm_cview_rows(h, first, count);
-        b.lora_a = c->a;
-        b.lora_b = c->b;
-        b.lora_dh = r->dh;
-        b.grad_a = r->grad_a;
-        b.grad_b = r->grad_b;
+        b.x = test_in(&s, tdm_cview_rows(c->x, first, count));
+        b.h = test_in(&s, tdm_cview_rows(h, first, count));
+        b.lora_a = test_in(&s, c->a);
+        b.lora_b = test_in(&s, c->b);
+        b.lora_dh = test_out(&s, r->dh);
+        b.grad_a = test_out(&s, r->grad_a);
+        b.grad_b = test_out(&s, r->grad_b);
         b.lora_scale = 0.7f;
-        if (flags & SIDE) b.lora_dx = r->side;
+        if (flags & SIDE) b.lora_dx = test_out(&s, r->side);
     }
-    assert_int_equal(be->linear_backward(s.s, &b, NULL), TDM_OK);
-    test_cpu_close(&s);
+    TEST_OK(be->linear_backward(s.s, &b, err));
+    test_stream_close(&s);
 }
 
 static test_linear_case golden_case(tdm_scheme scheme)
@@ -206,9 +207,24 @@ static void rows_as_long_as_a_vocabulary_fit_the_workspace(void **state)
     }
 }
 
+/* A device against the CPU. Operands are below 1 (a block's scale is at most 1 / 448), so a sum of n terms is below n: f32 sums stay
+ * within 2^-17 of that between the two, and dh, rounded to bf16, may be a step (2^-7 of it) apart. */
+static void check_device(const char *what, const test_linear_case *c, const results *got, const results *want)
+{
+    const double none = 0x1p-17;
+    double dh = 0;
+    for (int64_t t = 0; t < c->t; t++)
+        for (int64_t j = 0; j < c->r; j++) dh = fmax(dh, 0x1p-7 * fabs((double)test_view_at(tdm_view_const(want->dh), t, j)));
+    const tdm_cview flat = {0};
+    test_near(what, tdm_view_const(got->dh), tdm_view_const(want->dh), 0x1p-8, none * 0.7 * (double)c->n, flat);
+    test_near(what, tdm_view_const(got->dx), tdm_view_const(want->dx), 0, none * (double)c->n + dh * (double)c->r, flat);
+    test_near(what, tdm_view_const(got->grad_a), tdm_view_const(want->grad_a), 0, dh * (double)c->t, flat);
+    test_near(what, tdm_view_const(got->grad_b), tdm_view_const(want->grad_b), 0, none * (double)c->t, flat);
+}
+
 /* dx is products of bf16 summed in one order; the gradients of B are not (lora_scale * dy has more than 8 bits), so a fused
  * multiply-add may differ by its one rounding a step. */
-static void instruction_sets_agree(void **state)
+static void backends_agree(void **state)
 {
     (void)state;
     for (size_t s = 0; s < TDM_COUNT(shapes); s++) {
@@ -216,10 +232,15 @@ static void instruction_sets_agree(void **state)
         uint16_t *hs = test_noise_bf16(c.t, c.r, 78);
         const tdm_cview h = {hs, TDM_DTYPE_BF16, c.t, c.r, c.r};
         results first = results_new(&c, c.t);
-        run(backends[0], 1, &c, h, 0, c.t, &first, 0);
-        for (size_t i = 1; i < backends_n; i++) {
+        run(test_reference(), 1, &c, h, 0, c.t, &first, 0);
+        for (size_t i = 0; i < backends_n; i++) {
             results r = results_new(&c, c.t);
             run(backends[i], 2, &c, h, 0, c.t, &r, 0);
+            if (backends[i]->device) {
+                check_device(backends[i]->name, &c, &r, &first);
+                results_free(&r);
+                continue;
+            }
             test_same_bits("dx", tdm_view_const(r.dx), tdm_view_const(first.dx));
             test_same_bits("dA", tdm_view_const(r.grad_a), tdm_view_const(first.grad_a));
             for (int64_t n = 0; n < c.n; n++)
@@ -287,7 +308,7 @@ int main(void)
         cmocka_unit_test(agrees_with_pytorch),
         cmocka_unit_test(a_split_batch_gives_the_same_gradients_and_dx),
         cmocka_unit_test(rows_as_long_as_a_vocabulary_fit_the_workspace),
-        cmocka_unit_test(instruction_sets_agree),
+        cmocka_unit_test(backends_agree),
         cmocka_unit_test(dx_accumulates_and_dropout_takes_the_side_way),
         cmocka_unit_test(an_empty_batch_is_a_batch),
     };

@@ -1,8 +1,8 @@
 /* labels: unit, golden
- * Number formats, quantize_weight and quantize_act against torch.float8_e4m3fn: codes and scales to the bit, on every instruction
- * set this CPU has. */
+ * Number formats, quantize_weight and quantize_act against torch.float8_e4m3fn: codes and scales to the bit, on every backend this
+ * machine has. */
 #include "kernels/ops.h"
-#include "testing/cpu.h"
+#include "testing/backend.h"
 #include "testing/golden_file.h"
 
 #include <math.h>
@@ -116,15 +116,16 @@ static void run_act(const tdm_backend *be, int threads, tdm_cview x, tdm_scheme 
     float *scale = malloc((size_t)(srows * (scols + 1)) * 4);
     memset(codes, 0xa5, (size_t)(t * stride));
     memset(scale, 0xa5, (size_t)(srows * (scols + 1)) * 4);
-    test_cpu_stream c = test_cpu_open(be, &limits, threads);
-    const tdm_quantize_act a = {.codes = {codes, TDM_DTYPE_E4M3, t, x.cols, stride},
-                                .scale = {scale, TDM_DTYPE_F32, srows, scols, scols + 1},
-                                .x = x,
+    test_stream c = test_stream_open(be, &limits, threads);
+    const tdm_quantize_act a = {.codes = test_out(&c, (tdm_view){codes, TDM_DTYPE_E4M3, t, x.cols, stride}),
+                                .scale = test_out(&c, (tdm_view){scale, TDM_DTYPE_F32, srows, scols, scols + 1}),
+                                .x = test_in(&c, x),
                                 .scheme = scheme,
                                 .act = is_static ? TDM_ACT_STATIC : TDM_ACT_DYNAMIC,
                                 .input_scale = 0.0061f,
                                 .pow2 = pow2};
-    assert_int_equal(be->quantize_act(c.s, &a, NULL), TDM_OK);
+    TEST_OK(be->quantize_act(c.s, &a, err));
+    test_sync(&c);
     const char *name = scheme_names[scheme];
     const tdm_cview want = is_static ? test_golden(goldens, "act/static/codes") : test_golden(goldens, "act/%s/%d/codes", name, pow2);
     for (int64_t i = 0; i < t; i++) {
@@ -136,7 +137,7 @@ static void run_act(const tdm_backend *be, int threads, tdm_cview x, tdm_scheme 
         expect_same_f32(name, scale + i * (scols + 1), (const float *)s.data + i * scols, scols);
         assert_memory_equal(scale + i * (scols + 1) + scols, "\xa5\xa5\xa5\xa5", 4);
     }
-    test_cpu_close(&c);
+    test_stream_close(&c);
     free(codes);
     free(scale);
 }
@@ -144,8 +145,8 @@ static void run_act(const tdm_backend *be, int threads, tdm_cview x, tdm_scheme 
 static void activations_quantize_as_in_pytorch(void **state)
 {
     (void)state;
-    const tdm_backend *list[TEST_CPU_MOST];
-    const size_t n = test_cpu_backends(list);
+    const tdm_backend *list[TEST_BACKENDS_MOST];
+    const size_t n = test_backends(list);
     const tdm_cview x = test_golden(goldens, "act/x");
     for (size_t i = 0; i < n; i++)
         for (int threads = 1; threads <= 3; threads++)
@@ -159,17 +160,17 @@ static void activations_quantize_as_in_pytorch(void **state)
 static void an_empty_batch_is_a_batch(void **state)
 {
     (void)state;
-    const tdm_backend *list[TEST_CPU_MOST];
-    const size_t n = test_cpu_backends(list);
+    const tdm_backend *list[TEST_BACKENDS_MOST];
+    const size_t n = test_backends(list);
     for (size_t i = 0; i < n; i++) {
-        test_cpu_stream c = test_cpu_open(list[i], &limits, 1);
+        test_stream c = test_stream_open(list[i], &limits, 1);
         const tdm_quantize_act a = {.codes = {NULL, TDM_DTYPE_E4M3, 0, 64, 64},
                                     .scale = {NULL, TDM_DTYPE_F32, 0, 1, 1},
                                     .x = {NULL, TDM_DTYPE_BF16, 0, 64, 64},
                                     .scheme = TDM_SCHEME_FP8_CHANNEL,
                                     .act = TDM_ACT_DYNAMIC};
-        assert_int_equal(list[i]->quantize_act(c.s, &a, NULL), TDM_OK);
-        test_cpu_close(&c);
+        TEST_OK(list[i]->quantize_act(c.s, &a, err));
+        test_stream_close(&c);
     }
 }
 

@@ -62,81 +62,35 @@ void test_linear_free(test_linear_case *c)
     while (c->own_n) free(c->own[--c->own_n]);
 }
 
-tdm_view test_guarded(int64_t rows, int64_t cols, tdm_dtype dtype)
-{
-    const int64_t stride = cols + TEST_GUARD;
-    const size_t bytes = (size_t)(rows * stride) * tdm_dtype_bytes(dtype);
-    void *p = malloc(bytes + 1);
-    assert_non_null(p);
-    memset(p, TEST_GUARD_BYTE, bytes + 1);
-    return (tdm_view){p, dtype, rows, cols, stride};
-}
-
-void test_guard_check(const char *what, tdm_view v)
-{
-    const size_t size = tdm_dtype_bytes(v.dtype);
-    for (int64_t i = 0; i < v.rows; i++)
-        for (size_t b = (size_t)v.cols * size; b < (size_t)v.stride * size; b++)
-            if (((const uint8_t *)v.data)[(size_t)(i * v.stride) * size + b] != TEST_GUARD_BYTE)
-                fail_msg("%s: row %lld is written past its columns", what, (long long)i);
-}
-
-void test_same_bits(const char *what, tdm_cview got, tdm_cview want)
-{
-    const size_t size = tdm_dtype_bytes(got.dtype);
-    assert_true(got.rows == want.rows && got.cols == want.cols && got.dtype == want.dtype);
-    for (int64_t i = 0; i < got.rows; i++)
-        for (int64_t j = 0; j < got.cols; j++)
-            if (memcmp((const char *)got.data + (size_t)(i * got.stride + j) * size,
-                       (const char *)want.data + (size_t)(i * want.stride + j) * size, size) != 0)
-                fail_msg("%s[%lld, %lld] is %a, should be %a", what, (long long)i, (long long)j, (double)test_view_at(got, i, j),
-                         (double)test_view_at(want, i, j));
-}
-
-float test_view_at(tdm_cview v, int64_t row, int64_t col)
-{
-    const int64_t i = row * v.stride + col;
-    switch (v.dtype) {
-    case TDM_DTYPE_F32: return ((const float *)v.data)[i];
-    case TDM_DTYPE_BF16: return tdm_bf16_to_f32(((const uint16_t *)v.data)[i]);
-    case TDM_DTYPE_E4M3: return tdm_e4m3_to_f32(((const uint8_t *)v.data)[i]);
-    default: fail_msg("no numbers in this view");
-    }
-    return 0;
-}
-
 void test_linear_run(const tdm_backend *be, int threads, const test_linear_case *c, int64_t first, int64_t count, tdm_view y,
                      tdm_view h, bool accumulate)
 {
     const tdm_limits limits = {.tokens = c->t, .width = c->k > c->n ? c->k : c->n, .vocab = 1, .head_rows = 1, .heads = 1,
                                .head_dim = 64, .rank = c->r, .context = 1};
     const int64_t blocks = tdm_ceil_div(c->k, 128);
-    test_cpu_stream s = test_cpu_open(be, &limits, threads);
-    uint8_t *codes = malloc((size_t)(count * c->k) + 1);
-    float *scale = malloc((size_t)(count * blocks + 1) * 4);
+    test_stream s = test_stream_open(be, &limits, threads);
     const tdm_scheme scheme = c->w.scheme;
+    const tdm_weight w = test_in_weight(&s, &c->w);
     const tdm_quantize_act q = {
-        .codes = {codes, TDM_DTYPE_E4M3, count, c->k, c->k},
-        .scale = {scale, TDM_DTYPE_F32, scheme == TDM_SCHEME_FP8_TENSOR ? 1 : count, scheme == TDM_SCHEME_FP8_BLOCK ? blocks : 1,
-                  scheme == TDM_SCHEME_FP8_BLOCK ? blocks : 1},
-        .x = tdm_cview_rows(c->x, first, count),
+        .codes = {test_scratch(&s, (size_t)(count * c->k)), TDM_DTYPE_E4M3, count, c->k, c->k},
+        .scale = {test_scratch(&s, (size_t)(count * blocks + 1) * 4), TDM_DTYPE_F32, scheme == TDM_SCHEME_FP8_TENSOR ? 1 : count,
+                  scheme == TDM_SCHEME_FP8_BLOCK ? blocks : 1, scheme == TDM_SCHEME_FP8_BLOCK ? blocks : 1},
+        .x = test_in(&s, tdm_cview_rows(c->x, first, count)),
         .scheme = scheme,
-        .act = c->w.act,
-        .input_scale = c->w.input_scale};
-    if (c->w.act != TDM_ACT_NONE) assert_int_equal(be->quantize_act(s.s, &q, NULL), TDM_OK);
-    tdm_linear l = {.y = y, .accumulate = accumulate, .x = q.x, .w = &c->w};
-    if (c->w.act != TDM_ACT_NONE) {
+        .act = w.act,
+        .input_scale = w.input_scale};
+    if (w.act != TDM_ACT_NONE) TEST_OK(be->quantize_act(s.s, &q, err));
+    tdm_linear l = {.y = test_out(&s, y), .accumulate = accumulate, .x = q.x, .w = &w};
+    if (w.act != TDM_ACT_NONE) {
         l.xq = tdm_view_const(q.codes);
         l.xs = tdm_view_const(q.scale);
     }
     if (c->r) {
-        l.lora_a = c->a;
-        l.lora_b = c->b;
-        l.lora_h = h;
+        l.lora_a = test_in(&s, c->a);
+        l.lora_b = test_in(&s, c->b);
+        l.lora_h = test_out(&s, h);
         l.lora_scale = 0.7f;
     }
-    assert_int_equal(be->linear(s.s, &l, NULL), TDM_OK);
-    test_cpu_close(&s);
-    free(codes);
-    free(scale);
+    TEST_OK(be->linear(s.s, &l, err));
+    test_stream_close(&s);
 }
