@@ -8,12 +8,12 @@ static int64_t pages_of(const tdm_backend *be, int64_t positions) { return tdm_c
 
 int64_t tdm_engine_min_pages(const tdm_backend *be, const tdm_engine_spec *spec)
 {
-    return pages_of(be, spec->context) + 1; /* one sequence, and the shared last page of its prompt */
+    return pages_of(be, spec->context) + 1 + tdm_engine_records(be); /* one sequence, the shared last page of its prompt, and padding's */
 }
 
 int64_t tdm_engine_max_pages(const tdm_backend *be, const tdm_engine_spec *spec)
 {
-    return tdm_max_i64(tdm_engine_min_pages(be, spec), (pages_of(be, spec->context) + 1) * spec->sequences + spec->sequences);
+    return tdm_max_i64(tdm_engine_min_pages(be, spec), (pages_of(be, spec->context) + 1) * spec->sequences + spec->sequences + 1);
 }
 
 #define TAKE(field, count)                                                                                                           \
@@ -115,6 +115,7 @@ done:
 void tdm_engine_close(tdm_engine *e)
 {
     if (!e) return;
+    if (e->m) tdm_engine_forget_recorded(e);
     tdm_kv_cache_close(&e->kv);
     tdm_mirror_close(&e->mirror);
     free(e->host);
@@ -314,11 +315,11 @@ done:
     return st;
 }
 
-tdm_status tdm_engine_sample(tdm_engine *e, tdm_error *err)
+tdm_status tdm_engine_sample(tdm_engine *e, int64_t count, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    for (int64_t first = 0; first < e->ready_count; first += e->spec.head_rows) {
-        const int64_t rows = tdm_min_i64(e->spec.head_rows, e->ready_count - first);
+    for (int64_t first = 0; first < count; first += e->spec.head_rows) {
+        const int64_t rows = tdm_min_i64(e->spec.head_rows, count - first);
         bool penalty = false;
         if (e->careful) TDM_TRY(st, push_history(e, first, rows, &penalty, err), done);
         TDM_TRY(st, tdm_engine_logits(e, tdm_engine_twin(e, e->head_row + first), rows, err), done);
@@ -410,6 +411,7 @@ static void begin_run(tdm_engine *e, tdm_request *requests, int64_t count)
     e->running = e->done = e->generated = 0;
     e->stats = (tdm_engine_stats){0};
     tdm_kv_cache_reset(&e->kv);
+    e->pad_page = tdm_engine_records(e->m->be) ? tdm_kv_take(&e->kv) : -1;
     int64_t total = 0;
     for (int64_t r = 0; r < count; r++) {
         e->hold[r].pages = 0;
@@ -437,9 +439,7 @@ tdm_status tdm_engine_run(tdm_engine *e, const tdm_adapter *adapter, tdm_request
     while (e->waiting >= 0 || e->running > 0) {
         TDM_TRY(st, admit(e, err), done);
         build_step(e, count);
-        TDM_TRY(st, tdm_engine_push(e, err), done);
-        TDM_TRY(st, tdm_engine_forward(e, adapter, err), done);
-        TDM_TRY(st, tdm_engine_sample(e, err), done);
+        TDM_TRY(st, tdm_engine_compute(e, adapter, err), done);
         TDM_TRY(st, finish_step(e, err), done);
         if (tick && !tick(tick_ctx, e->done, e->generated)) {
             st = TDM_STOPPED;

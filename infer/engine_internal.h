@@ -38,6 +38,15 @@ typedef struct tdm_prompt_hold {
     int64_t remaining;       /* samples not done */
 } tdm_prompt_hold;
 
+/* A decode step recorded for a batch of `bucket` sequences. */
+enum { TDM_RECORDED_MOST = 48 };
+typedef struct tdm_recorded {
+    int64_t bucket;              /* 0: a free place */
+    const tdm_adapter *adapter;  /* NULL: off */
+    bool warm;                   /* has run once by itself */
+    tdm_graph *graph;            /* owned; NULL until recorded */
+} tdm_recorded;
+
 struct tdm_engine {
     const tdm_model *m;
     tdm_engine_spec spec;
@@ -71,6 +80,8 @@ struct tdm_engine {
     tdm_prompt_hold *hold;    /* [requests] */
     tdm_request *request;
     int64_t waiting;          /* first waiting sample; -1: none */
+    tdm_recorded recorded[TDM_RECORDED_MOST];
+    int32_t pad_page;         /* where rows that only fill a bucket keep their key; -1: nothing is recorded */
     const tdm_sequence *scored; /* what tdm_engine_score runs over */
     int64_t done, generated;
     void *host;               /* one allocation for all arrays */
@@ -90,8 +101,12 @@ void tdm_engine_batch(tdm_engine *e, tdm_slot_tokens_fn *tokens_of);
 tdm_status tdm_engine_forward(tdm_engine *e, const tdm_adapter *adapter, tdm_error *err);
 /* Logits of `count` rows of buf.x (at most head_rows; `rows` in the backend's memory) into buf.logits. */
 tdm_status tdm_engine_logits(tdm_engine *e, const int32_t *rows, int64_t count, tdm_error *err);
-/* Samples a token for each ready slot; they are in the mirror's device block until take_samples pulls them. */
-tdm_status tdm_engine_sample(tdm_engine *e, tdm_error *err);
+/* Samples a token for the first `rows` of head_row, sampling, draw (ready_count of them, more where a bucket is padded); they are in the mirror's device block until take_samples pulls them. */
+tdm_status tdm_engine_sample(tdm_engine *e, int64_t rows, tdm_error *err);
+/* The step: push, forward, sample; from a recording where one can serve. */
+tdm_status tdm_engine_compute(tdm_engine *e, const tdm_adapter *adapter, tdm_error *err);
+bool tdm_engine_records(const tdm_backend *be);
+void tdm_engine_forget_recorded(tdm_engine *e);
 void tdm_slot_release(tdm_engine *e, tdm_slot *slot);
 
 #endif

@@ -2,7 +2,7 @@
 
 #include <string.h>
 
-static const char *const phase_names[TDM_PHASE_COUNT] = {"always", "rollout", "train", "host"};
+static const char *const phase_names[TDM_PHASE_COUNT] = {"always", "rollout", "train", "driver", "host"};
 
 void tdm_plan_init(tdm_plan *p) { memset(p, 0, sizeof *p); }
 
@@ -30,9 +30,11 @@ static size_t lay_phase(tdm_plan *p, tdm_phase phase, size_t offset)
     return offset;
 }
 
+static bool laid_out(tdm_phase p) { return p != TDM_PHASE_HOST && p != TDM_PHASE_DRIVER; }
+
 static bool may_coexist(tdm_phase a, tdm_phase b)
 {
-    if (a == TDM_PHASE_HOST || b == TDM_PHASE_HOST) return false;
+    if (!laid_out(a) || !laid_out(b)) return false;
     return a == b || a == TDM_PHASE_ALWAYS || b == TDM_PHASE_ALWAYS;
 }
 
@@ -52,10 +54,10 @@ void tdm_plan_layout(tdm_plan *p)
     const size_t rollout_end = lay_phase(p, TDM_PHASE_ROLLOUT, p->phase_offset);
     const size_t train_end = lay_phase(p, TDM_PHASE_TRAIN, p->phase_offset);
     p->slab_bytes = rollout_end > train_end ? rollout_end : train_end;
-    p->phase_bytes[TDM_PHASE_HOST] = 0;
+    p->phase_bytes[TDM_PHASE_HOST] = p->phase_bytes[TDM_PHASE_DRIVER] = 0;
     for (int i = 0; i < p->count; i++)
-        if (p->item[i].phase == TDM_PHASE_HOST) p->phase_bytes[TDM_PHASE_HOST] += p->item[i].bytes;
-    p->total_bytes = p->slab_bytes + p->phase_bytes[TDM_PHASE_HOST];
+        if (!laid_out(p->item[i].phase)) p->phase_bytes[p->item[i].phase] += p->item[i].bytes;
+    p->total_bytes = p->slab_bytes + p->phase_bytes[p->device ? TDM_PHASE_DRIVER : TDM_PHASE_HOST];
     assert_no_overlap(p);
 }
 
@@ -101,7 +103,7 @@ static void print_phase(const tdm_plan *p, tdm_phase phase, FILE *out)
     for (int i = 0; i < p->count; i++) {
         const tdm_plan_item *it = &p->item[i];
         if (it->phase != phase) continue;
-        if (phase == TDM_PHASE_HOST)
+        if (!laid_out(phase))
             fprintf(out, "%-8s %-28s %14s  %16zu  %s\n", phase_names[phase], it->name, "-", it->bytes, tdm_bytes_text(text, it->bytes));
         else
             fprintf(out, "%-8s %-28s %14zu  %16zu  %s\n", phase_names[phase], it->name, it->offset, it->bytes,
@@ -116,8 +118,9 @@ void tdm_plan_print(const tdm_plan *p, size_t budget_bytes, FILE *out)
     for (int phase = 0; phase < TDM_PHASE_COUNT; phase++) print_phase(p, (tdm_phase)phase, out);
     fprintf(out, "\nphase region: rollout %s over train %s, at the same addresses\n", tdm_bytes_text(a, p->phase_bytes[TDM_PHASE_ROLLOUT]),
             tdm_bytes_text(b, p->phase_bytes[TDM_PHASE_TRAIN]));
-    fprintf(out, "slab %s + host %s = predicted peak %s (%zu bytes)\n", tdm_bytes_text(a, p->slab_bytes),
-            tdm_bytes_text(b, p->phase_bytes[TDM_PHASE_HOST]), tdm_bytes_text(c, p->total_bytes), p->total_bytes);
+    const tdm_phase beside = p->device ? TDM_PHASE_DRIVER : TDM_PHASE_HOST;
+    fprintf(out, "slab %s + %s %s = predicted peak %s (%zu bytes)\n", tdm_bytes_text(a, p->slab_bytes), phase_names[beside],
+            tdm_bytes_text(b, p->phase_bytes[beside]), tdm_bytes_text(c, p->total_bytes), p->total_bytes);
     fprintf(out, "memory.budget %s: %s\n", tdm_bytes_text(a, budget_bytes), p->total_bytes <= budget_bytes ? "fits" : "DOES NOT FIT");
     if (p->total_bytes > budget_bytes) {
         const tdm_plan_item *big = largest_with_hint(p);

@@ -2,6 +2,8 @@
  *
  *   [ always: weights | adapter, optimizer | workspace ][ phase region: rollout layout  \  the same bytes,
  *                                                                       train layout    /  one phase at a time ]
+ *   driver: what a device keeps beside the slab (context, code, recorded graphs); counted, not laid out. On a device the budget is the
+ *         device's and host bytes do not count against it.
  *   host: what the process needs beside the slab (tokenizer, tables, the program itself); counted, not laid out.
  *
  *   created   tdm_plan_init, by the caller    filled  tdm_plan_add, in layout order    frozen  tdm_plan_layout */
@@ -12,13 +14,13 @@
 
 #include "kernels/base.h"
 
-typedef enum tdm_phase { TDM_PHASE_ALWAYS, TDM_PHASE_ROLLOUT, TDM_PHASE_TRAIN, TDM_PHASE_HOST, TDM_PHASE_COUNT } tdm_phase;
+typedef enum tdm_phase { TDM_PHASE_ALWAYS, TDM_PHASE_ROLLOUT, TDM_PHASE_TRAIN, TDM_PHASE_DRIVER, TDM_PHASE_HOST, TDM_PHASE_COUNT } tdm_phase;
 
 typedef struct tdm_plan_item {
     char name[48];
     char hint[64]; /* the recipe key that would make it smaller; may be "" */
     tdm_phase phase;
-    size_t bytes, offset; /* offset from the slab's start; 0 for host items */
+    size_t bytes, offset; /* offset from the slab's start; 0 for driver and host items */
 } tdm_plan_item;
 
 enum { TDM_PLAN_ITEMS = 48, TDM_PLAN_ALIGN = 4096 };
@@ -29,7 +31,8 @@ typedef struct tdm_plan {
     size_t phase_bytes[TDM_PHASE_COUNT]; /* sums, after layout */
     size_t phase_offset;                 /* where the phase region begins */
     size_t slab_bytes;                   /* always + max(rollout, train) */
-    size_t total_bytes;                  /* slab + host: the predicted peak resident set */
+    size_t total_bytes;                  /* slab + host: the predicted peak resident set; on a device slab + driver */
+    bool device;                         /* set by the caller after init */
 } tdm_plan;
 
 void tdm_plan_init(tdm_plan *p);

@@ -171,7 +171,8 @@ static tdm_status compare_scores(const tdm_merge *m, const char *folder, int32_t
     tdm_status st = TDM_OK;
     float merged[TEXT_TOKENS];
     tdm_session s = {0}; /* owned here */
-    tdm_session_spec spec = {.model = folder,
+    tdm_session_spec spec = {.device = "cpu",
+                             .model = folder,
                              .weights = {.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_NONE},
                              .kv_dtype = m->base.kv_dtype,
                              .budget_bytes = m->base.budget_bytes,
@@ -200,6 +201,7 @@ static tdm_status open_base(tdm_merge *m, tdm_session *s, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_session_spec spec = m->base;
+    spec.device = "cpu"; /* the weights are read in place */
     for_scoring(&spec);
     TDM_TRY(st, tdm_session_plan(s, &spec, err), done);
     TDM_TRY(st, tdm_session_load(s, err), done);

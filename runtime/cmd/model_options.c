@@ -19,6 +19,8 @@ void tdm_model_options_table(tdm_model_options *o, tdm_option t[TDM_MODEL_OPTION
     t[i++] = (tdm_option){"--keep-bf16", TDM_OPTION_TEXT, &o->keep_bf16, 0, 0, "NAME", "modules whose name holds NAME stay BF16", NULL};
     t[i++] = (tdm_option){"--kv", TDM_OPTION_TEXT, &o->kv, 0, 0, "T", "KV cache: bf16 (default) or fp8", NULL};
     t[i++] = (tdm_option){"--budget", TDM_OPTION_TEXT, &o->budget, 0, 0, "SIZE", "memory budget, \"8GiB\" (default: what is free)", NULL};
+    t[i++] = (tdm_option){"--device", TDM_OPTION_TEXT, &o->device, 0, 0, "D", "auto (default), cpu or cuda", NULL};
+    t[i++] = (tdm_option){"--exact", TDM_OPTION_FLAG, &o->exact, 0, 0, NULL, "batch-invariant kernels only, as numerics: exact has them", NULL};
     t[i++] = (tdm_option){"--threads", TDM_OPTION_INT, &o->threads, 0, 4096, "N", "CPU threads (default: all this process may use)", NULL};
     TDM_ASSERT_EQ(i, TDM_MODEL_OPTIONS);
 }
@@ -68,6 +70,8 @@ tdm_status tdm_model_options_apply(tdm_model_options *o, tdm_session_spec *spec,
     spec->model = o->model;
     spec->adapter_dir = o->adapter;
     spec->threads = (int)o->threads;
+    spec->device = o->device;
+    spec->exact = o->exact;
     spec->kv_dtype = TDM_DTYPE_BF16;
     spec->budget_where = "command line: --budget";
     spec->weights = (tdm_weights_options){.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_DYNAMIC, .pow2 = o->pow2,

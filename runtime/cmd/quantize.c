@@ -153,7 +153,7 @@ tdm_status tdm_cmd_quantize(int argc, char **argv, tdm_error *err)
         .example = "tandem quantize --model models/Qwen3-0.6B --scheme fp8_channel --output models/Qwen3-0.6B-FP8"};
     tdm_status st = TDM_OK;
     tdm_session session = {0};
-    tdm_session_spec spec = {0};
+    tdm_session_spec spec = {.device = "cpu"}; /* the weights are read in place */
     bool help;
     TDM_TRY(st, tdm_args_parse(&command, argc, argv, NULL, &help, err), done);
     if (help) return TDM_OK;

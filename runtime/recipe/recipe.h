@@ -18,6 +18,8 @@ typedef enum tdm_ratio_level { TDM_RATIO_TOKEN, TDM_RATIO_SEQUENCE } tdm_ratio_l
 typedef enum tdm_checkpointing { TDM_CHECKPOINTING_AUTO, TDM_CHECKPOINTING_NONE, TDM_CHECKPOINTING_LAYER } tdm_checkpointing;
 typedef enum tdm_place { TDM_PLACE_DEVICE, TDM_PLACE_HOST } tdm_place;
 typedef enum tdm_offload { TDM_OFFLOAD_NONE, TDM_OFFLOAD_OPTIMIZER } tdm_offload;
+typedef enum tdm_device { TDM_DEVICE_AUTO, TDM_DEVICE_CPU, TDM_DEVICE_CUDA } tdm_device;
+extern const char *const tdm_device_names[]; /* as tdm_backend_open takes them; NULL-terminated */
 typedef enum tdm_numerics { TDM_NUMERICS_FAST, TDM_NUMERICS_EXACT } tdm_numerics;
 typedef enum tdm_reward_kind {
     TDM_REWARD_NUMBER, TDM_REWARD_EXACT, TDM_REWARD_REGEX, TDM_REWARD_FORMAT, TDM_REWARD_LENGTH, /* `type:` */
@@ -132,6 +134,7 @@ typedef struct tdm_recipe {
     int64_t reward_count;
     tdm_recipe_train train;
     tdm_recipe_memory memory;
+    tdm_device device;
     tdm_numerics numerics;
     tdm_recipe_checkpoint checkpoint;
     tdm_recipe_log log;
@@ -161,8 +164,8 @@ bool tdm_recipe_given(const tdm_recipe *r, const char *key);
  * Values that were given stay, and the caller refuses them. */
 void tdm_recipe_fit_context(tdm_recipe *r, int64_t context);
 
-/* The CPU backend refuses what only a device can do (memory.offload), with the reason. */
-tdm_status tdm_recipe_check_cpu(const tdm_recipe *r, tdm_error *err);
+/* What the chosen backend cannot do is refused, with the reason. */
+tdm_status tdm_recipe_check_backend(const tdm_recipe *r, const tdm_backend *be, tdm_error *err);
 
 /* The resolved recipe as YAML: reads back to the same recipe. The caller frees *text. */
 tdm_status tdm_recipe_text(const tdm_recipe *r, char **text, size_t *len, tdm_error *err);

@@ -21,6 +21,7 @@ static const char *const corrections[] = {"none", "truncate", "mask", NULL};
 static const char *const checkpointings[] = {"auto", "none", "layer", NULL};
 static const char *const offloads[] = {"none", "optimizer", NULL};
 static const char *const places[] = {"device", "host", NULL};
+const char *const tdm_device_names[] = {"auto", "cpu", "cuda", NULL};
 static const char *const numerics[] = {"fast", "exact", NULL};
 static const char *const on_errors[] = {"stop", "zero", NULL};
 const char *const tdm_reward_kind_names[] = {"number", "exact", "regex", "format", "length", "python", "command", "plugin", NULL};
@@ -97,6 +98,7 @@ static const tdm_key recipe_keys[] = {
     {"memory.offload", TDM_KEY_ENUM, AT(memory.offload), "none", 0, 0, offloads, TDM_KEY_FREE, 0},
     {"memory.embedding", TDM_KEY_ENUM, AT(memory.embedding), "device", 0, 0, places, TDM_KEY_FREE, 0},
 
+    {"device", TDM_KEY_ENUM, AT(device), "auto", 0, 0, tdm_device_names, TDM_KEY_FREE, 0},
     {"numerics", TDM_KEY_ENUM, AT(numerics), "fast", 0, 0, numerics, 0, 0},
     {"checkpoint.every", TDM_KEY_INT, AT(checkpoint.every), "20", 0, 1e9, NULL, TDM_KEY_FREE, 0},
     {"checkpoint.keep", TDM_KEY_INT, AT(checkpoint.keep), "3", 0, 1e9, NULL, TDM_KEY_FREE, 0},

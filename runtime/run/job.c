@@ -56,7 +56,7 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
     tdm_metric_set(&m, TDM_METRIC_TRAIN_S, f->train_s);
     tdm_metric_set(&m, TDM_METRIC_STEP_S, step_s);
     tdm_metric_set(&m, TDM_METRIC_TRAIN_TOKENS_PER_S, rate(f->prompt_tokens + f->completion_tokens, f->train_s));
-    tdm_metric_set(&m, TDM_METRIC_MEMORY_PEAK_BYTES, (double)tdm_process_peak_bytes());
+    tdm_metric_set(&m, TDM_METRIC_MEMORY_PEAK_BYTES, (double)tdm_session_peak_bytes(&j->session));
     const int64_t rewards = j->rewards ? tdm_min_i64(MOST, tdm_rewards_count(j->rewards)) : 0;
     int64_t shown = 0;
     for (int64_t i = 0; i < rewards; i++) {

@@ -73,6 +73,8 @@ static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_sessio
     *adapter = (tdm_adapter_spec){.rank = r->adapter.rank, .alpha = (float)r->adapter.alpha, .rslora = r->adapter.rslora};
     memcpy(adapter->target, r->adapter.target, sizeof adapter->target);
     *s = (tdm_session_spec){
+        .device = r->device == TDM_DEVICE_AUTO ? NULL : tdm_device_names[r->device], /* NULL: the environment may still choose */
+        .exact = r->numerics == TDM_NUMERICS_EXACT,
         .model = r->model.path,
         .weights = {.scheme = r->model.weights, .scheme_given = tdm_recipe_given(r, "model.weights"), .act = r->model.activations,
                     .pow2 = r->model.pow2_scale, .first_layers_bf16 = r->model.first_layers_bf16, .last_layers_bf16 = r->model.last_layers_bf16,
@@ -177,7 +179,6 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     j->o = o;
     j->saved_step = -1;
     j->metrics.file.fd = j->tensorboard.file.fd = -1;
-    TDM_TRY(st, tdm_recipe_check_cpu(r, err), done);
     TDM_TRY(st, tdm_model_file_open(&file, r->model.path, err), done);
     const tdm_model_config *c = tdm_model_file_config(file);
     tdm_recipe_fit_context(r, c->context);
@@ -194,6 +195,7 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     session_spec(j, c, &spec, &adapter, where);
     const tdm_sequences_spec store = store_spec(j, c);
     TDM_TRY(st, tdm_session_plan(&j->session, &spec, err), done);
+    TDM_TRY(st, tdm_recipe_check_backend(r, j->session.be, err), done);
     TDM_TRY(st, check_adapter(j, err), done);
     if (o->plan) goto done;
     TDM_TRY(st, tdm_plan_check(&j->session.plan, j->session.budget_bytes, spec.budget_where, err), done);

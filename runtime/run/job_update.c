@@ -7,6 +7,7 @@
 /* Where sampler and trainer give the same bits, the sampler's log-probabilities are the trainer's first pass. */
 static bool same_bits(const tdm_job *j)
 {
+    if (j->session.be->device && !j->session.spec.exact) return false; /* fast kernels are chosen by the number of rows */
     return !tdm_job_replays(j) && j->r->adapter.dropout == 0.0 && !tdm_weights_batch_dependent(j->session.weights);
 }
 

@@ -34,6 +34,7 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
     size_t weights;
     TDM_TRY(st, tdm_weights_bytes(s->file, &p->weights, &weights, err), done);
     tdm_plan_init(plan);
+    plan->device = s->be->device;
     s->item_weights = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "weights", weights, "use an FP8 scheme in model.weights");
     s->item_adapter = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "adapter, optimizer", adapter_bytes(s), "lower adapter.rank");
     s->item_workspace = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "workspace", s->be->workspace_bytes(&limits, p->threads), "lower train.micro_tokens");
@@ -55,6 +56,7 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
         s->item_head = tdm_plan_add(plan, TDM_PHASE_TRAIN, "logits tiles", b.head, "");
         host += b.host;
     }
+    if (s->be->device) tdm_plan_add(plan, TDM_PHASE_DRIVER, "context, code, graphs", s->driver_bytes, "");
     tdm_plan_add(plan, TDM_PHASE_HOST, "program, tokenizer, data", tdm_process_resident_bytes(), "");
     tdm_plan_add(plan, TDM_PHASE_HOST, "sequences, tables", host, "lower rollout.prompts_per_step or generations");
     tdm_plan_layout(plan);
@@ -114,6 +116,33 @@ done:
     return st;
 }
 
+/* Recorded graphs hold their launches' arguments in device memory; about 64 KiB for a layer's launches, for each of some buckets. */
+static size_t graph_bytes(const tdm_session *s)
+{
+    return s->spec.rollout && s->be->capture_begin ? (size_t)s->config->layers * (256u << 10) : 0;
+}
+
+/* What there is to spend, and what the driver takes of it. */
+static tdm_status measure_machine(tdm_session *s, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    size_t available = tdm_machine_available_bytes() + tdm_process_resident_bytes();
+    if (s->be->device) {
+        TDM_TRY(st, s->be->overhead(&s->driver_bytes, err), done);
+        TDM_TRY(st, s->be->available(&available, err), done);
+        available += s->driver_bytes;
+        s->driver_bytes += graph_bytes(s);
+    }
+    s->budget_bytes = s->spec.budget_bytes > 0 ? (size_t)s->spec.budget_bytes : available;
+done:
+    return st;
+}
+
+size_t tdm_session_peak_bytes(const tdm_session *s)
+{
+    return s->be->device ? s->plan.total_bytes : tdm_process_peak_bytes();
+}
+
 tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -126,7 +155,7 @@ tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_er
     TDM_TRY(st, describe_adapter(s, err), done);
     p->engine.rank = p->trainer.rank = s->has_adapter ? s->adapter.spec.rank : 0;
     p->trainer.forward_only = p->forward_only;
-    s->budget_bytes = p->budget_bytes > 0 ? (size_t)p->budget_bytes : tdm_machine_available_bytes() + tdm_process_resident_bytes();
+    TDM_TRY(st, measure_machine(s, err), done);
     TDM_TRY(st, choose(s, err), done);
 done:
     return st;

@@ -39,6 +39,7 @@ typedef struct tdm_session {
     tdm_peft *peft;                /* adapter_dir, until load */
     tdm_plan plan;
     size_t budget_bytes;
+    size_t driver_bytes;           /* of a device, beside the slab */
     tdm_slab slab;
     tdm_stream *stream;
     tdm_weights *weights;
@@ -58,6 +59,8 @@ tdm_status tdm_session_load(tdm_session *s, tdm_error *err);
 void tdm_session_close(tdm_session *s);
 /* The adapter to use in a forward, or NULL. */
 const tdm_adapter *tdm_session_adapter(const tdm_session *s);
+/* Bytes of the memory that memory.budget speaks of, at most so far: this process's resident set, or what it holds of the device. */
+size_t tdm_session_peak_bytes(const tdm_session *s);
 /* Enters a phase. Both layouts lie over the same bytes, so nothing moves. */
 void tdm_session_enter(tdm_session *s, tdm_phase phase);
 /* Copies a PEFT adapter's tensors into the masters and publishes them. */

@@ -322,7 +322,9 @@ static void the_cpu_refuses_to_offload(void **state)
     (void)state;
     tdm_error err = {0};
     tdm_recipe *r = must_parse(OK "memory: {offload: optimizer}\n", NULL);
-    assert_int_equal(tdm_recipe_check_cpu(r, &err), TDM_ERR_RECIPE);
+    const tdm_backend *be;
+    assert_int_equal(tdm_backend_cpu(NULL, &be, &err), TDM_OK);
+    assert_int_equal(tdm_recipe_check_backend(r, be, &err), TDM_ERR_RECIPE);
     expect_line(&err, "memory.offload moves bytes from a device to the host, and the CPU backend has only the host (a.yaml:4:19): use memory.offload: none");
     tdm_recipe_close(r);
 }
