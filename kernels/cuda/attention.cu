@@ -259,7 +259,7 @@ template <int DHP, bool FP8, int STAGES> struct parts_shape {
     static constexpr int BYTES = SCORES + walk::BYTES;
 };
 
-template <int DHP, bool FP8, int STAGES> __global__ void __launch_bounds__(PART_THREADS) attention_parts_kernel(const attention_args a)
+template <int DHP, bool FP8, int STAGES> __global__ void __launch_bounds__(PART_THREADS, 3) attention_parts_kernel(const attention_args a)
 {
     typedef parts_shape<DHP, FP8, STAGES> shape;
     constexpr int N = DHP / 32; // a warp's columns, in eights

@@ -125,6 +125,7 @@ TDM_DEVICE void widen_store(uint16_t *to, uint4 codes)
 template <int DHP, int THREADS> TDM_DEVICE void tile_widen(uint16_t *tile, const char *codes, int code_row, int row_bytes, int valid)
 {
     constexpr int UNITS = DHP / 16;
+#pragma unroll 1
     for (int i = (int)threadIdx.x; i < ATTN_TILE * UNITS; i += THREADS) {
         const int r = i / UNITS, u = i % UNITS;
         uint4 c = make_uint4(0, 0, 0, 0);
