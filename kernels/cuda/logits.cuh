@@ -303,7 +303,7 @@ static inline tdm_status logits_plan(logits_room *room, const void *kernel, int6
     if (st == TDM_OK) st = TDM_CUDA(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
     if (st != TDM_OK) return st;
     const size_t map_bytes = (size_t)maps * (size_t)tdm_ceil_div(vocab, 32) * 4, row_bytes = (size_t)vocab * 4;
-    const size_t free_bytes = (size_t)most - sizeof(logits_shared);
+    const size_t free_bytes = (size_t)most - sizeof(logits_shared) - 64; // what a kernel keeps beside it
     TDM_ASSERT(vocab <= LOGITS_VOCAB && map_bytes <= free_bytes);
     const bool fits = map_bytes + row_bytes <= free_bytes;
     *room = logits_room{fits ? map_bytes + row_bytes : map_bytes, maps, fits};
