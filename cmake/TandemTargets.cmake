@@ -55,6 +55,5 @@ function(tandem_cuda_tests folder)
     add_test(NAME cuda.${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
     set_tests_properties(cuda.${name} PROPERTIES LABELS cuda TIMEOUT 300 SKIP_RETURN_CODE 77 RUN_SERIAL ON
       ENVIRONMENT "TANDEM_TEST_BACKENDS=cuda")
-    set_property(TEST ${folder}.${name} APPEND PROPERTY ENVIRONMENT "TANDEM_TEST_BACKENDS=cpu")
   endforeach()
 endfunction()

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Packs the built commands for a machine that has a driver (or none) and nothing else of ours: build/bundle/ and build/bundle.tar.gz.
-# Every shared library they need comes along in lib/, but for glibc's and the driver's; bin/ finds them through $ORIGIN/../lib.
+# Every shared library they need comes along in lib/, but for glibc's and the driver's; executables are linked to look there first ($ORIGIN/../lib),
+# wherever the folder stands.
 #
 #     scripts/bundle.sh [--build DIR] [--out DIR] [--tests] [--strip] [--no-cublas]
 #
@@ -20,13 +21,12 @@ while [ $# -gt 0 ]; do
     --tests) tests=1 ;;
     --strip) strip=1 ;;
     --no-cublas) cublas=0 ;;
-    *) echo "bundle.sh: unknown option $1" >&2; sed -n '5,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) echo "bundle.sh: unknown option $1" >&2; sed -n '6,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     esac
     shift
 done
 build=$(cd "$build" && pwd)
 out=${out:-$build/bundle}
-command -v patchelf >/dev/null || patchelf_missing=1
 
 rm -rf "$out"
 mkdir -p "$out/bin" "$out/lib"
@@ -38,7 +38,7 @@ take() {
         cp "$file" "$out/bin/"
     done
 }
-take "$build/runtime/grpo_train" "$build/runtime/tandem"
+take "$build/grpo_train" "$build/tandem"
 if [ $tests = 1 ]; then
     for folder in kernels infer train; do
         for source in "$root/tests/$folder"/test_*.c; do
@@ -75,24 +75,6 @@ if [ $strip = 1 ]; then
         */libcublas*) ;; # no debug information, and it is huge
         *) strip --strip-unneeded "$file" ;;
         esac
-    done
-fi
-
-# The executables carry $ORIGIN/../lib where patchelf can write it; else a launcher beside each sets the loader's path.
-if [ -z "${patchelf_missing:-}" ]; then
-    for file in "$out"/bin/*; do patchelf --set-rpath '$ORIGIN/../lib' "$file"; done
-    for file in "$out"/lib/*; do patchelf --set-rpath '$ORIGIN' "$file"; done
-else
-    mkdir "$out/libexec"
-    for file in "$out"/bin/*; do
-        name=$(basename "$file")
-        mv "$file" "$out/libexec/$name"
-        cat >"$file" <<'EOF'
-#!/bin/sh
-here=$(cd "$(dirname "$(readlink -f "$0")")/.." && pwd)
-LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$here/libexec/$(basename "$0")" "$@"
-EOF
-        chmod +x "$file"
     done
 fi
 
