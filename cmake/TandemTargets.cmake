@@ -45,3 +45,15 @@ function(tandem_tests folder library)
     set_tests_properties(${folder}.${name} PROPERTIES LABELS "${labels}" TIMEOUT ${timeout} SKIP_RETURN_CODE 77)
   endforeach()
 endfunction()
+
+# tandem_cuda_tests(FOLDER): the tests of tests/FOLDER once more on the CUDA backend alone, as cuda.NAME with the label cuda. Where
+# there is no device they end as skipped.
+function(tandem_cuda_tests folder)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${folder}/test_*.c)
+  foreach(source IN LISTS sources)
+    get_filename_component(name ${source} NAME_WE)
+    add_test(NAME cuda.${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
+    set_tests_properties(cuda.${name} PROPERTIES LABELS cuda TIMEOUT 300 SKIP_RETURN_CODE 77 RUN_SERIAL ON
+      ENVIRONMENT "TANDEM_TEST_BACKENDS=cuda")
+  endforeach()
+endfunction()

@@ -40,7 +40,11 @@ const tdm_backend *test_reference(void)
 /* A device's workspace may be large: its head is enough to find a read before a write. */
 static void fill(test_stream *t, void *at, size_t bytes)
 {
-    const size_t n = !t->be->device || bytes < (1u << 20) ? bytes : 1u << 20;
+    if (!t->be->device) {
+        memset(at, 0xff, bytes);
+        return;
+    }
+    const size_t n = bytes < (1u << 20) ? bytes : 1u << 20;
     void *ones = malloc(n + 1);
     assert_non_null(ones);
     memset(ones, 0xff, n);
@@ -73,14 +77,20 @@ void test_sync(test_stream *t)
     TEST_OK(t->be->stream_sync(t->s, err));
 }
 
-void test_stream_close(test_stream *t)
+void test_stream_return(test_stream *t, size_t lent)
 {
     test_sync(t);
-    t->be->stream_close(t->s);
-    for (size_t i = 0; i < t->lent_n; i++) {
-        if (t->be->device) t->be->memory_close(t->lent[i].device, t->lent[i].bytes + 64);
-        else if (!t->lent[i].host) free(t->lent[i].device); /* test_scratch */
+    while (t->lent_n > lent) {
+        const test_lent *l = &t->lent[--t->lent_n];
+        if (t->be->device) t->be->memory_close(l->device, l->bytes + 64);
+        else free(l->device); /* only test_scratch's stand in a host's list */
     }
+}
+
+void test_stream_close(test_stream *t)
+{
+    test_stream_return(t, 0);
+    t->be->stream_close(t->s);
     if (t->be->device) t->be->memory_close(t->workspace, t->workspace_bytes + 64);
     else free(t->workspace);
 }

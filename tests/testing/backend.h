@@ -42,6 +42,8 @@ typedef struct test_stream {
 test_stream test_stream_open(const tdm_backend *be, const tdm_limits *limits, int threads);
 /* Waits for the stream and copies what was lent for writing back to where it came from. */
 void test_sync(test_stream *t);
+/* test_sync, then what was lent since lent_n was `lent` ends. */
+void test_stream_return(test_stream *t, size_t lent);
 /* test_sync, then all that was lent ends. */
 void test_stream_close(test_stream *t);
 
