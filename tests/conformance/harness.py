@@ -17,6 +17,10 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 TIMING = ("rollout_s", "reward_s", "train_s", "flip_s", "step_s", "rollout_tokens_per_s", "train_tokens_per_s", "memory_peak_bytes")
 
 
+# On a machine that others use too, a thread that spins at a barrier takes the time of the thread it waits for.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
 class Failed(Exception):
     pass
 

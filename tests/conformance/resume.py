@@ -3,6 +3,12 @@
 
 Compared: the final adapter and optimizer, metrics.jsonl without its timing keys, and the rollout files. SIGKILL comes at random
 moments of the run's own length; SIGTERM has to save a checkpoint and leave with exit code 5.
+
+    resume.py --tandem T --grpo-train G                                              tiny models, a few kills each
+    resume.py --tandem T --grpo-train G --kills 20 --recipe configs/smollm2_addition.yaml   ONE run of the recipe, killed 20 times
+
+With --recipe the model is the recipe's own, in both numerics, with small steps and a checkpoint after each, so that twenty kills fall
+into start-up, rollout, update and saving alike. All twenty have to hit a living process, or the check fails.
 """
 import os
 import random
@@ -33,10 +39,10 @@ def recipe(tmp, name, model, algorithm, numerics):
     return write_recipe(os.path.join(tmp, name + ".yaml"), sections)
 
 
-def final_bytes(run):
+def final_bytes(run, steps):
     out = {}
     top = newest_checkpoint(run)
-    expect(top and top.endswith(f"step-{STEPS:06d}"), f"last checkpoint is {top}")
+    expect(top and top.endswith(f"step-{steps:06d}"), f"last checkpoint is {top}")
     for file in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "optimizer.safetensors"):
         with open(os.path.join(top, file), "rb") as f:
             out[file] = f.read()
@@ -47,12 +53,12 @@ def final_bytes(run):
     return out
 
 
-def expect_same_run(clean, other):
+def expect_same_run(clean, other, steps=STEPS):
     a, b = without_timing(metrics_of(clean)), without_timing(metrics_of(other))
-    expect([r["step"] for r in b] == list(range(1, STEPS + 1)), f"steps in metrics.jsonl: {[r['step'] for r in b]}")
+    expect([r["step"] for r in b] == list(range(1, steps + 1)), f"steps in metrics.jsonl: {[r['step'] for r in b]}")
     for x, y in zip(a, b):
         expect(x == y, f"step {x['step']}: " + ", ".join(f"{k} {x.get(k)} and {y.get(k)}" for k in x if x.get(k) != y.get(k)))
-    a, b = final_bytes(clean), final_bytes(other)
+    a, b = final_bytes(clean, steps), final_bytes(other, steps)
     expect(a.keys() == b.keys(), f"files: {sorted(a.keys() ^ b.keys())}")
     for file in a:
         expect(a[file] == b[file], f"{file} differs")
@@ -121,9 +127,62 @@ def stopped_by_signal(args, path, seconds):
         run_ok([args.grpo_train, path, "--quiet", "--resume"], timeout=300)
 
 
+def steps_done(run):
+    """Whole lines of metrics.jsonl; the last may be half written, and a resume cuts the file back to its checkpoint."""
+    try:
+        with open(os.path.join(run, "metrics.jsonl"), "rb") as f:
+            return f.read().count(b"\n")
+    except FileNotFoundError:
+        return 0
+
+
+def kill_in_progress(p, run, rng, step_s, begun):
+    """Waits for 0 to 2 more steps, then for a random part of one; SIGKILL. False: the process ended before."""
+    goal = begun + rng.choice([0, 0, 1, 1, 2])
+    while p.poll() is None and steps_done(run) < goal:
+        time.sleep(0.005)
+    time.sleep(rng.uniform(0.0, 1.5) * step_s)
+    if p.poll() is not None:
+        return False
+    p.send_signal(signal.SIGKILL)
+    return True
+
+
+def recipe_survives_kills(args, numerics, kills):
+    steps = 2 * kills
+    with scratch() as tmp:
+        def argv(name):
+            return [args.grpo_train, args.recipe, f"output={os.path.join(tmp, name)}", f"train.steps={steps}", f"numerics={numerics}", "--quiet",
+                    "rollout.prompts_per_step=2", "rollout.generations=4", "rollout.max_new_tokens=8", "checkpoint.every=1", "checkpoint.keep=2",
+                    "log.rollouts=1"]
+        clean = os.path.join(tmp, "clean")
+        seconds = run_ok(argv("clean"), timeout=3600).seconds
+        step_s = sum(row["step_s"] for row in metrics_of(clean)) / steps
+        rng, killed, starts, where = random.Random(numerics), 0, 0, []
+        run = os.path.join(tmp, "killed")
+        while True:
+            expect(starts < 3 * kills, f"not done after {starts} starts")
+            p = subprocess.Popen(argv("killed") + (["--resume"] if starts else []), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+            begun, starts = steps_done(run), starts + 1
+            if killed < kills and kill_in_progress(p, run, rng, step_s, begun):
+                killed += 1
+                where.append(steps_done(run))
+            err = p.communicate(timeout=3600)[1].decode("utf-8", "replace")
+            if p.returncode == 0:
+                break
+            expect(p.returncode == -signal.SIGKILL, f"start {starts}: exit {p.returncode}: {err.strip()[-300:]}")
+        expect(killed == kills, f"{killed} kills only, the run was done before")
+        expect_same_run(clean, run, steps)
+        return f"{killed} kills after steps {where}, {starts} starts, {steps} steps, {seconds:.1f} s undisturbed"
+
+
 def main():
-    args = arguments(__doc__, kills=6)
+    args = arguments(__doc__, kills=6, recipe="")
     report = Report()
+    if args.recipe:
+        for numerics in ("exact", "fast"):
+            report.run(f"{args.recipe}/{numerics}", recipe_survives_kills, args, numerics, args.kills)
+        report.end()
     for model, algorithm, numerics in (("llama3", "grpo", "exact"), ("qwen2", "grpo", "fast"), ("qwen3", "sft", "exact")):
         name = f"{model}/{algorithm}/{numerics}"
         if args.only in name:
