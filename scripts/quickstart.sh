@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 sh scripts/install.sh
 cmake --preset cpu-release -DTANDEM_TESTS=OFF >/dev/null
-cmake --build --preset cpu-release
+cmake --build --preset cpu-release -j "$(nproc)"
 sh scripts/get_model.sh
 build/cpu-release/grpo_train configs/smollm2_addition.yaml --resume
 python3 - <<'PY'

@@ -11,20 +11,20 @@ step() {
     "$@"
 }
 step cmake --preset cpu-release
-step cmake --build --preset cpu-release
+step cmake --build --preset cpu-release -j "$(nproc)"
 step ctest --preset cpu-release -j "$(nproc)"
 
 # Sanitizers make everything several times slower; what needs the real model or minutes has run above.
 step cmake --preset asan-ubsan
-step cmake --build --preset asan-ubsan
+step cmake --build --preset asan-ubsan -j "$(nproc)"
 step ctest --preset asan-ubsan -j "$(nproc)" -LE 'model|slow'
 
 step cmake --preset tsan
-step cmake --build --preset tsan --target test_engine test_trainer test_linear
+step cmake --build --preset tsan -j "$(nproc)" --target test_engine test_trainer test_linear
 step ctest --preset tsan -R 'test_engine|test_trainer|test_linear$'
 
 if [ -d kernels/cuda ] && command -v nvcc >/dev/null; then
     step cmake --preset cuda-release
-    step cmake --build --preset cuda-release
+    step cmake --build --preset cuda-release -j "$(nproc)"
 fi
 echo "all tests passed"

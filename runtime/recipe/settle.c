@@ -31,6 +31,9 @@ static tdm_status check_exact(const tdm_recipe *r, tdm_error *err)
 
 static tdm_status check_sources(const tdm_recipe *r, tdm_error *err)
 {
+    if (r->data.eval[0] && (r->train.algorithm == TDM_ALGORITHM_SFT || r->rollout.replay[0]))
+        return REFUSE("data.eval", "remove it, and use tandem eval on the checkpoints", "data.eval is scored by the rewards, and %s has none",
+                      r->train.algorithm == TDM_ALGORITHM_SFT ? "train.algorithm: sft" : "a replay");
     if (r->train.algorithm == TDM_ALGORITHM_SFT) {
         if (!r->data.train[0]) return REFUSE("data.train", "give a JSONL file of messages, or of prompt and completion", "train.algorithm: sft needs data.train");
         if (r->rollout.replay[0]) return REFUSE("rollout.replay", "remove it, or use train.algorithm: grpo", "train.algorithm: sft replays no rollouts");

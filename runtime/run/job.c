@@ -69,6 +69,9 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
     m.reward_names = names;
     m.reward_values = values;
     m.reward_count = shown;
+    m.extra_names = j->eval_names;
+    m.extra_values = j->eval_values;
+    m.extra_count = j->eval_count;
     TDM_TRY(st, tdm_metrics_put(&j->metrics, &m, err), done);
     if (j->tensorboard.file.fd >= 0) TDM_TRY(st, tdm_tensorboard_put(&j->tensorboard, &m, err), done);
     tdm_progress_step(&j->progress, &m);
@@ -85,6 +88,7 @@ static tdm_status one_step(tdm_job *j, tdm_error *err)
     const int64_t position = j->data_position, skipped = j->skipped;
     j->fig = (tdm_job_figures){0};
     j->updated = false;
+    j->eval_count = 0;
     if (tdm_job_sft(j)) TDM_TRY(st, tdm_job_examples(j, err), done);
     else {
         tdm_session_enter(&j->session, TDM_PHASE_ROLLOUT);
@@ -95,8 +99,14 @@ static tdm_status one_step(tdm_job *j, tdm_error *err)
     }
     TDM_TRY(st, tdm_job_update(j, err), done);
     if (!tdm_job_sft(j) && !tdm_job_replays(j) && due(j->r->log.rollouts, j->step + 1)) TDM_TRY(st, tdm_job_log_rollouts(j, err), done);
+    tdm_status evaluated = TDM_OK;
+    if (j->eval && (due(j->r->checkpoint.every, j->step + 1) || j->step + 1 == j->r->train.steps)) evaluated = tdm_job_eval(j, err);
     j->step++;
     TDM_TRY(st, log_step(j, tdm_now_s() - start, err), done);
+    if (evaluated != TDM_OK) { /* the step is whole and stands in the metrics: it is saved before the error is told */
+        j->updated = false;
+        return evaluated;
+    }
 done:
     if (st != TDM_OK && !j->updated) { /* the step did not happen: a checkpoint now is that of the step before */
         j->data_position = position;

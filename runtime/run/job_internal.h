@@ -1,4 +1,5 @@
-/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_sft.c, job_save.c. */
+/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_sft.c,
+ * job_eval.c, job_save.c. */
 #ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 #define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 
@@ -36,6 +37,7 @@ typedef struct tdm_job {
     tdm_language language;
     tdm_session session;
     tdm_dataset *data;
+    tdm_dataset *eval;          /* NULL: none */
     tdm_replay replay;
     tdm_rewards *rewards;
     tdm_sequences sequences;
@@ -63,6 +65,11 @@ typedef struct tdm_job {
     uint8_t **mask;             /* sft: [samples] -> [context] */
     uint8_t *mask_bytes;
     tdm_job_figures fig;
+    /* the evaluation of the step at hand; eval_count 0: none */
+    int64_t eval_rows, eval_count;
+    char (*eval_keys)[80];      /* [1 + rewards] "eval/reward_mean", "eval/NAME" */
+    const char **eval_names;    /* [eval_count] into eval_keys */
+    double *eval_values;        /* [eval_count] */
     bool updated;               /* the step at hand has changed the adapter */
     /* outputs */
     char checkpoints[TDM_PATH_BYTES];
@@ -84,9 +91,15 @@ void tdm_job_close(tdm_job *j);
 /* job_rollout.c: prompts -> completions -> rewards -> advantages of one step. */
 tdm_status tdm_job_rollout(tdm_job *j, tdm_error *err);
 tdm_status tdm_job_log_rollouts(tdm_job *j, tdm_error *err);
+/* Decodes sequence i and sets reward_sample[i], an answer to p. */
+tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p, tdm_error *err);
 /* Encodes one prompt of the data; *fits: false when it is longer than data.max_prompt_tokens. */
-tdm_status tdm_job_prompt_make(tdm_job *j, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err);
+tdm_status tdm_job_prompt_make(tdm_job *j, const tdm_dataset *data, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err);
 void tdm_job_prompt_clear(tdm_job_prompt *p);
+/* job_eval.c: data.eval; without one they do nothing, and _eval is not called. */
+tdm_status tdm_job_eval_open(tdm_job *j, tdm_error *err); /* after the rewards are opened */
+void tdm_job_eval_close(tdm_job *j);
+tdm_status tdm_job_eval(tdm_job *j, tdm_error *err);
 /* job_sft.c: a batch of examples as items with masks. */
 tdm_status tdm_job_examples(tdm_job *j, tdm_error *err);
 /* job_update.c: reference and old passes, minibatches, optimizer. */

@@ -127,6 +127,7 @@ static tdm_status open_data(tdm_job *j, const tdm_model_config *c, tdm_error *er
         TDM_TRY(st, tdm_replay_open(&j->replay, j->r->rollout.replay, c->vocab, err), done);
     } else TDM_TRY(st, tdm_dataset_open(&j->data, j->r->data.train, err), done);
     if (!tdm_job_sft(j) && !tdm_job_replays(j)) TDM_TRY(st, tdm_rewards_open(&j->rewards, j->r, err), done);
+    TDM_TRY(st, tdm_job_eval_open(j, err), done);
 done:
     return st;
 }
@@ -160,7 +161,8 @@ static tdm_status try_first_row(tdm_job *j, tdm_error *err)
     if (!j->data || tdm_job_sft(j)) return TDM_OK;
     tdm_job_prompt p = {0};
     bool fits;
-    const tdm_status st = tdm_job_prompt_make(j, tdm_dataset_draw(j->data, (uint64_t)j->r->seed, j->r->data.shuffle, 0), &p, &fits, err);
+    tdm_status st = tdm_job_prompt_make(j, j->data, tdm_dataset_draw(j->data, (uint64_t)j->r->seed, j->r->data.shuffle, 0), &p, &fits, err);
+    if (st == TDM_OK && j->eval) st = tdm_job_prompt_make(j, j->eval, 0, &p, &fits, err);
     tdm_job_prompt_clear(&p);
     tdm_text_free(&p.text);
     tdm_ids_free(&p.ids);
@@ -183,7 +185,13 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     const tdm_model_config *c = tdm_model_file_config(file);
     tdm_recipe_fit_context(r, c->context);
     TDM_TRY(st, tdm_language_open(&j->language, file, err), done);
-    for (int64_t i = 0; i < r->rollout.stop_token_ids.count && j->language.eos_count < (int)TDM_COUNT(j->language.eos); i++)
+    if (r->rollout.stop_token_ids.count > (int64_t)TDM_COUNT(j->language.eos) - j->language.eos_count) {
+        st = TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(r, "rollout.stop_token_ids", where), "use rollout.stop for some of them",
+                      "%" PRId64 " stop tokens, there is room for %d beside the model's own", r->rollout.stop_token_ids.count,
+                      (int)TDM_COUNT(j->language.eos) - j->language.eos_count);
+        goto done;
+    }
+    for (int64_t i = 0; i < r->rollout.stop_token_ids.count; i++)
         j->language.eos[j->language.eos_count++] = (int32_t)r->rollout.stop_token_ids.items[i];
     TDM_TRY(st, open_data(j, c, err), done);
     settle_sizes(j);
@@ -235,6 +243,7 @@ void tdm_job_close(tdm_job *j)
     tdm_sequences_close(&j->sequences);
     tdm_rewards_close(j->rewards);
     tdm_replay_close(&j->replay);
+    tdm_job_eval_close(j);
     tdm_dataset_close(j->data);
     tdm_session_close(&j->session);
     tdm_language_close(&j->language);

@@ -14,14 +14,14 @@ void tdm_job_prompt_clear(tdm_job_prompt *p)
     p->ids.count = 0;
 }
 
-tdm_status tdm_job_prompt_make(tdm_job *j, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err)
+tdm_status tdm_job_prompt_make(tdm_job *j, const tdm_dataset *data, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     char where[512];
     json_t *vars = NULL;
     tdm_job_prompt_clear(p);
-    tdm_dataset_where(j->data, row, where);
-    TDM_TRY(st, tdm_dataset_row(j->data, row, &p->row, err), done);
+    tdm_dataset_where(data, row, where);
+    TDM_TRY(st, tdm_dataset_row(data, row, &p->row, err), done);
     TDM_TRY(st, tdm_row_messages(p->row, j->r->data.system, j->r->data.prompt, where, &p->messages, err), done);
     vars = json_pack("{s:O,s:b}", "messages", p->messages, "add_generation_prompt", 1);
     if (!vars) {
@@ -42,7 +42,7 @@ static tdm_status next_prompt(tdm_job *j, tdm_job_prompt *p, tdm_error *err)
     for (int64_t tried = 0;; tried++) {
         bool fits;
         const int64_t row = tdm_dataset_draw(j->data, (uint64_t)j->r->seed, j->r->data.shuffle, j->data_position++);
-        TDM_TRY(st, tdm_job_prompt_make(j, row, p, &fits, err), done);
+        TDM_TRY(st, tdm_job_prompt_make(j, j->data, row, p, &fits, err), done);
         if (fits) break;
         if (j->skipped++ == 0) {
             char where[512];
@@ -120,19 +120,25 @@ static void replay_step(tdm_job *j)
     j->group_start[j->groups] = j->sequence_count = n;
 }
 
+tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_sequence *s = &j->sequences.seq[i];
+    tdm_text *text = &j->completion[i];
+    text->len = 0;
+    TDM_TRY(st, tdm_text_append(text, "", 0, err), done);
+    TDM_TRY(st, tdm_language_text(&j->language, s->tokens + s->prompt, tdm_sequence_completion(s), text, err), done);
+    j->reward_sample[i] = (tdm_reward_sample){.prompt = p->messages, .completion = text->data, .completion_len = text->len,
+                                              .ids = s->tokens + s->prompt, .ids_count = tdm_sequence_completion(s), .row = p->row};
+done:
+    return st;
+}
+
 static tdm_status reward(tdm_job *j, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     for (int64_t g = 0; g < j->group_count; g++)
-        for (int64_t i = j->group_start[g]; i < j->group_start[g + 1]; i++) {
-            const tdm_sequence *s = &j->sequences.seq[i];
-            tdm_text *text = &j->completion[i];
-            text->len = 0;
-            TDM_TRY(st, tdm_text_append(text, "", 0, err), done);
-            TDM_TRY(st, tdm_language_text(&j->language, s->tokens + s->prompt, tdm_sequence_completion(s), text, err), done);
-            j->reward_sample[i] = (tdm_reward_sample){.prompt = j->prompt[g].messages, .completion = text->data, .completion_len = text->len,
-                                                      .ids = s->tokens + s->prompt, .ids_count = tdm_sequence_completion(s), .row = j->prompt[g].row};
-        }
+        for (int64_t i = j->group_start[g]; i < j->group_start[g + 1]; i++) TDM_TRY(st, tdm_job_reward_sample(j, i, &j->prompt[g], err), done);
     TDM_TRY(st, tdm_rewards_score(j->rewards, j->reward_sample, j->sequence_count, j->scores, err), done);
     tdm_rewards_combine(j->rewards, j->scores, j->sequence_count, j->total);
 done:

@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "memory/fs.h"
 #include "runtime/recipe/schema.h"
 
 #define OK "model: {path: m}\ndata: {train: t.jsonl}\nreward: [{type: number}]\n" /* three lines: the shortest recipe */
@@ -433,6 +434,50 @@ static void a_recipe_that_is_too_large_is_refused(void **state)
     free(text);
 }
 
+/* docs/recipe.md cannot rot: a row for every key, with its default; and no row for a key that is gone. */
+static void every_key_stands_in_the_documentation(void **state)
+{
+    (void)state;
+    char *text = NULL, row[512];
+    size_t bytes = 0;
+    tdm_error err = {0};
+    if (tdm_fs_read("docs/recipe.md", 1 << 20, &text, &bytes, &err) != TDM_OK) fail_msg("%s: %s", err.where, err.what);
+    const tdm_key_table *tables[] = {&tdm_recipe_keys, &tdm_reward_keys};
+    for (int t = 0; t < 2; t++)
+        for (int i = 0; i < tables[t]->count; i++) {
+            const tdm_key *k = &tables[t]->keys[i];
+            snprintf(row, sizeof row, "\n| `%s` |", k->path);
+            const char *at = strstr(text, row);
+            if (!at) fail_msg("docs/recipe.md has no row for %s", k->path);
+            char line[2048];
+            snprintf(line, sizeof line, "%.*s", (int)strcspn(at + 1, "\n"), at + 1);
+            for (const char *const *name = k->names; name && *name; name++) {
+                snprintf(row, sizeof row, "`%s`", *name);
+                if (!strstr(line, row)) fail_msg("docs/recipe.md: %s does not name %s", k->path, *name);
+            }
+            if (t == 1 || k->flags & TDM_KEY_REQUIRED || !k->fallback[0]) continue; /* a reward's defaults differ by its type */
+            snprintf(row, sizeof row, "| `%s` |", k->fallback);
+            if (!strstr(line, row)) fail_msg("docs/recipe.md: the default of %s is %s", k->path, k->fallback);
+        }
+    for (const char *p = text; (p = strstr(p, "\n| `")) != NULL; p++) {
+        char key[128];
+        snprintf(key, sizeof key, "%.*s", (int)strcspn(p + 4, "`"), p + 4);
+        if (tdm_key_find(&tdm_recipe_keys, key) < 0 && tdm_key_find(&tdm_reward_keys, key) < 0) fail_msg("docs/recipe.md: there is no key %s", key);
+    }
+    free(text);
+}
+
+/* data.eval is answered and scored as prompts of the training data are: there must be rewards to score it with. */
+static void evaluation_needs_rewards(void **state)
+{
+    (void)state;
+    tdm_recipe *r = NULL;
+    tdm_error err;
+    assert_int_equal(parse("model: {path: m}\ndata: {train: t, eval: e}\ntrain: {algorithm: sft}\n", &r, &err), TDM_ERR_RECIPE);
+    expect_line(&err, "data.eval is scored by the rewards, and train.algorithm: sft has none (a.yaml:2:24): remove it, and use tandem eval on the checkpoints");
+    assert_null(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -448,6 +493,8 @@ int main(void)
         cmocka_unit_test(a_resume_compares_rewards),
         cmocka_unit_test(sizes_and_numbers_have_one_meaning),
         cmocka_unit_test(a_recipe_that_is_too_large_is_refused),
+        cmocka_unit_test(every_key_stands_in_the_documentation),
+        cmocka_unit_test(evaluation_needs_rewards),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
