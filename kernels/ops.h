@@ -144,6 +144,8 @@ typedef struct tdm_linear_backward {
 
 /* ---- Attention over a paged KV cache ----------------------------------------------------------------------------------------- */
 
+/* Rows of the bf16 views of this section (and of rope) begin 16-byte aligned, and a head is a multiple of 8 wide. */
+
 /* One layer's pages. The layout inside a page is the backend's own; page p begins at data + p * page_bytes. Both engines use it:
  * the rollout in its pages, the trainer in pages of the train layout, so the bits cannot differ. */
 typedef struct tdm_kv_pages {
@@ -356,7 +358,7 @@ typedef struct tdm_backend {
     tdm_status (*rope)(tdm_stream *s, const tdm_rope *a, tdm_error *err);
     tdm_status (*rope_backward)(tdm_stream *s, const tdm_rope_backward *a, tdm_error *err);
     tdm_status (*kv_write)(tdm_stream *s, const tdm_kv_write *a, tdm_error *err);
-    /* Copies the first `tokens` positions of page src to page dst (copy-on-write of a shared prompt's last page). */
+    /* Copies page src to page dst (copy-on-write of a shared prompt's last page). */
     tdm_status (*kv_copy)(tdm_stream *s, const tdm_kv_pages *kv, int64_t dst, int64_t src, tdm_error *err);
     tdm_status (*attention)(tdm_stream *s, const tdm_attention *a, tdm_error *err);
     tdm_status (*attention_backward)(tdm_stream *s, const tdm_attention_backward *a, tdm_error *err);

@@ -152,6 +152,11 @@ tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_er
     TDM_TRY(st, tdm_backend_open(p->device, &s->be, err), done);
     TDM_TRY(st, p->random_weights ? tdm_model_file_open_random(&s->file, p->model, err) : tdm_model_file_open(&s->file, p->model, err), done);
     s->config = tdm_model_file_config(s->file);
+    if (s->be->device && s->config->head_dim % 8) {
+        st = TDM_FAIL(err, TDM_ERR_INPUT, p->model, "use device: cpu", "heads are %lld wide, and the device's kernels take multiples of 8",
+                      (long long)s->config->head_dim);
+        goto done;
+    }
     TDM_TRY(st, describe_adapter(s, err), done);
     p->engine.rank = p->trainer.rank = s->has_adapter ? s->adapter.spec.rank : 0;
     p->trainer.forward_only = p->forward_only;

@@ -17,11 +17,12 @@ static void agrees_with_pytorch(void **state)
         for (size_t i = 0; i < TDM_COUNT(names); i++)
             for (uint32_t shuffle = 0; shuffle < 2; shuffle++) {
                 const paged_case c = paged_golden(names[i]);
+                if (be->device && c.dh % 8) continue; /* refused where a model is opened */
                 const int64_t t = paged_rows(&c);
                 char what[64];
                 snprintf(what, sizeof what, "%s %s", be->name, names[i]);
-                tdm_view o = test_guarded(t, c.heads * c.dh, TDM_DTYPE_BF16), lse = test_guarded(t, c.heads, TDM_DTYPE_F32);
-                tdm_view bare = test_guarded(t, c.heads * c.dh, TDM_DTYPE_BF16), none = {0};
+                tdm_view o = test_aligned(t, c.heads * c.dh, TDM_DTYPE_BF16), lse = test_aligned(t, c.heads, TDM_DTYPE_F32);
+                tdm_view bare = test_aligned(t, c.heads * c.dh, TDM_DTYPE_BF16), none = {0};
                 paged_open(&p, be, 1 + (int)shuffle, &c, shuffle * 99, shuffle ? 5 : 0);
                 paged_run(&p, &c, o, lse);
                 paged_run(&p, &c, bare, none);
@@ -42,6 +43,7 @@ static const struct { int64_t heads, kv_heads, dh, window; tdm_dtype dtype; int6
     {2, 2, 64, 33, TDM_DTYPE_BF16, 2, {140, 16}},
     {6, 2, 32, 0, TDM_DTYPE_E4M3, 4, {70, 1, 65, 15}},
     {8, 1, 64, 50, TDM_DTYPE_E4M3, 2, {120, 63}},
+    {2, 1, 64, 0, TDM_DTYPE_BF16, 1, {580}}, /* more than a device reduces in one part */
 };
 
 static void decode_chunks_and_the_whole_give_the_same_bits(void **state)
@@ -51,12 +53,12 @@ static void decode_chunks_and_the_whole_give_the_same_bits(void **state)
     for (size_t i = 0; i < TDM_COUNT(shapes); i++) {
         paged_case c = paged_random(shapes[i].heads, shapes[i].kv_heads, shapes[i].dh, shapes[i].window, shapes[i].dtype, shapes[i].n, shapes[i].len);
         const int64_t t = paged_rows(&c), cols = c.heads * c.dh;
-        tdm_view ref = test_guarded(t, cols, TDM_DTYPE_BF16), ref_lse = test_guarded(t, c.heads, TDM_DTYPE_F32);
+        tdm_view ref = test_aligned(t, cols, TDM_DTYPE_BF16), ref_lse = test_aligned(t, c.heads, TDM_DTYPE_F32);
         paged_open(&p, test_reference(), 1, &c, 1, 0);
         paged_run(&p, &c, ref, ref_lse);
         paged_close(&p);
         OPS_EACH_BACKEND(be) {
-            tdm_view o = test_guarded(t, cols, TDM_DTYPE_BF16), lse = test_guarded(t, c.heads, TDM_DTYPE_F32);
+            tdm_view o = test_aligned(t, cols, TDM_DTYPE_BF16), lse = test_aligned(t, c.heads, TDM_DTYPE_F32);
             paged_open(&p, be, 2, &c, 17, 0);
             paged_run(&p, &c, o, lse);
             paged_close(&p);
@@ -64,7 +66,7 @@ static void decode_chunks_and_the_whole_give_the_same_bits(void **state)
             test_near(be->name, tdm_view_const(o), tdm_view_const(ref), 0x1p-8, spread(be), ops_absent);
             test_near(be->name, tdm_view_const(lse), tdm_view_const(ref_lse), 0x1p-17, 0x1p-16, ops_absent);
             for (int64_t chunk = 1; chunk <= 33; chunk += 32) {
-                tdm_view o1 = test_guarded(t, cols, TDM_DTYPE_BF16), lse1 = test_guarded(t, c.heads, TDM_DTYPE_F32);
+                tdm_view o1 = test_aligned(t, cols, TDM_DTYPE_BF16), lse1 = test_aligned(t, c.heads, TDM_DTYPE_F32);
                 paged_open(&p, be, chunk > 1 ? 2 : 1, &c, 5 + (uint32_t)chunk, 7);
                 int64_t at = 0;
                 for (int64_t b = 0; b < c.sequences; at += c.len[b++])
@@ -98,8 +100,8 @@ static void a_copied_page_answers_as_its_source(void **state)
             const int64_t page = be->kv_page_tokens, copied = page - 5, behind = 5, len[2] = {copied, page};
             paged_case c = paged_random(4, 2, 64, 0, fp8 ? TDM_DTYPE_E4M3 : TDM_DTYPE_BF16, 2, len);
             const int64_t first = copied - 1, one = 1, last = page - 1;
-            tdm_view a = test_guarded(1, 256, TDM_DTYPE_BF16), b = test_guarded(1, 256, TDM_DTYPE_BF16), end = test_guarded(1, 256, TDM_DTYPE_BF16);
-            tdm_view mixed = test_guarded(1, 256, TDM_DTYPE_BF16), none = {0}, again = test_guarded(1, 256, TDM_DTYPE_BF16);
+            tdm_view a = test_aligned(1, 256, TDM_DTYPE_BF16), b = test_aligned(1, 256, TDM_DTYPE_BF16), end = test_aligned(1, 256, TDM_DTYPE_BF16);
+            tdm_view mixed = test_aligned(1, 256, TDM_DTYPE_BF16), none = {0}, again = test_aligned(1, 256, TDM_DTYPE_BF16);
             const tdm_cview q = tdm_cview_rows(c.q, first, 1), q_end = tdm_cview_rows(c.q, copied + last, 1);
             paged_call call;
             paged_open(&p, be, 1, &c, 3, 0);
@@ -116,7 +118,7 @@ static void a_copied_page_answers_as_its_source(void **state)
             test_same_bits("the source", tdm_view_const(again), tdm_view_const(a));
             test_same_bits("copied", tdm_view_const(b), tdm_view_const(a));
             /* The same cache written by hand: the first sequence's rows, then the second's own last ones. */
-            tdm_view k = test_copy(c.k), v = test_copy(c.v);
+            tdm_view k = test_copy_aligned(c.k), v = test_copy_aligned(c.v);
             for (int64_t r = 0; r < copied; r++) {
                 memcpy((uint16_t *)k.data + (copied + r) * k.stride, (uint16_t *)k.data + r * k.stride, (size_t)k.cols * 2);
                 memcpy((uint16_t *)v.data + (copied + r) * v.stride, (uint16_t *)v.data + r * v.stride, (size_t)v.cols * 2);
@@ -142,9 +144,9 @@ static void an_empty_batch_is_a_batch(void **state)
     OPS_EACH_BACKEND(be) {
         static const int64_t len[] = {20, 9, 40};
         paged_case c = paged_random(2, 1, 64, 0, TDM_DTYPE_BF16, 3, len);
-        tdm_view o = test_guarded(3, 128, TDM_DTYPE_BF16), alone = test_guarded(3, 128, TDM_DTYPE_BF16), none = {0};
+        tdm_view o = test_aligned(3, 128, TDM_DTYPE_BF16), alone = test_aligned(3, 128, TDM_DTYPE_BF16), none = {0};
         const int64_t first[] = {19, 9, 38}, rows[] = {1, 0, 2};
-        tdm_view q = test_random(3, 128, TDM_DTYPE_BF16, 1, 40);
+        tdm_view q = test_random_aligned(3, 128, TDM_DTYPE_BF16, 1, 40);
         const tdm_cview qc = tdm_view_const(q);
         paged_open(&p, be, 2, &c, 3, 0);
         paged_attention(&p, &c, tdm_cview_rows(qc, 0, 0), 0, 0, first, rows, tdm_view_rows(o, 0, 0), none);

@@ -7,8 +7,8 @@ static const char *const names[] = {"attnb/tiny", "attnb/mixed", "attnb/window",
 typedef struct grads { tdm_view dq, dk, dv; } grads;
 static grads grads_new(const paged_case *c)
 {
-    return (grads){test_guarded(c->q.rows, c->q.cols, TDM_DTYPE_BF16), test_guarded(c->k.rows, c->k.cols, TDM_DTYPE_BF16),
-                   test_guarded(c->v.rows, c->v.cols, TDM_DTYPE_BF16)};
+    return (grads){test_aligned(c->q.rows, c->q.cols, TDM_DTYPE_BF16), test_aligned(c->k.rows, c->k.cols, TDM_DTYPE_BF16),
+                   test_aligned(c->v.rows, c->v.cols, TDM_DTYPE_BF16)};
 }
 static void grads_free(grads *g)
 {
@@ -25,7 +25,7 @@ static void run(const tdm_backend *be, int threads, const paged_case *c, tdm_cvi
     const int64_t t = c->q.rows, first[PAGED_SEQUENCES] = {0};
     int64_t rows = 0;
     for (int64_t i = b; i < b + n; i++) rows += c->len[i];
-    tdm_view o = test_guarded(t, c->q.cols, TDM_DTYPE_BF16), lse = test_guarded(t, c->heads, TDM_DTYPE_F32);
+    tdm_view o = test_aligned(t, c->q.cols, TDM_DTYPE_BF16), lse = test_aligned(t, c->heads, TDM_DTYPE_F32);
     paged_open(&p, be, threads, c, 11, 0);
     paged_run(&p, c, o, lse);
     paged_batch(&p, &call, n, b, first, c->rows + b);
@@ -74,7 +74,7 @@ static void a_sequence_has_the_same_gradients_alone_and_in_a_batch(void **state)
     (void)state;
     for (size_t i = 0; i < TDM_COUNT(shapes); i++) {
         paged_case c = paged_random(shapes[i].heads, shapes[i].kv_heads, shapes[i].dh, shapes[i].window, shapes[i].dtype, shapes[i].n, shapes[i].len);
-        tdm_view d_o = test_random(c.q.rows, c.q.cols, TDM_DTYPE_F32, 1, 50);
+        tdm_view d_o = test_random_aligned(c.q.rows, c.q.cols, TDM_DTYPE_F32, 1, 50);
         grads ref = grads_new(&c);
         run(test_reference(), 1, &c, tdm_view_const(d_o), 0, c.sequences, 0, &ref);
         OPS_EACH_BACKEND(be) {

@@ -49,7 +49,7 @@ static void agrees_with_pytorch(void **state)
             tdm_cview in;
             const rope_case c = golden_case(i, &in);
             const tdm_cview dy = test_golden(goldens, "rope/%d/%d/dy", cases[i].heads, cases[i].dh);
-            tdm_view x = test_copy(in), pre = test_guarded(in.rows, in.cols, TDM_DTYPE_BF16), bare = test_copy(in), none = {0}, dx = test_copy(dy);
+            tdm_view x = test_copy_aligned(in), pre = test_aligned(in.rows, in.cols, TDM_DTYPE_BF16), bare = test_copy_aligned(in), none = {0}, dx = test_copy_aligned(dy);
             forward(be, 2, &c, x, pre, 0);
             test_near(be->name, tdm_view_const(x), test_golden(goldens, "rope/%d/%d/y", cases[i].heads, cases[i].dh), 0x1p-18, 0x1p-18, ops_absent);
             test_same_bits("pre", tdm_view_const(pre), in);
@@ -73,14 +73,14 @@ static void a_row_has_the_same_bits_alone_and_in_a_batch(void **state)
         for (int t = 0; t < T; t++) position[t] = (t * 11 + 3) % 40;
         c.position = position;
         const int64_t cols = c.heads * c.dh;
-        tdm_view x = test_random(T, cols, TDM_DTYPE_BF16, 2, 7), dy = test_random(T, cols, TDM_DTYPE_BF16, 1, 8), none = {0};
+        tdm_view x = test_random_aligned(T, cols, TDM_DTYPE_BF16, 2, 7), dy = test_random_aligned(T, cols, TDM_DTYPE_BF16, 1, 8), none = {0};
         const tdm_cview pre = c.norm ? tdm_view_const(x) : ops_absent;
-        tdm_view ref = test_copy(tdm_view_const(x)), ref_dx = test_copy(tdm_view_const(dy));
+        tdm_view ref = test_copy_aligned(tdm_view_const(x)), ref_dx = test_copy_aligned(tdm_view_const(dy));
         forward(test_reference(), 1, &c, ref, none, 0);
         backward(test_reference(), 1, &c, ref_dx, pre, 0);
         OPS_EACH_BACKEND(be) {
-            tdm_view y = test_copy(tdm_view_const(x)), one = test_copy(tdm_view_const(x));
-            tdm_view dx = test_copy(tdm_view_const(dy)), dx1 = test_copy(tdm_view_const(dy));
+            tdm_view y = test_copy_aligned(tdm_view_const(x)), one = test_copy_aligned(tdm_view_const(x));
+            tdm_view dx = test_copy_aligned(tdm_view_const(dy)), dx1 = test_copy_aligned(tdm_view_const(dy));
             forward(be, 2, &c, y, none, 0);
             backward(be, 2, &c, dx, pre, 0);
             for (int64_t t = 0; t < T; t += 1 + t / 4) {

@@ -10,9 +10,8 @@
 
 #include "testing/backend.h"
 
-tdm_view test_guarded(int64_t rows, int64_t cols, tdm_dtype dtype)
+static tdm_view guarded(int64_t rows, int64_t cols, int64_t stride, tdm_dtype dtype)
 {
-    const int64_t stride = cols + TEST_GUARD;
     const size_t bytes = (size_t)(rows * stride) * tdm_dtype_bytes(dtype);
     void *p = malloc(bytes + 1);
     assert_non_null(p);
@@ -20,14 +19,19 @@ tdm_view test_guarded(int64_t rows, int64_t cols, tdm_dtype dtype)
     return (tdm_view){p, dtype, rows, cols, stride};
 }
 
-tdm_view test_copy(tdm_cview v)
+tdm_view test_guarded(int64_t rows, int64_t cols, tdm_dtype dtype) { return guarded(rows, cols, cols + TEST_GUARD, dtype); }
+tdm_view test_aligned(int64_t rows, int64_t cols, tdm_dtype dtype) { return guarded(rows, cols, (cols + 7) / 8 * 8 + 8, dtype); }
+
+static tdm_view filled_from(tdm_view y, tdm_cview v)
 {
     const size_t size = tdm_dtype_bytes(v.dtype);
-    const tdm_view y = test_guarded(v.rows, v.cols, v.dtype);
     for (int64_t i = 0; i < v.rows; i++)
         memcpy((char *)y.data + (size_t)(i * y.stride) * size, (const char *)v.data + (size_t)(i * v.stride) * size, (size_t)v.cols * size);
     return y;
 }
+
+tdm_view test_copy(tdm_cview v) { return filled_from(test_guarded(v.rows, v.cols, v.dtype), v); }
+tdm_view test_copy_aligned(tdm_cview v) { return filled_from(test_aligned(v.rows, v.cols, v.dtype), v); }
 
 static void set(tdm_view v, int64_t row, int64_t col, float value)
 {
@@ -35,12 +39,21 @@ static void set(tdm_view v, int64_t row, int64_t col, float value)
     else ((uint16_t *)v.data)[row * v.stride + col] = tdm_f32_to_bf16(value);
 }
 
+static tdm_view noise(tdm_view v, float scale, uint32_t seed)
+{
+    for (int64_t i = 0; i < v.rows; i++)
+        for (int64_t j = 0; j < v.cols; j++) set(v, i, j, scale * test_noise(&seed));
+    return v;
+}
+
 tdm_view test_random(int64_t rows, int64_t cols, tdm_dtype dtype, float scale, uint32_t seed)
 {
-    const tdm_view v = test_guarded(rows, cols, dtype);
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < cols; j++) set(v, i, j, scale * test_noise(&seed));
-    return v;
+    return noise(test_guarded(rows, cols, dtype), scale, seed);
+}
+
+tdm_view test_random_aligned(int64_t rows, int64_t cols, tdm_dtype dtype, float scale, uint32_t seed)
+{
+    return noise(test_aligned(rows, cols, dtype), scale, seed);
 }
 
 void test_fill(tdm_view v, float value)

@@ -12,6 +12,10 @@ tdm_view test_guarded(int64_t rows, int64_t cols, tdm_dtype dtype);
 tdm_view test_copy(tdm_cview v);
 /* Guarded noise in (-scale, scale), f32 or bf16; the caller's (free data). */
 tdm_view test_random(int64_t rows, int64_t cols, tdm_dtype dtype, float scale, uint32_t seed);
+/* The same with rows that begin 16-byte aligned, which attention and RoPE ask for; still guarded. */
+tdm_view test_aligned(int64_t rows, int64_t cols, tdm_dtype dtype);
+tdm_view test_copy_aligned(tdm_cview v);
+tdm_view test_random_aligned(int64_t rows, int64_t cols, tdm_dtype dtype, float scale, uint32_t seed);
 /* Every element of an f32 array. */
 void test_fill(tdm_view v, float value);
 /* Fails where a byte between cols and stride changed. */

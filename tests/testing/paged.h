@@ -46,8 +46,8 @@ static inline paged_case paged_random(int64_t heads, int64_t kv_heads, int64_t d
                     .k_scale = 0.004f, .v_scale = 0.003f, .scale = 3.0f / sqrtf((float)dh)};
     int64_t total = 0;
     for (int64_t b = 0; b < sequences; b++) total += c.rows[b] = c.len[b] = len[b];
-    const tdm_view q = test_random(total, heads * dh, TDM_DTYPE_BF16, 2, 31), k = test_random(total, kv_heads * dh, TDM_DTYPE_BF16, 1, 32);
-    const tdm_view v = test_random(total, kv_heads * dh, TDM_DTYPE_BF16, 1, 33);
+    const tdm_view q = test_random_aligned(total, heads * dh, TDM_DTYPE_BF16, 2, 31), k = test_random_aligned(total, kv_heads * dh, TDM_DTYPE_BF16, 1, 32);
+    const tdm_view v = test_random_aligned(total, kv_heads * dh, TDM_DTYPE_BF16, 1, 33);
     c.q = tdm_view_const(q);
     c.k = tdm_view_const(k);
     c.v = tdm_view_const(v);
