@@ -85,7 +85,12 @@ def main():
         t = tokenizer_cases.random_tokenizer(random.Random(seed), samples)
         with tempfile.TemporaryDirectory() as folder:
             t.save(f"{folder}/tokenizer.json")
-            b, n = compare(a.tandem, f"family {seed}", folder, Tokenizer.from_file(f"{folder}/tokenizer.json"), rnd, samples, 60)
+            try:
+                t = Tokenizer.from_file(f"{folder}/tokenizer.json")
+            except Exception as e:  # some draws save a file that the package itself refuses to read back: there is nothing to compare with
+                print(f"family {seed}: left out, tokenizers cannot read its own file: {e}")
+                continue
+            b, n = compare(a.tandem, f"family {seed}", folder, t, rnd, samples, 60)
         if b:
             d = json.loads(t.to_str())
             print("  ", json.dumps({k: d[k] for k in ("normalizer", "pre_tokenizer", "decoder", "added_tokens")})[:1500])
