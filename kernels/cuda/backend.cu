@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/blaslt.cuh"
 
 // Operations run one after the other, so they share the workspace: the largest wins. 256 more, for the alignment stream_open makes.
 static size_t workspace_bytes(const tdm_limits *limits, int threads)
@@ -20,8 +20,13 @@ static size_t workspace_bytes(const tdm_limits *limits, int threads)
 template <tdm_cuda_path PATH>
 static tdm_status stream_open(tdm_stream **s, void *workspace, size_t bytes, const tdm_stream_options *o, tdm_error *err)
 {
-    const tdm_status st = tdm_cuda_stream_open(s, workspace, bytes, o, err);
-    if (st == TDM_OK) (*s)->path = PATH;
+    tdm_status st = tdm_cuda_stream_open(s, workspace, bytes, o, err);
+    if (st != TDM_OK) return st;
+    (*s)->path = PATH;
+    st = tdm_blas_open(*s, err);
+    if (st == TDM_OK) return TDM_OK;
+    tdm_cuda_stream_close(*s);
+    *s = NULL;
     return st;
 }
 

@@ -23,6 +23,7 @@ struct tdm_stream {
     tdm_cuda_path path;
     int sms;         // multiprocessors
     bool exact;
+    struct tdm_blas *blas; // NULL: only our own kernels run
 };
 
 // "what: the driver's words" as an error; TDM_OK where code is cudaSuccess.

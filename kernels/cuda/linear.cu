@@ -1,4 +1,5 @@
 // linear: quantized or bf16 weights, the adapter's part and the bias in one product.
+#include "kernels/cuda/blaslt.cuh"
 #include "kernels/cuda/gemm.cuh"
 
 static void check(const tdm_linear *a)
@@ -82,13 +83,11 @@ static tdm_status run_adapter(tdm_stream *s, const tdm_linear *a, tdm_gemm *of, 
     return tdm_gemm_nt(s, g, scratch, err);
 }
 
-tdm_status tdm_cuda_linear(tdm_stream *s, const tdm_linear *a, tdm_error *err)
+static tdm_status run_own(tdm_stream *s, const tdm_linear *a, tdm_error *err)
 {
-    check(a);
     const tdm_weight *w = a->w;
     const int64_t t = a->x.rows;
     tdm_status st = TDM_OK;
-    if (t == 0) return TDM_OK;
     const size_t own = tdm_gemm_nt_scratch(t, w->codes.rows, w->codes.cols);
     const size_t adapter = a->lora_a.data ? tdm_gemm_nt_scratch(t, a->lora_a.rows, w->codes.cols) : 0;
     float *scratch = (float *)tdm_cuda_scratch(s, own > adapter ? own : adapter);
@@ -103,10 +102,43 @@ end:
     return st;
 }
 
+// Rows [first, first + count) of a call.
+static tdm_linear rows_of(const tdm_linear *a, int64_t first, int64_t count)
+{
+    tdm_linear part = *a;
+    part.y = tdm_view_rows(a->y, first, count);
+    part.x = tdm_cview_rows(a->x, first, count);
+    if (a->xq.data) part.xq = tdm_cview_rows(a->xq, first, count);
+    if (a->xs.data && a->xs.rows == a->x.rows) part.xs = tdm_cview_rows(a->xs, first, count);
+    if (a->lora_x.data) part.lora_x = tdm_cview_rows(a->lora_x, first, count);
+    if (a->lora_h.data) part.lora_h = tdm_view_rows(a->lora_h, first, count);
+    return part;
+}
+
+tdm_status tdm_cuda_linear(tdm_stream *s, const tdm_linear *a, tdm_error *err)
+{
+    check(a);
+    const int64_t t = a->x.rows;
+    if (t == 0) return TDM_OK;
+    // The library takes block scales of a multiple of 8 rows alone; the few that are left are ours.
+    const bool block = a->w->scheme == TDM_SCHEME_FP8_BLOCK && a->w->act != TDM_ACT_NONE;
+    const int64_t first = block ? t / 8 * 8 : t;
+    bool done = false;
+    if (first > 0) {
+        const tdm_linear part = rows_of(a, 0, first);
+        const tdm_status st = tdm_linear_fast(s, &part, &done, err);
+        if (st != TDM_OK || (done && first == t)) return st;
+    }
+    if (!done) return run_own(s, a, err);
+    const tdm_linear part = rows_of(a, first, t - first);
+    return run_own(s, &part, err);
+}
+
 // The slices' sums: slices are more than one only while their panels are few, so the product of both is bounded whatever N is.
 size_t tdm_cuda_linear_workspace_bytes(const tdm_limits *limits)
 {
     const int64_t rows = tdm_min_i64(tdm_max_i64(limits->tokens, limits->head_rows), 64);
     const int64_t most = (2 * 264 + 2 * 264) * 64; // (slices + 1) * N with N at most 264 panels of 64 and slices at most 264 / panels + 1
-    return (size_t)tdm_max_i64(rows, 1) * (size_t)most * sizeof(float);
+    const size_t slices = (size_t)tdm_max_i64(rows, 1) * (size_t)most * sizeof(float), fast = tdm_blas_workspace_bytes(limits->width);
+    return slices > fast ? slices : fast;
 }

@@ -1,4 +1,5 @@
 // linear_backward: dx through the dequantized weight and the adapter, and the adapter's gradients.
+#include "kernels/cuda/blaslt.cuh"
 #include "kernels/cuda/gemm.cuh"
 
 static void check(const tdm_linear_backward *a)
@@ -56,28 +57,78 @@ static void set_result(tdm_gemm *g, tdm_view y, bool accumulate)
     g->accumulate = accumulate;
 }
 
+// Whether cuBLASLt may run a product of this call's rows.
+static bool fast(const tdm_stream *s, const tdm_linear_backward *a)
+{
+    return s->blas && !s->exact && a->dy.rows >= TDM_BLAS_ROWS_LEAST;
+}
+
+static tdm_blas_product blas_of(tdm_view y, bool accumulate, float alpha)
+{
+    tdm_blas_product p = {};
+    p.rows = y.rows, p.cols = y.cols;
+    p.y = y.data, p.y_stride = y.stride;
+    p.y_f32 = y.dtype == TDM_DTYPE_F32;
+    p.alpha = alpha;
+    p.beta = accumulate ? 1.0f : 0.0f;
+    return p;
+}
+
+// y = alpha * x w, or y += ...
+static tdm_status run_product(tdm_stream *s, const tdm_linear_backward *a, tdm_view y, bool accumulate, tdm_cview x, tdm_cview w, float alpha,
+                              tdm_error *err)
+{
+    if (fast(s, a)) {
+        tdm_blas_product p = blas_of(y, accumulate, alpha);
+        p.depth = x.cols;
+        p.x = x.data, p.x_stride = x.stride;
+        p.w = w.data, p.w_stride = w.stride;
+        if (tdm_blas_ready(s, p)) return tdm_blas_run(s, p, err);
+    }
+    tdm_gemm g = {};
+    set_first(&g, x, w);
+    set_result(&g, y, accumulate);
+    g.x_scale = alpha;
+    return tdm_gemm_nn(s, g, err);
+}
+
+// grad += alpha * u^T v, over tokens.
+static tdm_status run_grad(tdm_stream *s, const tdm_linear_backward *a, tdm_view grad, tdm_cview u, tdm_cview v, float alpha, tdm_error *err)
+{
+    if (fast(s, a)) {
+        tdm_blas_product p = blas_of(grad, true, alpha);
+        p.depth = u.rows;
+        p.x = u.data, p.x_stride = u.stride;
+        p.w = v.data, p.w_stride = v.stride;
+        p.x_turned = true;
+        if (tdm_blas_ready(s, p)) return tdm_blas_run(s, p, err);
+    }
+    return tdm_grad_add(s, grad, u, v, alpha, err);
+}
+
 // dh = bf16(lora_scale * dy B)
 static tdm_status run_adapter(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
 {
-    tdm_gemm g = {};
-    set_first(&g, a->dy, a->lora_b);
-    set_result(&g, a->lora_dh, false);
-    g.x_scale = a->lora_scale;
-    return tdm_gemm_nn(s, g, err);
+    return run_product(s, a, a->lora_dh, false, a->dy, a->lora_b, a->lora_scale, err);
 }
 
 // dh A alone: the input's gradient stops here, the dropout's does not.
 static tdm_status run_side(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
 {
-    tdm_gemm g = {};
-    set_first(&g, tdm_view_const(a->lora_dh), a->lora_a);
-    set_result(&g, a->lora_dx, false);
-    return tdm_gemm_nn(s, g, err);
+    return run_product(s, a, a->lora_dx, false, tdm_view_const(a->lora_dh), a->lora_a, 1.0f, err);
 }
 
 static tdm_status run_dx(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
 {
     const tdm_weight *w = a->w;
+    bool done = false;
+    const tdm_status st = tdm_dx_fast(s, a, &done, err);
+    if (st != TDM_OK) return st;
+    if (done) {
+        if (!a->lora_a.data) return TDM_OK;
+        if (a->lora_dx.data) return run_side(s, a, err);
+        return run_product(s, a, a->dx, true, tdm_view_const(a->lora_dh), a->lora_a, 1.0f, err);
+    }
     tdm_gemm g = {};
     set_first(&g, a->dy, w->codes);
     set_result(&g, a->dx, a->accumulate);
@@ -110,8 +161,8 @@ tdm_status tdm_cuda_linear_backward(tdm_stream *s, const tdm_linear_backward *a,
         TDM_TRY(st, run_dx(s, a, err), end);
     else if (a->lora_dx.data)
         TDM_TRY(st, run_side(s, a, err), end);
-    if (a->grad_b.data) TDM_TRY(st, tdm_grad_add(s, a->grad_b, a->dy, a->h, a->lora_scale, err), end);
-    if (a->grad_a.data) TDM_TRY(st, tdm_grad_add(s, a->grad_a, tdm_view_const(a->lora_dh), a->x, 1.0f, err), end);
+    if (a->grad_b.data) TDM_TRY(st, run_grad(s, a, a->grad_b, a->dy, a->h, a->lora_scale, err), end);
+    if (a->grad_a.data) TDM_TRY(st, run_grad(s, a, a->grad_a, tdm_view_const(a->lora_dh), a->x, 1.0f, err), end);
 end:
     return st;
 }

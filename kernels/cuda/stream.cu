@@ -55,6 +55,7 @@ fail:
 void tdm_cuda_stream_close(tdm_stream *s)
 {
     if (!s) return;
+    free(s->blas);
     if (s->lt) (void)cublasLtDestroy(s->lt);
     if (s->cuda) (void)cudaStreamDestroy(s->cuda);
     free(s);

@@ -53,10 +53,10 @@ static void fill(test_stream *t, void *at, size_t bytes)
     free(ones);
 }
 
-test_stream test_stream_open(const tdm_backend *be, const tdm_limits *limits, int threads)
+static test_stream stream_open(const tdm_backend *be, const tdm_limits *limits, int threads, bool exact)
 {
     test_stream t = {.be = be, .workspace_bytes = be->workspace_bytes(limits, threads)};
-    const tdm_stream_options o = {.threads = threads, .exact = true};
+    const tdm_stream_options o = {.threads = threads, .exact = exact};
     if (be->device) {
         TEST_OK(be->memory_open(&t.workspace, t.workspace_bytes + 64, err));
     } else {
@@ -67,6 +67,13 @@ test_stream test_stream_open(const tdm_backend *be, const tdm_limits *limits, in
     TEST_OK(be->stream_open(&t.s, t.workspace, t.workspace_bytes, &o, err));
     fill(&t, t.workspace, t.workspace_bytes);
     return t;
+}
+
+test_stream test_stream_open(const tdm_backend *be, const tdm_limits *limits, int threads) { return stream_open(be, limits, threads, true); }
+
+test_stream test_stream_open_fast(const tdm_backend *be, const tdm_limits *limits, int threads)
+{
+    return stream_open(be, limits, threads, false);
 }
 
 void test_sync(test_stream *t)

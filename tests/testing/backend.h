@@ -39,7 +39,9 @@ typedef struct test_stream {
     test_lent lent[TEST_LENT_MOST];
     size_t lent_n;
 } test_stream;
+/* Exact kernels only, or whatever the backend finds fastest. */
 test_stream test_stream_open(const tdm_backend *be, const tdm_limits *limits, int threads);
+test_stream test_stream_open_fast(const tdm_backend *be, const tdm_limits *limits, int threads);
 /* Waits for the stream and copies what was lent for writing back to where it came from. */
 void test_sync(test_stream *t);
 /* test_sync, then what was lent since lent_n was `lent` ends. */
