@@ -28,7 +28,7 @@ static tdm_status take_logprobs(const json_t *list, size_t count, tdm_replay_row
     for (size_t i = 0; i < count; i++) {
         const json_t *v = json_array_get(list, i);
         const double lp = json_number_value(v);
-        if (!json_is_number(v) || !isfinite(lp) || lp > 1e-3)
+        if (!json_is_number(v) || !isfinite((float)lp) || lp > 1e-3) /* kept as a float: -1e73 would be an infinity there */
             return TDM_FAIL(err, TDM_ERR_INPUT, where, "natural logarithms, 0 at most", "logprobs[%zu] is no log-probability", i);
         r->logprob[i] = (float)lp;
     }
