@@ -396,7 +396,8 @@ typedef struct tdm_backend {
  * this CPU lacks is an error that names it. */
 tdm_status tdm_backend_cpu(const char *isa, const tdm_backend **out, tdm_error *err);
 /* The CUDA backend for the current device. path NULL: the best for the card, or $TANDEM_CUDA_PATH (sm80, sm89, sm90, sm120). A build
- * without CUDA, a machine without a device, and a path the card cannot run are errors that say so. */
+ * without CUDA, a machine without a device, and a path the card cannot run are errors that say so. Streams that are not exact multiply
+ * many rows with cuBLASLt, unless $TANDEM_CUDA_CUBLAS is 0. */
 tdm_status tdm_backend_cuda(const char *path, const tdm_backend **out, tdm_error *err);
 /* What a person asks for: "cpu", "cuda", or "auto" (a CUDA device where build and machine have one, else the CPU). NULL: $TANDEM_DEVICE, or auto. */
 tdm_status tdm_backend_open(const char *device, const tdm_backend **out, tdm_error *err);

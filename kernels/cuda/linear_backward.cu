@@ -75,8 +75,8 @@ static tdm_blas_product blas_of(tdm_view y, bool accumulate, float alpha)
 }
 
 // y = alpha * x w, or y += ...
-static tdm_status run_product(tdm_stream *s, const tdm_linear_backward *a, tdm_view y, bool accumulate, tdm_cview x, tdm_cview w, float alpha,
-                              tdm_error *err)
+static tdm_status run_product(tdm_stream *s, const tdm_linear_backward *a, tdm_view y, bool accumulate, tdm_cview x, tdm_cview w,
+                              float alpha, tdm_error *err)
 {
     if (fast(s, a)) {
         tdm_blas_product p = blas_of(y, accumulate, alpha);
@@ -93,7 +93,8 @@ static tdm_status run_product(tdm_stream *s, const tdm_linear_backward *a, tdm_v
 }
 
 // grad += alpha * u^T v, over tokens.
-static tdm_status run_grad(tdm_stream *s, const tdm_linear_backward *a, tdm_view grad, tdm_cview u, tdm_cview v, float alpha, tdm_error *err)
+static tdm_status run_grad(tdm_stream *s, const tdm_linear_backward *a, tdm_view grad, tdm_cview u, tdm_cview v, float alpha,
+                           tdm_error *err)
 {
     if (fast(s, a)) {
         tdm_blas_product p = blas_of(grad, true, alpha);
