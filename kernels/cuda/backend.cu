@@ -101,8 +101,6 @@ tdm_status tdm_backend_cuda(const char *path, const tdm_backend **out, tdm_error
     int count = 0, device = 0;
     cudaDeviceProp card;
     *out = NULL;
-    // Modules that load at their first launch would take memory after the plan is made, and inside a capture.
-    (void)setenv("CUDA_MODULE_LOADING", "EAGER", 0);
     const cudaError_t code = cudaGetDeviceCount(&count);
     if (code != cudaSuccess || count == 0) {
         (void)cudaGetLastError();
