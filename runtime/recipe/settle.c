@@ -118,7 +118,7 @@ void tdm_recipe_fit_context(tdm_recipe *r, int64_t context)
     if (free_prompt) *prompt = tdm_max_i64(1, context - *completion);
     for (int64_t i = 0; i < r->reward_count; i++) { /* length's max is the longest completion unless it was given */
         tdm_recipe_reward *w = &r->store->reward_items[i];
-        char key[32];
+        char key[48];
         snprintf(key, sizeof key, "reward[%lld].max", (long long)i);
         if (w->kind == TDM_REWARD_LENGTH && !tdm_recipe_given(r, key) && w->max == before) w->max = tdm_max_i64(w->buffer, *completion);
     }
