@@ -1,32 +1,7 @@
 /* linear: quantized or bf16 weights, the adapter's part and the bias in one product. */
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/ops_cpu.h"
-
-static void check(const tdm_linear *a)
-{
-    const tdm_weight *w = a->w;
-    const int64_t t = a->x.rows, n = w->codes.rows, k = w->codes.cols;
-    TDM_ASSERT(a->x.dtype == TDM_DTYPE_BF16 && (a->y.dtype == TDM_DTYPE_BF16 || a->y.dtype == TDM_DTYPE_F32));
-    TDM_ASSERT(!a->accumulate || a->y.dtype == TDM_DTYPE_F32);
-    TDM_ASSERT(w->codes.dtype == (w->scheme == TDM_SCHEME_BF16 ? TDM_DTYPE_BF16 : TDM_DTYPE_E4M3));
-    TDM_ASSERT(w->scheme != TDM_SCHEME_BF16 || w->act == TDM_ACT_NONE);
-    TDM_ASSERT_EQ(a->x.cols, k);
-    TDM_ASSERT_EQ(a->y.rows, t);
-    TDM_ASSERT_EQ(a->y.cols, n);
-    if (w->act != TDM_ACT_NONE) {
-        TDM_ASSERT(a->xq.data || t == 0);
-        TDM_ASSERT(a->xq.dtype == TDM_DTYPE_E4M3);
-        TDM_ASSERT_EQ(a->xq.rows, t);
-        TDM_ASSERT_EQ(a->xq.cols, k);
-    }
-    if (!a->lora_a.data) return;
-    TDM_ASSERT(a->lora_a.dtype == TDM_DTYPE_BF16 && a->lora_b.dtype == TDM_DTYPE_BF16 && a->lora_h.dtype == TDM_DTYPE_BF16);
-    TDM_ASSERT_EQ(a->lora_a.cols, k);
-    TDM_ASSERT_EQ(a->lora_b.rows, n);
-    TDM_ASSERT_EQ(a->lora_b.cols, a->lora_a.rows);
-    TDM_ASSERT_EQ(a->lora_h.cols, a->lora_a.rows);
-    TDM_ASSERT_EQ(a->lora_h.rows, t);
-}
+#include "kernels/linear_check.h"
 
 /* h = bf16(x A^T) for these rows, and h again as elements. */
 static tdm_gemm_rows run_adapter(const tdm_stream *s, const tdm_linear_scratch *z, tdm_gemm_rows x, tdm_cview lora_a, tdm_view h)
@@ -79,7 +54,7 @@ static void run_rows(tdm_stream *s, const tdm_linear *a, const tdm_linear_scratc
 tdm_status TDM_CPU(linear)(tdm_stream *s, const tdm_linear *a, tdm_error *err)
 {
     (void)err;
-    check(a);
+    tdm_linear_check(a);
     const int64_t t = a->x.rows;
     const bool lora = a->lora_a.data != NULL;
     const bool in_place = a->w->act == TDM_ACT_NONE && TDM_CPU(gemm_in_place)(a->x);

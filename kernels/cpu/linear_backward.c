@@ -1,38 +1,7 @@
 /* linear_backward: dx through the dequantized weight and the adapter, and the adapter's gradients. */
 #include "kernels/cpu/linear.h"
 #include "kernels/cpu/ops_cpu.h"
-
-static void check(const tdm_linear_backward *a)
-{
-    const int64_t t = a->dy.rows, n = a->w->codes.rows, k = a->w->codes.cols;
-    TDM_ASSERT(a->dy.dtype == TDM_DTYPE_BF16);
-    TDM_ASSERT(a->w->codes.dtype == (a->w->scheme == TDM_SCHEME_BF16 ? TDM_DTYPE_BF16 : TDM_DTYPE_E4M3));
-    TDM_ASSERT_EQ(a->dy.cols, n);
-    if (a->dx.data) {
-        TDM_ASSERT(a->dx.dtype == TDM_DTYPE_F32);
-        TDM_ASSERT_EQ(a->dx.rows, t);
-        TDM_ASSERT_EQ(a->dx.cols, k);
-    }
-    if (!a->lora_a.data) {
-        TDM_ASSERT(!a->grad_a.data && !a->grad_b.data && !a->lora_dx.data);
-        return;
-    }
-    const int64_t r = a->lora_a.rows;
-    TDM_ASSERT(a->lora_a.dtype == TDM_DTYPE_BF16 && a->lora_b.dtype == TDM_DTYPE_BF16 && a->lora_dh.dtype == TDM_DTYPE_BF16);
-    TDM_ASSERT_EQ(a->lora_a.cols, k);
-    TDM_ASSERT_EQ(a->lora_b.rows, n);
-    TDM_ASSERT_EQ(a->lora_b.cols, r);
-    TDM_ASSERT_EQ(a->lora_dh.rows, t);
-    TDM_ASSERT_EQ(a->lora_dh.cols, r);
-    if (a->grad_a.data) {
-        TDM_ASSERT(a->grad_a.dtype == TDM_DTYPE_F32 && a->x.dtype == TDM_DTYPE_BF16);
-        TDM_ASSERT(a->grad_a.rows == r && a->grad_a.cols == k && a->x.rows == t && a->x.cols == k);
-    }
-    if (a->grad_b.data) {
-        TDM_ASSERT(a->grad_b.dtype == TDM_DTYPE_F32 && a->h.dtype == TDM_DTYPE_BF16);
-        TDM_ASSERT(a->grad_b.rows == n && a->grad_b.cols == r && a->h.rows == t && a->h.cols == r);
-    }
-}
+#include "kernels/linear_check.h"
 
 /* dh = bf16(lora_scale * dy B) for these rows, and dh again as elements. */
 static tdm_gemm_rows run_adapter(const tdm_stream *s, const tdm_linear_scratch *z, const tdm_linear_backward *a, tdm_gemm_rows dy,
@@ -86,7 +55,7 @@ static void run_rows(const tdm_stream *s, const tdm_linear_backward *a, const td
 tdm_status TDM_CPU(linear_backward)(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
 {
     (void)err;
-    check(a);
+    tdm_linear_backward_check(a);
     const int64_t t = a->dy.rows;
     const bool h_in_place = !a->lora_a.data || TDM_CPU(gemm_in_place)(tdm_view_const(a->lora_dh));
     const tdm_linear_scratch z = tdm_linear_scratch_get(s, TDM_CPU(gemm_in_place)(a->dy) ? 0 : a->dy.cols,

@@ -32,9 +32,6 @@ tdm_status tdm_cuda_check(cudaError_t code, tdm_error *err, const char *what);
 tdm_status tdm_cuda_launched(tdm_error *err, const char *op, long long rows, long long cols);
 #define TDM_CUDA(call) tdm_cuda_check((call), err, #call)
 
-// The path this process runs (after tdm_backend_cuda chose it).
-tdm_cuda_path tdm_cuda_path_of(const tdm_stream *s);
-
 // The whole workspace, after checking that `bytes` fit: less than workspace_bytes() said is our own bug.
 static inline void *tdm_cuda_scratch(const tdm_stream *s, size_t bytes)
 {

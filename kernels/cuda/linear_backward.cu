@@ -1,38 +1,7 @@
 // linear_backward: dx through the dequantized weight and the adapter, and the adapter's gradients.
 #include "kernels/cuda/blaslt.cuh"
 #include "kernels/cuda/gemm.cuh"
-
-static void check(const tdm_linear_backward *a)
-{
-    const int64_t t = a->dy.rows, n = a->w->codes.rows, k = a->w->codes.cols;
-    TDM_ASSERT(a->dy.dtype == TDM_DTYPE_BF16);
-    TDM_ASSERT(a->w->codes.dtype == (a->w->scheme == TDM_SCHEME_BF16 ? TDM_DTYPE_BF16 : TDM_DTYPE_E4M3));
-    TDM_ASSERT_EQ(a->dy.cols, n);
-    if (a->dx.data) {
-        TDM_ASSERT(a->dx.dtype == TDM_DTYPE_F32);
-        TDM_ASSERT_EQ(a->dx.rows, t);
-        TDM_ASSERT_EQ(a->dx.cols, k);
-    }
-    if (!a->lora_a.data) {
-        TDM_ASSERT(!a->grad_a.data && !a->grad_b.data && !a->lora_dx.data);
-        return;
-    }
-    const int64_t r = a->lora_a.rows;
-    TDM_ASSERT(a->lora_a.dtype == TDM_DTYPE_BF16 && a->lora_b.dtype == TDM_DTYPE_BF16 && a->lora_dh.dtype == TDM_DTYPE_BF16);
-    TDM_ASSERT_EQ(a->lora_a.cols, k);
-    TDM_ASSERT_EQ(a->lora_b.rows, n);
-    TDM_ASSERT_EQ(a->lora_b.cols, r);
-    TDM_ASSERT_EQ(a->lora_dh.rows, t);
-    TDM_ASSERT_EQ(a->lora_dh.cols, r);
-    if (a->grad_a.data) {
-        TDM_ASSERT(a->grad_a.dtype == TDM_DTYPE_F32 && a->x.dtype == TDM_DTYPE_BF16);
-        TDM_ASSERT(a->grad_a.rows == r && a->grad_a.cols == k && a->x.rows == t && a->x.cols == k);
-    }
-    if (a->grad_b.data) {
-        TDM_ASSERT(a->grad_b.dtype == TDM_DTYPE_F32 && a->h.dtype == TDM_DTYPE_BF16);
-        TDM_ASSERT(a->grad_b.rows == n && a->grad_b.cols == r && a->h.rows == t && a->h.cols == r);
-    }
-}
+#include "kernels/linear_check.h"
 
 static void set_first(tdm_gemm *g, tdm_cview x, tdm_cview w)
 {
@@ -154,7 +123,7 @@ static tdm_status run_dx(tdm_stream *s, const tdm_linear_backward *a, tdm_error 
 
 tdm_status tdm_cuda_linear_backward(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
 {
-    check(a);
+    tdm_linear_backward_check(a);
     tdm_status st = TDM_OK;
     if (a->dy.rows == 0) return TDM_OK;
     if (a->lora_a.data) TDM_TRY(st, run_adapter(s, a, err), end);

@@ -110,7 +110,7 @@ tdm_status tdm_cuda_overhead(size_t *bytes, tdm_error *err)
     const size_t guess = (size_t)600 << 20, most = (size_t)4 << 30;
     size_t used = 0, free_bytes = 0, total = 0;
     *bytes = guess;
-    tdm_status st = tdm_cuda_check(cudaFree(NULL), err, "opening the device"); // a context, and the modules it loads
+    tdm_status st = tdm_cuda_check(cudaFree(NULL), err, "opening the device"); // a context; code loads at its first launch
     if (st != TDM_OK) return st;
     if (!nvml_used(&used)) {
         st = TDM_CUDA(cudaMemGetInfo(&free_bytes, &total));

@@ -21,8 +21,6 @@ tdm_status tdm_cuda_launched(tdm_error *err, const char *op, long long rows, lon
     return TDM_FAIL(err, TDM_ERR_OTHER, "device", "", "%s [%lld, %lld]: %s (%s)", op, rows, cols, cudaGetErrorString(code), cudaGetErrorName(code));
 }
 
-tdm_cuda_path tdm_cuda_path_of(const tdm_stream *s) { return s->path; }
-
 // The path is the backend's to set; see stream_open in backend.cu.
 tdm_status tdm_cuda_stream_open(tdm_stream **s, void *workspace, size_t workspace_bytes, const tdm_stream_options *o, tdm_error *err)
 {
