@@ -29,12 +29,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int count = 0;
     tdm_error err = {0};
     tdm_recipe *r = NULL;
+    const tdm_backend *be;
     if (size > 65536) return 0;
+    if (tdm_backend_cpu(NULL, &be, &err) != TDM_OK) abort();
     while (rest.len && count < MAX_OVERRIDES) overrides[count++] = fuzz_text(fuzz_next(&rest));
     if (tdm_recipe_parse(&r, yaml.data, yaml.len, "fuzz.yaml", (const char *const *)overrides, count, &err) == TDM_OK) {
         if (!r->model.path[0] || !r->output[0] || r->adapter.rank < 1 || r->train.steps < 1) abort();
         (void)tdm_recipe_where(r, "train.importance.cap", where);
-        (void)tdm_recipe_check_cpu(r, &err);
+        (void)tdm_recipe_check_backend(r, be, &err);
         again(r);
     } else if (err.what[0] == 0 || err.where[0] == 0 || r) abort();
     tdm_recipe_close(r);
