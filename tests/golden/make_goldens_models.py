@@ -22,6 +22,7 @@ import math
 import os
 import random
 import shutil
+import string
 import sys
 from collections import defaultdict
 from types import SimpleNamespace
@@ -48,23 +49,25 @@ CHATML = ("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\
 CORPUS = ["What is the sum of the numbers? Answer with just the number.", "The answer is the number of the apples and the pears.",
           "There are some apples in the basket and there are some pears in the other basket.", "question answer question answer the the"]
 
-# name: config class, its arguments, adapter arguments, and which parts are made
+# name: config class, its arguments, adapter arguments, and which parts are made. The two that train by replay are twice as wide: the
+# distance of a BF16 run is a draw, and with few elements and tokens the draws of two equally good implementations differ by factors.
 SMALL = dict(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
              max_position_embeddings=256, rms_norm_eps=1e-5, vocab_size=304, bos_token_id=0, eos_token_id=2, pad_token_id=0)
 ROPE3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
          "original_max_position_embeddings": 32, "rope_theta": 10000.0}
+WIDER = dict(SMALL, hidden_size=128, intermediate_size=192)
 MODELS = {
-    "llama3": dict(config=LlamaConfig, args=dict(SMALL, tie_word_embeddings=True, rope_parameters=ROPE3),
-                   lora=dict(r=2, lora_alpha=4), fp8=True, grpo="all", old_config=True),
+    "llama3": dict(config=LlamaConfig, args=dict(WIDER, tie_word_embeddings=True, rope_parameters=ROPE3),
+                   lora=dict(r=4, lora_alpha=8), fp8=True, grpo="all", old_config=True),
     "llama_linear": dict(config=LlamaConfig, args=dict(SMALL, tie_word_embeddings=False, attention_bias=True, mlp_bias=True,
                          rope_parameters={"rope_type": "linear", "factor": 2.5, "rope_theta": 10000.0}),
                          lora=dict(r=2, lora_alpha=4), shards=True),
     "qwen2": dict(config=Qwen2Config, args=dict(SMALL, tie_word_embeddings=True, vocab_size=320,
                   rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
                   lora=dict(r=2, lora_alpha=4), fp8=True, old_config=True),
-    "qwen3": dict(config=Qwen3Config, args=dict(SMALL, tie_word_embeddings=False, head_dim=32,
+    "qwen3": dict(config=Qwen3Config, args=dict(WIDER, tie_word_embeddings=False, head_dim=32,
                   rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
-                  lora=dict(r=2, lora_alpha=4, use_rslora=True), grpo="some"),
+                  lora=dict(r=4, lora_alpha=8, use_rslora=True), grpo="some"),
     "mistral": dict(config=MistralConfig, args=dict(SMALL, tie_word_embeddings=False, sliding_window=12,
                     rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
                     lora=dict(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"])),
@@ -251,12 +254,16 @@ def pick_lr(model, loss, fraction):
 
 # ---- SFT: prompt and completion, loss on the completion's tokens, mean over the batch's tokens -------------------------------------
 
+SFT_BATCH = 16
+
+
 def sft_rows(tok, rng):
     rows = []
-    for _ in range(12):
+    for _ in range(3 * SFT_BATCH):
         a, b = rng.randrange(100), rng.randrange(100)
         words = " ".join(rng.choice(["the", "apples", "number", "sum", "pears"]) for _ in range(rng.randrange(1, 8)))
-        prompt, completion = f"What is {a}+{b} of {words}?", f" The answer is {a + b}."
+        letters = "".join(rng.choice(string.ascii_letters) for _ in range(rng.randrange(4, 20)))  # tokens that don't repeat from row to row
+        prompt, completion = f"What is {a}+{b} of {words}?", f" The answer is {a + b} {letters}."
         p, c = tok.encode(prompt).ids, tok.encode(completion).ids
         assert tok.encode(prompt + completion).ids == p + c
         rows.append({"prompt": prompt, "completion": completion, "prompt_ids": p, "completion_ids": c + [2]})
@@ -277,7 +284,7 @@ def sft_run(folder, dtype, rows, lr):
     losses = []
     for step in range(3):
         optimizer.zero_grad()
-        loss = sft_loss(model, rows[4 * step:4 * step + 4])
+        loss = sft_loss(model, rows[SFT_BATCH * step:SFT_BATCH * (step + 1)])
         loss.backward()
         optimizer.step()
         losses.append(short(float(loss)))
@@ -287,19 +294,19 @@ def sft_run(folder, dtype, rows, lr):
 def make_sft(folder, tok, rng):
     rows = sft_rows(tok, rng)
     model = load(folder, torch.float32, adapter=True, trainable=True)
-    lr = pick_lr(model, sft_loss(model, rows[:4]), 0.05)
+    lr = pick_lr(model, sft_loss(model, rows[:SFT_BATCH]), 0.02)
     full, losses = sft_run(folder, torch.float32, rows, lr)
     reference = adapter_state(full)
     half, half_losses = sft_run(folder, torch.bfloat16, rows, lr)
     write_jsonl(os.path.join(folder, "sft.jsonl"), [{k: r[k] for k in ("prompt", "completion")} for r in rows])
     save_file(move(folder, reference), os.path.join(folder, "sft.safetensors"))
-    return {"lr": lr, "batch_size": 4, "steps": 3, "fp32_loss": losses, "bf16_loss": half_losses, "bf16_distance": distances(half, reference),
+    return {"lr": lr, "batch_size": SFT_BATCH, "steps": 3, "fp32_loss": losses, "bf16_loss": half_losses, "bf16_distance": distances(half, reference),
             "completion_tokens": [len(r["completion_ids"]) for r in rows]}
 
 
 # ---- GRPO family by replay -----------------------------------------------------------------------------------------------------------
 
-MAX_NEW = 16
+MAX_NEW = 24
 
 
 def clear_noise(rng, count):
@@ -313,14 +320,14 @@ def clear_noise(rng, count):
 
 
 def make_replay(folder, rng):
-    """4 groups of 4; the sampler's log-probabilities are the FP32 model's with noise, so that clipping and correction have work."""
+    """8 groups of 4; the sampler's log-probabilities are the FP32 model's with noise, so that clipping and correction have work."""
     model = load(folder, torch.float32, adapter=True)
     rows = []
     with torch.no_grad():
-        for group in range(4):
+        for group in range(8):
             prompt = [rng.randrange(3, 300) for _ in range(rng.randrange(2, 9))]
             for _ in range(4):
-                completion = [rng.randrange(3, 300) for _ in range(rng.randrange(1, 12))]
+                completion = [rng.randrange(3, 300) for _ in range(rng.randrange(1, 20))]
                 lp = logprobs_of(model, prompt + completion)[-len(completion):]
                 noisy = [short(min(-1e-3, float(x) + d)) for x, d in zip(lp, clear_noise(rng, len(lp)))]
                 reward = 1.0 if group == 2 else rng.choice([0.0, 0.25, 1.0, 2.0])  # group 2: equal rewards, no advantage
@@ -331,7 +338,7 @@ def make_replay(folder, rng):
 
 def advantages_of(rows, kind):
     """TRL's GRPOTrainer (1.16): std with Bessel's correction, 1e-4 added; leave-one-out as in RLOO."""
-    r = torch.tensor([x["reward"] for x in rows]).view(4, 4)
+    r = torch.tensor([x["reward"] for x in rows]).view(-1, 4)
     mean = r.mean(1, keepdim=True)
     if kind == "group_std":
         return ((r - mean) / (r.std(1, keepdim=True) + 1e-4)).flatten()
@@ -451,7 +458,7 @@ def make_grpo(folder, which, rng):
                      "kl_metric": short(metrics["kl"]) if "kl" in metrics else None,
                      "clip_fraction": short(metrics["clip_ratio/region_mean"])}
     save_file(tensors, os.path.join(folder, "grpo.safetensors"))
-    return {"max_new_tokens": MAX_NEW, "prompts_per_step": 4, "generations": 4, "cases": out}
+    return {"max_new_tokens": MAX_NEW, "prompts_per_step": 8, "generations": 4, "cases": out}
 
 
 def make_expect(name, spec, folder, tok):
