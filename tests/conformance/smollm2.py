@@ -36,7 +36,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "golden"))
 import fp8_sim  # noqa: E402
 
 GGUF = os.path.join(ROOT, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
-SFT = dict(steps=3, batch_size=4, lr=0.05)
+SFT = dict(steps=3, batch_size=16, lr=0.05)
 
 
 class Model:
@@ -189,7 +189,7 @@ def loads_without_a_warning(m, adapter):
 # ---- SFT -----------------------------------------------------------------------------------------------------------------------------
 
 def sft_rows():
-    """GSM8K, some 400 learned tokens a step: the rounding of a log-probability, about 0.02 in BF16 on either side, is then small in the mean."""
+    """GSM8K, some 1,600 learned tokens a step: the rounding of a log-probability, about 0.02 in BF16 on either side, is then small in the mean."""
     rows = read_jsonl(os.path.join(ROOT, "examples", "gsm8k", "train.jsonl"))[:SFT["steps"] * SFT["batch_size"]]
     return [{"prompt": r["question"], "completion": "\n" + r["answer"]} for r in rows]
 
@@ -198,17 +198,17 @@ def sft_run(m, rows, adapter, dtype):
     model = transformers.AutoModelForCausalLM.from_pretrained(m.path, dtype=dtype)
     model = PeftModel.from_pretrained(model, adapter, is_trainable=True, autocast_adapter_dtype=False).to(dtype)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=SFT["lr"])
-    losses, tokens = [], []
+    losses, count = [], 0
     for step in range(SFT["steps"]):
         batch = rows[step * SFT["batch_size"]:(step + 1) * SFT["batch_size"]]
         learned = torch.cat([logprobs_of(model, ids)[start - 1:] for ids, start in batch])
         total = -learned.mean()
-        tokens.append(learned.detach())
+        count = len(learned)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
         losses.append(float(total))
-    return {k.replace(".default", ""): p.detach().float() for k, p in model.named_parameters() if p.requires_grad}, losses, tokens
+    return {k.replace(".default", ""): p.detach().float() for k, p in model.named_parameters() if p.requires_grad}, losses, count
 
 
 def sft(args, m, adapter, tmp):
@@ -218,8 +218,8 @@ def sft(args, m, adapter, tmp):
     out = [json.loads(x)["ids"] for x in run_ok([args.tandem, "tokenize", "--model", m.path], stdin=ask.encode()).out.splitlines()]
     eos = read_json(os.path.join(m.path, "config.json"))["eos_token_id"]
     pairs = [(whole + [eos], len(prompt)) for prompt, whole in zip(out[::2], out[1::2])]
-    full, full_losses, full_tokens = sft_run(m, pairs, adapter, torch.float32)
-    half, half_losses, half_tokens = sft_run(m, pairs, adapter, torch.bfloat16)
+    full, full_losses, tokens = sft_run(m, pairs, adapter, torch.float32)
+    half, half_losses, _ = sft_run(m, pairs, adapter, torch.bfloat16)
     run = os.path.join(tmp, "sft-run")
     recipe = {"model": {"path": m.path, "weights": "bf16"}, "adapter": {"init": adapter, "rank": 8, "alpha": 16},
               "data": {"train": os.path.join(tmp, "sft.jsonl"), "shuffle": False, "max_prompt_tokens": 384}, "rollout": {"max_new_tokens": 384},
@@ -238,11 +238,9 @@ def sft(args, m, adapter, tmp):
     off = " ".join("%+.5f" % (row["loss"] - a) for row, a in zip(metrics_of(run), full_losses))
     note = (f"losses {off} to FP32; worst tensor {ratios[worst]:.0%} of the bound, median {sorted(ratios.values())[len(ratios) // 2]:.0%}, "
             f"whole adapter off by {total / moved:.2%} of the move")
-    for step, (row, a, x, y) in enumerate(zip(metrics_of(run), full_losses, full_tokens, half_tokens)):
-        # 0.0015, or what the mean of that many tokens rounded as PyTorch rounds them may be off by (three standard errors)
-        bound = max(0.0015, 3 * float((y - x).std()) / len(x) ** 0.5)
-        expect(abs(row["loss"] - a) <= bound, f"step {step + 1}: loss {row['loss']:.5f}, FP32 {a:.5f}, BF16 {half_losses[step]:.5f}, bound {bound:.5f}; {note}")
-    note += ", PyTorch in BF16 " + " ".join("%+.5f" % (b - a) for a, b in zip(full_losses, half_losses)) + f", {len(full_tokens[0])} tokens in step 1"
+    for step, (row, a) in enumerate(zip(metrics_of(run), full_losses)):
+        expect(abs(row["loss"] - a) <= 0.0015, f"step {step + 1}: loss {row['loss']:.5f}, FP32 {a:.5f}, BF16 {half_losses[step]:.5f}; {note}")
+    note += ", PyTorch in BF16 " + " ".join("%+.5f" % (b - a) for a, b in zip(full_losses, half_losses)) + f", {tokens} tokens in the last step"
     expect(not bad, f"{len(bad)} of {len(full)} tensors are farther from FP32 than PyTorch in BF16, worst {worst}: {note}")
     return note
 
