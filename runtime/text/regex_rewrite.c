@@ -85,6 +85,7 @@ static tdm_status property(rewriter *r, bool negated)
             n--;
         }
     } else {
+        if ((unsigned char)*s >= 0x80) return refuse(r, "\\p without a name");
         r->at++;
     }
     if (n == 0 || n > 60) return refuse(r, "a property name of odd length");

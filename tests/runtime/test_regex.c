@@ -39,8 +39,21 @@ static void means_what_oniguruma_means(void **state)
     }
 }
 
+static void what_it_cannot_mean_is_refused(void **state)
+{
+    (void)state;
+    /* a property named by a character of two bytes was read past its end */
+    const char *const refused[] = {"a\\p\xc3\xa9", "[^\\p\xc3\xa9", "\\p", "\\p{", "\\p{}", "[a", "a\\", "(a", "a)"};
+    for (size_t i = 0; i < TDM_COUNT(refused); i++) {
+        tdm_error err = {0};
+        tdm_regex *re = NULL;
+        if (tdm_regex_open(&re, refused[i], strlen(refused[i]), "test", &err) != TDM_ERR_INPUT || re || !err.what[0])
+            fail_msg("%s: status or message missing", refused[i]);
+    }
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(means_what_oniguruma_means)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(means_what_oniguruma_means), cmocka_unit_test(what_it_cannot_mean_is_refused)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
