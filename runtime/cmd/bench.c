@@ -5,10 +5,11 @@
 #include <string.h>
 
 #include "runtime/cmd/bench_internal.h"
+#include "runtime/cmd/bench_ops.h"
 #include "runtime/cmd/commands.h"
 #include "runtime/run/sequences.h"
 
-enum { OWN_OPTIONS = 10 };
+enum { OWN_OPTIONS = 11 };
 
 static void own_options(tdm_bench *b, tdm_option *o)
 {
@@ -23,6 +24,7 @@ static void own_options(tdm_bench *b, tdm_option *o)
     o[i++] = (tdm_option){"--checkpointing", TDM_OPTION_FLAG, &b->checkpointing, 0, 0, NULL, "recompute activations in backward", NULL};
     o[i++] = (tdm_option){"--model-config", TDM_OPTION_TEXT, &b->model_config, 0, 0, "F", "with --random-weights: the config.json that gives the shapes", NULL};
     o[i++] = (tdm_option){"--random-weights", TDM_OPTION_FLAG, &b->random_weights, 0, 0, NULL, "weights drawn at random; no model is needed", NULL};
+    o[i++] = (tdm_option){"--roofline", TDM_OPTION_FLAG, &b->roofline, 0, 0, NULL, "rollout, train: once more, each operation by itself: a line for each", NULL};
     TDM_ASSERT_EQ(i, OWN_OPTIONS);
 }
 
@@ -108,6 +110,27 @@ done:
     return st;
 }
 
+/* Runs `timed` once more, operation by operation, and says what each took. */
+static tdm_status roofline(tdm_bench *b, tdm_status (*timed)(tdm_bench *, double *, tdm_error *), tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_backend *real = b->session.be, *table;
+    const int64_t repeat = b->repeat;
+    double seconds;
+    if (!b->roofline) return TDM_OK;
+    TDM_TRY(st, tdm_bench_ops_open(real, b->session.stream, tdm_slab_at(&b->session.slab, &b->session.plan, b->session.item_workspace), &table, err), done);
+    b->repeat = 1;
+    b->session.model.be = table;
+    b->session.optimizer.be = table;
+    st = timed(b, &seconds, err);
+    b->session.model.be = real;
+    b->session.optimizer.be = real;
+    b->repeat = repeat;
+    if (st == TDM_OK) tdm_bench_ops_print(b->gflops, b->gbps);
+done:
+    return st;
+}
+
 static tdm_status time_rollout(tdm_bench *b, double *seconds, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -150,6 +173,7 @@ static tdm_status bench_rollout(tdm_bench *b, tdm_session_spec *spec, tdm_error 
            "\"ms_per_step\":%.6g,\"forwards\":%.0f,\"flops\":%.6g,\"bytes\":%.6g,\"ceiling_gflops\":%.6g,\"ceiling_gbps\":%.6g,\"ceiling_tokens_per_s\":%.6g,\"fraction\":%.4g}\n",
            b->session.be->name, n, b->prompt_tokens, b->new_tokens, generated / s, s, 1e3 * s / forwards, forwards, flops, bytes, b->gflops, b->gbps, generated / ceiling_s,
            ceiling_s / s);
+    st = roofline(b, time_rollout, err);
 done:
     return st;
 }
@@ -201,6 +225,7 @@ static tdm_status bench_train(tdm_bench *b, tdm_session_spec *spec, tdm_error *e
     printf("{\"bench\":\"train\",\"backend\":\"%s\",\"sequences\":%.0f,\"tokens\":%.0f,\"tokens_per_s\":%.6g,\"seconds\":%.6g,\"flops\":%.6g,\"ceiling_gflops\":%.6g,"
            "\"ceiling_tokens_per_s\":%.6g,\"fraction\":%.4g,\"memory_peak_bytes\":%zu}\n",
            b->session.be->name, n, tokens, tokens / s, s, flops, b->gflops, tokens / ceiling_s, ceiling_s / s, tdm_process_peak_bytes());
+    st = roofline(b, time_train, err);
 done:
     return st;
 }

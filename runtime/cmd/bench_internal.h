@@ -11,7 +11,7 @@ typedef struct tdm_bench {
     double gflops, gbps;   /* this machine, probed */
     /* options */
     int64_t prompts, samples, prompt_tokens, new_tokens, rank, micro_tokens, repeat;
-    bool checkpointing, random_weights;
+    bool checkpointing, random_weights, roofline;
     const char *model_config;
 } tdm_bench;
 
