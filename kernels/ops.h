@@ -320,7 +320,8 @@ typedef struct tdm_backend {
     tdm_status (*upload)(tdm_stream *s, void *dst, const void *src, size_t bytes, tdm_error *err);
     /* dst is filled when stream_sync returns. */
     tdm_status (*download)(tdm_stream *s, void *dst, const void *src, size_t bytes, tdm_error *err);
-    /* Bytes of device memory this process takes beside memory_open's (context, code, libraries); 0 on the CPU. May open the device. */
+    /* Bytes of device memory this process takes now beside memory_open's (context, code, libraries), what is typical where no device can be
+     * asked; 0 on the CPU. May open the device. */
     tdm_status (*overhead)(size_t *bytes, tdm_error *err);
     /* Bytes of the device that are free now; 0 on the CPU, where the host's count. */
     tdm_status (*available)(size_t *bytes, tdm_error *err);
@@ -399,8 +400,13 @@ tdm_status tdm_backend_cpu(const char *isa, const tdm_backend **out, tdm_error *
  * without CUDA, a machine without a device, and a path the card cannot run are errors that say so. Streams that are not exact multiply
  * many rows with cuBLASLt, unless $TANDEM_CUDA_CUBLAS is 0. */
 tdm_status tdm_backend_cuda(const char *path, const tdm_backend **out, tdm_error *err);
+/* The same for planning. On a machine without a device *there is false and the table is that of the path (NULL and no $TANDEM_CUDA_PATH:
+ * sm89): it counts bytes as it would beside a device, and runs nothing. */
+tdm_status tdm_backend_cuda_plan(const char *path, const tdm_backend **out, bool *there, tdm_error *err);
 /* What a person asks for: "cpu", "cuda", or "auto" (a CUDA device where build and machine have one, else the CPU). NULL: $TANDEM_DEVICE, or auto. */
 tdm_status tdm_backend_open(const char *device, const tdm_backend **out, tdm_error *err);
+/* The same for planning: "cuda" needs no device. "auto" is what would run here. */
+tdm_status tdm_backend_plan(const char *device, const tdm_backend **out, bool *there, tdm_error *err);
 
 /* ---- Host-side number formats (exact, scalar; used by loaders and tests) ----------------------------------------------------- */
 

@@ -23,6 +23,7 @@ struct tdm_model_file {
     tdm_tensor *tensors;     /* owned; sorted by name */
     char **names;            /* owned; the GGUF's tensors under transformers' names */
     int64_t count;
+    bool random;             /* weights are drawn, not read */
 };
 
 static int by_name(const void *a, const void *b)
@@ -78,22 +79,40 @@ done:
     return st;
 }
 
+static bool ends_with(const char *s, const char *suffix)
+{
+    const size_t n = strlen(s), m = strlen(suffix);
+    return n >= m && strcmp(s + n - m, suffix) == 0;
+}
+
+/* path: a folder, or its config.json alone. *config is the caller's. */
+static tdm_status read_config(tdm_model_file *f, const char *path, json_t **config, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    json_t *generation = NULL; /* owned here */
+    const bool folder = !ends_with(path, ".json");
+    char file[4096];
+    snprintf(file, sizeof file, "%s/generation_config.json", path);
+    if (folder && tdm_fs_is_file(file)) TDM_TRY(st, tdm_json_open(&generation, file, err), done);
+    snprintf(file, sizeof file, folder ? "%s/config.json" : "%s", path);
+    TDM_TRY(st, tdm_json_open(config, file, err), done);
+    TDM_TRY(st, tdm_model_config_from_json(&f->config, *config, generation, file, err), done);
+done:
+    json_decref(generation);
+    return st;
+}
+
 static tdm_status open_folder(tdm_model_file *f, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    json_t *config = NULL, *generation = NULL; /* owned here */
+    json_t *config = NULL; /* owned here */
     char path[4096];
-
-    snprintf(path, sizeof path, "%s/generation_config.json", f->path);
-    if (tdm_fs_is_file(path)) TDM_TRY(st, tdm_json_open(&generation, path, err), done);
+    TDM_TRY(st, read_config(f, f->path, &config, err), done);
     snprintf(path, sizeof path, "%s/config.json", f->path);
-    TDM_TRY(st, tdm_json_open(&config, path, err), done);
-    TDM_TRY(st, tdm_model_config_from_json(&f->config, config, generation, path, err), done);
     TDM_TRY(st, tdm_fp8_checkpoint_read(&f->fp8, config, path, err), done);
     TDM_TRY(st, tdm_shards_open(&f->shards, f->path, err), done);
     TDM_TRY(st, list_shards(f, err), done);
 done:
-    json_decref(generation);
     json_decref(config);
     return st;
 }
@@ -173,12 +192,6 @@ static tdm_status check_names(const tdm_model_file *f, tdm_error *err)
     return TDM_OK;
 }
 
-static bool ends_with(const char *s, const char *suffix)
-{
-    const size_t n = strlen(s), m = strlen(suffix);
-    return n >= m && strcmp(s + n - m, suffix) == 0;
-}
-
 tdm_status tdm_model_file_open(tdm_model_file **out, const char *path, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -203,7 +216,7 @@ fail:
     return st;
 }
 
-/* ---- No file: the shapes of a config ---- */
+/* ---- No weights: the shapes of a config ---- */
 
 static tdm_status add_random(tdm_model_file *f, const char *name, int64_t rows, int64_t cols, tdm_error *err)
 {
@@ -252,20 +265,20 @@ done:
     return st;
 }
 
-tdm_status tdm_model_file_open_random(tdm_model_file **out, const char *config_path, tdm_error *err)
+tdm_status tdm_model_file_open_random(tdm_model_file **out, const char *path, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     json_t *config = NULL;
     tdm_model_file *f = calloc(1, sizeof *f);
 
     *out = NULL;
-    if (f) f->path = strdup(config_path);
+    if (f) f->path = strdup(path);
     if (!f || !f->path) {
-        st = TDM_FAIL(err, TDM_ERR_OTHER, config_path, NULL, "out of memory");
+        st = TDM_FAIL(err, TDM_ERR_OTHER, path, NULL, "out of memory");
         goto fail;
     }
-    TDM_TRY(st, tdm_json_open(&config, config_path, err), fail);
-    TDM_TRY(st, tdm_model_config_from_json(&f->config, config, NULL, config_path, err), fail);
+    f->random = true;
+    TDM_TRY(st, read_config(f, path, &config, err), fail);
     TDM_TRY(st, make_table(f, 3 + f->config.layers * 18, err), fail);
     for (int64_t l = 0; l < f->config.layers; l++) TDM_TRY(st, add_random_layer(f, l, err), fail);
     TDM_TRY(st, add_random(f, "model.embed_tokens.weight", f->config.vocab, f->config.width, err), fail);
@@ -297,6 +310,7 @@ void tdm_model_file_close(tdm_model_file *f)
 const tdm_model_config *tdm_model_file_config(const tdm_model_file *f) { return &f->config; }
 const tdm_gguf *tdm_model_file_gguf(const tdm_model_file *f) { return f->gguf; }
 const char *tdm_model_file_path(const tdm_model_file *f) { return f->path; }
+bool tdm_model_file_random(const tdm_model_file *f) { return f->random; }
 const tdm_fp8_checkpoint *tdm_model_file_fp8(const tdm_model_file *f) { return f->fp8; }
 int64_t tdm_model_file_count(const tdm_model_file *f) { return f->count; }
 

@@ -12,8 +12,10 @@ typedef struct tdm_gguf tdm_gguf;
 
 /* path: a folder, or a file that ends in .gguf. */
 tdm_status tdm_model_file_open(tdm_model_file **f, const char *path, tdm_error *err);
-/* No weights: config_path is a config.json, and every tensor its model has is drawn at random when read. For benchmarks. */
-tdm_status tdm_model_file_open_random(tdm_model_file **f, const char *config_path, tdm_error *err);
+/* No weights: every tensor of the config's model is listed without bytes, and tdm_weights_open draws them at random. path: a folder, of which
+ * config.json and generation_config.json alone are read (weights and a quantization_config in it are not looked at), or a config.json. */
+tdm_status tdm_model_file_open_random(tdm_model_file **f, const char *path, tdm_error *err);
+bool tdm_model_file_random(const tdm_model_file *f);
 void tdm_model_file_close(tdm_model_file *f);
 const tdm_model_config *tdm_model_file_config(const tdm_model_file *f);
 const tdm_gguf *tdm_model_file_gguf(const tdm_model_file *f); /* NULL for a folder; for the tokenizer */

@@ -81,29 +81,10 @@ static void read_permuted_vector(const tdm_tensor *t, float *out)
         tdm_dequantize(t->elem, t->data + (size_t)stored_row(i, t->head_dim) * step, 1, out + i);
 }
 
-/* Uniform with the standard deviation 0.02 that models are initialized with; a vector is a norm, all ones. The tensor's
- * name and the position are the counter, so a value does not depend on the order of reading. */
-static void read_random(const tdm_tensor *t, int64_t first, int64_t count, float *out)
-{
-    const int64_t cols = tdm_tensor_cols(t), n = count * cols;
-    uint64_t key = 1469598103934665603ull;
-    for (const char *p = t->name; *p; p++) key = (key ^ (unsigned char)*p) * 1099511628211ull;
-    for (int64_t i = 0; i < n; i++) {
-        uint64_t x = key + (uint64_t)(first * cols + i) * 0x9E3779B97F4A7C15ull; /* splitmix64 */
-        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-        x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-        out[i] = t->rank < 2 ? 1.0f : ((float)((x ^ (x >> 31)) >> 40) * 0x1p-24f - 0.5f) * 0.0692820323f;
-    }
-}
-
 void tdm_tensor_read(const tdm_tensor *t, int64_t first, int64_t count, float *out)
 {
-    TDM_ASSERT(tdm_elem_is_float(t->elem));
+    TDM_ASSERT(tdm_elem_is_float(t->elem) && t->elem != TDM_ELEM_RANDOM);
     const int64_t cols = tdm_tensor_cols(t);
-    if (t->elem == TDM_ELEM_RANDOM) {
-        read_random(t, first, count, out);
-        return;
-    }
     if (t->head_dim > 0 && t->rank == 1) {
         TDM_ASSERT(blocks[t->elem].elements == 1);
         read_permuted_vector(t, out);

@@ -9,7 +9,7 @@ typedef enum tdm_elem {
     TDM_ELEM_F32, TDM_ELEM_F16, TDM_ELEM_BF16, TDM_ELEM_E4M3,
     TDM_ELEM_Q4_0, TDM_ELEM_Q4_1, TDM_ELEM_Q5_0, TDM_ELEM_Q5_1, TDM_ELEM_Q8_0,
     TDM_ELEM_Q4_K, TDM_ELEM_Q5_K, TDM_ELEM_Q6_K,
-    TDM_ELEM_RANDOM, /* no bytes behind it: values are drawn when read (benchmarks of true shapes without a model) */
+    TDM_ELEM_RANDOM, /* no bytes behind it, a float in name: the weights are drawn where they will lie (weights_random.h) */
     TDM_ELEM_OTHER
 } tdm_elem;
 
@@ -28,7 +28,7 @@ typedef struct tdm_tensor {
 
 /* Elements of one block and its bytes; false for OTHER. */
 bool tdm_elem_block(tdm_elem e, int64_t *elements, size_t *bytes);
-/* True when tdm_tensor_read gives values: every type but OTHER and E4M3, whose codes mean nothing without a scale. */
+/* True when tdm_tensor_read gives values: every type but OTHER and E4M3, whose codes mean nothing without a scale. RANDOM has none to read. */
 bool tdm_elem_is_float(tdm_elem e);
 
 /* A tensor as a matrix: the last dimension is the columns; a vector (or a scalar) is one row. */

@@ -1,6 +1,7 @@
 #include "memory/weights.h"
 #include "memory/weights_load.h"
 #include "memory/weights_plan.h"
+#include "memory/weights_random.h"
 
 #include <stdlib.h>
 
@@ -28,7 +29,7 @@ tdm_status tdm_weights_open(tdm_weights **w, const tdm_model_file *f, const tdm_
         goto done;
     }
     tdm_weights_plan_place(&plan, region);
-    TDM_TRY(st, tdm_weights_load(&plan, region, err), done);
+    TDM_TRY(st, tdm_model_file_random(f) ? tdm_weights_draw(&plan, region, err) : tdm_weights_load(&plan, region, err), done);
     *w = plan.w;
     plan.w = NULL;
 done:

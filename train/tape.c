@@ -37,7 +37,8 @@ static size_t lay_tape(tdm_trainer *t, const tdm_model_config *c, void *base)
     return k.at;
 }
 
-static size_t lay_scratch(tdm_trainer *t, const tdm_model_config *c, void *base)
+/* What a layer's forward and backward need. */
+static size_t lay_layer(tdm_trainer *t, const tdm_model_config *c, void *base)
 {
     const tdm_trainer_spec *s = &t->spec;
     const int64_t n = s->micro_tokens, hq = c->heads * c->head_dim, hkv = c->kv_heads * c->head_dim;
@@ -46,7 +47,6 @@ static size_t lay_scratch(tdm_trainer *t, const tdm_model_config *c, void *base)
     k.at += tdm_scratch_bytes(c, n, s->dropout);
     if (s->forward_only) return k.at;
     tdm_backward_buffers *b = &t->back;
-    b->dx = cut(&k, TDM_DTYPE_F32, n, c->width);
     b->dxn = cut(&k, TDM_DTYPE_F32, n, c->width);
     b->dwide = cut(&k, TDM_DTYPE_F32, n, tdm_max_i64(c->ffn, hq));
     b->dy = cut(&k, TDM_DTYPE_BF16, n, c->width);
@@ -58,6 +58,7 @@ static size_t lay_scratch(tdm_trainer *t, const tdm_model_config *c, void *base)
     return k.at;
 }
 
+/* What a tile of the head needs. */
 static size_t lay_head(tdm_trainer *t, const tdm_model_config *c, void *base)
 {
     const int64_t n = t->spec.head_rows;
@@ -74,6 +75,16 @@ static size_t lay_head(tdm_trainer *t, const tdm_model_config *c, void *base)
     h->dxn = cut(&k, TDM_DTYPE_F32, n, c->width);
     h->dlogits = cut(&k, TDM_DTYPE_BF16, n, c->vocab);
     return k.at;
+}
+
+/* The head runs between the layers' forward and backward: its tiles lie where layers have their scratch. Only dx goes from one to the other. */
+static size_t lay_scratch(tdm_trainer *t, const tdm_model_config *c, void *base)
+{
+    cutter k = {.base = base};
+    if (!t->spec.forward_only) t->back.dx = cut(&k, TDM_DTYPE_F32, t->spec.micro_tokens, c->width);
+    void *shared = base ? k.base + k.at : NULL;
+    const size_t layer = lay_layer(t, c, shared), head = lay_head(t, c, shared);
+    return k.at + (layer > head ? layer : head);
 }
 
 #define TAKE(field, count)                                                                                                           \
@@ -133,7 +144,6 @@ void tdm_trainer_lay(tdm_trainer *t, const tdm_backend *be, const tdm_model_conf
     bytes->mirror = lay_mirror(t, c, r ? t->mirror.host : NULL);
     if (be->device) bytes->host += bytes->mirror;
     bytes->scratch = bytes->mirror + lay_scratch(t, c, r ? (char *)r->scratch + bytes->mirror : NULL);
-    bytes->head = lay_head(t, c, r ? r->head : NULL);
     const size_t layer_kv = (size_t)t->kv_pages * be->kv_page_bytes(kv_dtype, c->kv_heads, c->head_dim);
     bytes->kv = layer_kv * (size_t)kept_layers(c, s);
     if (!r) return;

@@ -40,13 +40,13 @@ typedef struct tdm_trainer tdm_trainer;
 
 /* Bytes of the train layout, by part, for the plan. */
 typedef struct tdm_trainer_bytes {
-    size_t tape, kv, scratch, head, host;
+    size_t tape, kv, scratch, host;
     size_t mirror; /* of scratch: arrays that describe a micro-batch */
 } tdm_trainer_bytes;
 tdm_trainer_bytes tdm_trainer_count(const tdm_backend *be, const tdm_model_config *c, tdm_dtype kv_dtype, const tdm_trainer_spec *spec);
-/* The four regions may lie anywhere in the train layout. */
+/* The three regions may lie anywhere in the train layout. */
 typedef struct tdm_trainer_regions {
-    void *tape, *kv, *scratch, *head;
+    void *tape, *kv, *scratch;
 } tdm_trainer_regions;
 tdm_status tdm_trainer_open(tdm_trainer **t, const tdm_model *m, const tdm_trainer_spec *spec, const tdm_trainer_regions *regions,
                             tdm_error *err);

@@ -95,19 +95,29 @@ struct path_entry {
 static const path_entry paths[] = {{"sm120", &backend_sm120, 120, 130}, {"sm90", &backend_sm90, 90, 91},
                                    {"sm89", &backend_sm89, 89, 1 << 20}, {"sm80", &backend_sm80, 80, 1 << 20}};
 
+static tdm_status count_devices(int *count, tdm_error *err)
+{
+    *count = 0;
+    const cudaError_t code = cudaGetDeviceCount(count);
+    if (code == cudaSuccess && *count > 0) return TDM_OK;
+    (void)cudaGetLastError();
+    return TDM_FAIL(err, TDM_ERR_OTHER, "device", "use device: cpu, or check nvidia-smi", "no CUDA device: %s",
+                    code == cudaSuccess ? "the driver lists none" : cudaGetErrorString(code));
+}
+
+static tdm_status unknown_path(const char *path, const char *where, tdm_error *err)
+{
+    return TDM_FAIL(err, TDM_ERR_OTHER, where, "use sm80, sm89, sm90 or sm120", "unknown CUDA path \"%s\"", path);
+}
+
 tdm_status tdm_backend_cuda(const char *path, const tdm_backend **out, tdm_error *err)
 {
     const char *where = path ? "" : "TANDEM_CUDA_PATH";
     int count = 0, device = 0;
     cudaDeviceProp card;
     *out = NULL;
-    const cudaError_t code = cudaGetDeviceCount(&count);
-    if (code != cudaSuccess || count == 0) {
-        (void)cudaGetLastError();
-        return TDM_FAIL(err, TDM_ERR_OTHER, "device", "use device: cpu, or check nvidia-smi", "no CUDA device: %s",
-                        code == cudaSuccess ? "the driver lists none" : cudaGetErrorString(code));
-    }
-    tdm_status st = TDM_CUDA(cudaGetDevice(&device));
+    tdm_status st = count_devices(&count, err);
+    if (st == TDM_OK) st = TDM_CUDA(cudaGetDevice(&device));
     if (st == TDM_OK) st = TDM_CUDA(cudaGetDeviceProperties(&card, device));
     if (st != TDM_OK) return st;
     const int capability = 10 * card.major + card.minor;
@@ -125,5 +135,18 @@ tdm_status tdm_backend_cuda(const char *path, const tdm_backend **out, tdm_error
         *out = p->backend;
         return TDM_OK;
     }
-    return TDM_FAIL(err, TDM_ERR_OTHER, where, "use sm80, sm89, sm90 or sm120", "unknown CUDA path \"%s\"", path);
+    return unknown_path(path, where, err);
+}
+
+tdm_status tdm_backend_cuda_plan(const char *path, const tdm_backend **out, bool *there, tdm_error *err)
+{
+    int count = 0;
+    *there = count_devices(&count, NULL) == TDM_OK;
+    if (*there) return tdm_backend_cuda(path, out, err);
+    const char *where = path ? "" : "TANDEM_CUDA_PATH", *wish = path ? path : getenv("TANDEM_CUDA_PATH");
+    const char *name = wish && *wish ? wish : "sm89";
+    *out = NULL;
+    for (size_t i = 0; i < TDM_COUNT(paths); i++)
+        if (strcmp(name, paths[i].name) == 0) *out = paths[i].backend;
+    return *out ? TDM_OK : unknown_path(name, where, err);
 }

@@ -75,41 +75,51 @@ struct nvml_process {
 };
 enum { NVML_PROCESSES = 64 };
 
+// Opened at the first question and kept: a run asks after every step.
+struct nvml {
+    int (*by_bus)(const char *, void **) = NULL;
+    int (*list)(void *, unsigned *, nvml_process *) = NULL;
+    nvml()
+    {
+        void *lib = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
+        if (!lib) return;
+        int (*const init)(void) = (int (*)(void))dlsym(lib, "nvmlInit_v2");
+        if (!init || init() != 0) return;
+        by_bus = (int (*)(const char *, void **))dlsym(lib, "nvmlDeviceGetHandleByPciBusId_v2");
+        list = (int (*)(void *, unsigned *, nvml_process *))dlsym(lib, "nvmlDeviceGetComputeRunningProcesses_v3");
+    }
+};
+
 // Bytes NVML counts for this process on the current device; false where it cannot say (no library, other process ids in a container).
 static bool nvml_used(size_t *used)
 {
+    static const nvml lib;
     char bus[32];
     int device = 0;
+    nvml_process p[NVML_PROCESSES];
+    unsigned n = NVML_PROCESSES;
+    void *card = NULL;
+    if (!lib.by_bus || !lib.list) return false;
     if (cudaGetDevice(&device) != cudaSuccess || cudaDeviceGetPCIBusId(bus, sizeof bus, device) != cudaSuccess) return false;
-    void *lib = dlopen("libnvidia-ml.so.1", RTLD_NOW | RTLD_LOCAL);
-    if (!lib) return false;
-    int (*const init)(void) = (int (*)(void))dlsym(lib, "nvmlInit_v2");
-    int (*const shutdown)(void) = (int (*)(void))dlsym(lib, "nvmlShutdown");
-    int (*const by_bus)(const char *, void **) = (int (*)(const char *, void **))dlsym(lib, "nvmlDeviceGetHandleByPciBusId_v2");
-    int (*const list)(void *, unsigned *, nvml_process *) =
-        (int (*)(void *, unsigned *, nvml_process *))dlsym(lib, "nvmlDeviceGetComputeRunningProcesses_v3");
-    bool found = false;
-    if (init && shutdown && by_bus && list && init() == 0) {
-        nvml_process p[NVML_PROCESSES];
-        unsigned n = NVML_PROCESSES;
-        void *card = NULL;
-        if (by_bus(bus, &card) == 0 && list(card, &n, p) == 0)
-            for (unsigned i = 0; i < n && i < NVML_PROCESSES; i++)
-                if (p[i].pid == (unsigned)getpid() && p[i].used_bytes != ~0ull) {
-                    *used = (size_t)p[i].used_bytes;
-                    found = true;
-                }
-        (void)shutdown();
-    }
-    dlclose(lib);
-    return found;
+    if (lib.by_bus(bus, &card) != 0 || lib.list(card, &n, p) != 0) return false;
+    for (unsigned i = 0; i < n && i < NVML_PROCESSES; i++)
+        if (p[i].pid == (unsigned)getpid() && p[i].used_bytes != ~0ull) {
+            *used = (size_t)p[i].used_bytes;
+            return true;
+        }
+    return false;
 }
 
 tdm_status tdm_cuda_overhead(size_t *bytes, tdm_error *err)
 {
-    const size_t guess = (size_t)600 << 20, most = (size_t)4 << 30;
+    const size_t typical = (size_t)600 << 20, most = (size_t)4 << 30;
     size_t used = 0, free_bytes = 0, total = 0;
-    *bytes = guess;
+    int count = 0;
+    *bytes = typical;
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) { // planning for another machine
+        (void)cudaGetLastError();
+        return TDM_OK;
+    }
     tdm_status st = tdm_cuda_check(cudaFree(NULL), err, "opening the device"); // a context; code loads at its first launch
     if (st != TDM_OK) return st;
     if (!nvml_used(&used)) {

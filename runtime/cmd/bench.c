@@ -22,7 +22,7 @@ static void own_options(tdm_bench *b, tdm_option *o)
     o[i++] = (tdm_option){"--micro-tokens", TDM_OPTION_INT, &b->micro_tokens, 1, 1e7, "N", "tokens of a micro-batch (default 4096)", NULL};
     o[i++] = (tdm_option){"--repeat", TDM_OPTION_INT, &b->repeat, 1, 1000, "N", "runs; the median counts (default 3)", NULL};
     o[i++] = (tdm_option){"--checkpointing", TDM_OPTION_FLAG, &b->checkpointing, 0, 0, NULL, "recompute activations in backward", NULL};
-    o[i++] = (tdm_option){"--model-config", TDM_OPTION_TEXT, &b->model_config, 0, 0, "F", "with --random-weights: the config.json that gives the shapes", NULL};
+    o[i++] = (tdm_option){"--model-config", TDM_OPTION_TEXT, &b->model_config, 0, 0, "F", "with --random-weights: the config.json, or its folder, that gives the shapes", NULL};
     o[i++] = (tdm_option){"--random-weights", TDM_OPTION_FLAG, &b->random_weights, 0, 0, NULL, "weights drawn at random; no model is needed", NULL};
     o[i++] = (tdm_option){"--roofline", TDM_OPTION_FLAG, &b->roofline, 0, 0, NULL, "rollout, train: once more, each operation by itself: a line for each", NULL};
     TDM_ASSERT_EQ(i, OWN_OPTIONS);

@@ -33,6 +33,7 @@ typedef struct tdm_numbers { const int64_t *items; int64_t count; } tdm_numbers;
 /* A string that is absent is "", never NULL. Paths are as written: relative to the working directory. */
 typedef struct tdm_recipe_model {
     const char *path;          /* folder or .gguf; always given */
+    bool random_weights;       /* path gives config and tokenizer alone */
     tdm_scheme weights;        /* tdm_recipe_given(r, "model.weights") says whether the user named it */
     tdm_act_quant activations; /* without meaning when weights is bf16 */
     bool pow2_scale;
@@ -62,6 +63,7 @@ typedef struct tdm_recipe_rollout {
     int64_t top_k;           /* 0: off */
     tdm_strings stop;
     tdm_numbers stop_token_ids;
+    bool ignore_eos;         /* the model's own end tokens end nothing */
     const char *replay;      /* "": generate; else recorded rollouts */
     int64_t max_sequences;   /* sequences decoded together; 0: as many as fit */
 } tdm_recipe_rollout;

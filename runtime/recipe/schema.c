@@ -32,6 +32,7 @@ static_assert(sizeof(tdm_scheme) == sizeof(int) && sizeof(tdm_on_error) == sizeo
 
 static const tdm_key recipe_keys[] = {
     {"model.path", TDM_KEY_TEXT, AT(model.path), "", 0, 0, NULL, TDM_KEY_REQUIRED | TDM_KEY_FREE, 0},
+    {"model.random_weights", TDM_KEY_BOOL, AT(model.random_weights), "false", 0, 0, NULL, 0, 0},
     {"model.weights", TDM_KEY_ENUM, AT(model.weights), "fp8_channel", 0, 0, schemes, 0, 0},
     {"model.activations", TDM_KEY_ENUM, AT(model.activations), "dynamic", 0, 0, activations, 0, 0},
     {"model.pow2_scale", TDM_KEY_BOOL, AT(model.pow2_scale), "false", 0, 0, NULL, 0, 0},
@@ -64,6 +65,7 @@ static const tdm_key recipe_keys[] = {
     {"rollout.repetition_penalty", TDM_KEY_FLOAT, AT(rollout.repetition_penalty), "1.0", 0, 100, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"rollout.stop", TDM_KEY_TEXTS, AT(rollout.stop), "[]", 0, 0, NULL, 0, 0},
     {"rollout.stop_token_ids", TDM_KEY_NUMBERS, AT(rollout.stop_token_ids), "[]", 0, 2147483647, NULL, 0, 0},
+    {"rollout.ignore_eos", TDM_KEY_BOOL, AT(rollout.ignore_eos), "false", 0, 0, NULL, 0, 0},
     {"rollout.replay", TDM_KEY_TEXT, AT(rollout.replay), "null", 0, 0, NULL, 0, 0},
     {"rollout.max_sequences", TDM_KEY_INT, AT(rollout.max_sequences), "0", 0, 1e6, NULL, TDM_KEY_FREE, 0},
 

@@ -10,6 +10,10 @@ static tdm_status check_model(const tdm_recipe *r, tdm_error *err)
 {
     const tdm_recipe_model *m = &r->model;
     if (!m->path[0]) return REFUSE("model.path", "give a model folder or a .gguf file", "model.path is missing");
+    const size_t len = strlen(m->path);
+    if (m->random_weights && len > 5 && strcmp(m->path + len - 5, ".gguf") == 0)
+        return REFUSE("model.random_weights", "give a folder with config.json and tokenizer.json as model.path",
+                      "model.random_weights takes its shapes from a config.json, and model.path is a GGUF file");
     if (m->activations == TDM_ACT_STATIC && (m->weights == TDM_SCHEME_FP8_CHANNEL || m->weights == TDM_SCHEME_FP8_BLOCK))
         return REFUSE("model.activations", "use model.weights: fp8_tensor, or activations: dynamic",
                       "model.activations: static needs one scale for each tensor, and model.weights has more");
@@ -52,6 +56,9 @@ static tdm_status check_rollout(const tdm_recipe *r, tdm_error *err)
         return REFUSE("rollout.generations", "use 2 or more", "rollout.generations is 1: a completion has nothing to be better than");
     if (r->rollout.temperature == 0)
         return REFUSE("rollout.temperature", "use a temperature above 0", "rollout.temperature is 0: every completion of a prompt would be the same");
+    if (r->rollout.ignore_eos && r->train.mask_truncated && !r->rollout.stop.count && !r->rollout.stop_token_ids.count)
+        return REFUSE("train.mask_truncated", "give rollout.stop, or ignore_eos: false",
+                      "train.mask_truncated leaves nothing to learn from: with rollout.ignore_eos every completion is cut at rollout.max_new_tokens");
     if (r->train.minibatches > r->rollout.prompts_per_step * r->rollout.generations)
         return REFUSE("train.minibatches", "use fewer minibatches", "train.minibatches is %lld, a step has %lld completions",
                       (long long)r->train.minibatches, (long long)(r->rollout.prompts_per_step * r->rollout.generations));

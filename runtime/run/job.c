@@ -188,6 +188,7 @@ static void tell_next(const tdm_job *j)
     if (j->o->quiet) return;
     fprintf(stderr, "done: %lld steps; adapter in %s/step-%06lld/adapter%s%s%s\n", (long long)j->step, j->checkpoints, (long long)j->step,
             j->r->log.report ? ", report in " : "", j->r->log.report ? j->r->output : "", j->r->log.report ? "/report.html" : "");
+    if (j->r->model.random_weights) return;
     fprintf(stderr, "next: tandem generate --model %s --adapter %s/step-%06lld/adapter --chat --prompt \"...\"\n", j->r->model.path, j->checkpoints,
             (long long)j->step);
 }

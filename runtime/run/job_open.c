@@ -76,6 +76,8 @@ static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_sessio
         .device = r->device == TDM_DEVICE_AUTO ? NULL : tdm_device_names[r->device], /* NULL: the environment may still choose */
         .exact = r->numerics == TDM_NUMERICS_EXACT,
         .model = r->model.path,
+        .random_weights = r->model.random_weights,
+        .plan_only = j->o->plan,
         .weights = {.scheme = r->model.weights, .scheme_given = tdm_recipe_given(r, "model.weights"), .act = r->model.activations,
                     .pow2 = r->model.pow2_scale, .first_layers_bf16 = r->model.first_layers_bf16, .last_layers_bf16 = r->model.last_layers_bf16,
                     .keep_bf16 = r->model.keep_bf16.items},
@@ -181,10 +183,11 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     j->o = o;
     j->saved_step = -1;
     j->metrics.file.fd = j->tensorboard.file.fd = -1;
-    TDM_TRY(st, tdm_model_file_open(&file, r->model.path, err), done);
+    TDM_TRY(st, r->model.random_weights ? tdm_model_file_open_random(&file, r->model.path, err) : tdm_model_file_open(&file, r->model.path, err), done);
     const tdm_model_config *c = tdm_model_file_config(file);
     tdm_recipe_fit_context(r, c->context);
     TDM_TRY(st, tdm_language_open(&j->language, file, err), done);
+    if (r->rollout.ignore_eos) j->language.eos_count = 0; /* those of the recipe still end a completion */
     if (r->rollout.stop_token_ids.count > (int64_t)TDM_COUNT(j->language.eos) - j->language.eos_count) {
         st = TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(r, "rollout.stop_token_ids", where), "use rollout.stop for some of them",
                       "%" PRId64 " stop tokens, there is room for %d beside the model's own", r->rollout.stop_token_ids.count,

@@ -35,7 +35,7 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
     TDM_TRY(st, tdm_weights_bytes(s->file, &p->weights, &weights, err), done);
     tdm_plan_init(plan);
     plan->device = s->be->device;
-    s->item_weights = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "weights", weights, "use an FP8 scheme in model.weights");
+    s->item_weights = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "weights", weights, p->weights.scheme == TDM_SCHEME_BF16 ? "use an FP8 scheme in model.weights" : "");
     s->item_adapter = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "adapter, optimizer", adapter_bytes(s), "lower adapter.rank");
     s->item_workspace = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "workspace", s->be->workspace_bytes(&limits, p->threads), "lower train.micro_tokens");
     s->item_tables = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "RoPE tables", tdm_model_table_bytes(s->config, limits.context), "");
@@ -52,11 +52,10 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
         s->item_tape = tdm_plan_add(plan, TDM_PHASE_TRAIN, "saved activations", b.tape,
                                     p->trainer.checkpointing || p->forward_only ? "lower train.micro_tokens" : "set train.checkpointing: layer");
         s->item_train_kv = tdm_plan_add(plan, TDM_PHASE_TRAIN, "keys, values", b.kv, "lower train.micro_tokens");
-        s->item_scratch = tdm_plan_add(plan, TDM_PHASE_TRAIN, "gradients, scratch", b.scratch, "lower train.micro_tokens");
-        s->item_head = tdm_plan_add(plan, TDM_PHASE_TRAIN, "logits tiles", b.head, "");
+        s->item_scratch = tdm_plan_add(plan, TDM_PHASE_TRAIN, "gradients, scratch, logits", b.scratch, "lower train.micro_tokens");
         host += b.host;
     }
-    if (s->be->device) tdm_plan_add(plan, TDM_PHASE_DRIVER, "context, code, graphs", s->driver_bytes, "");
+    if (s->be->device) tdm_plan_add(plan, TDM_PHASE_DRIVER, s->there ? "context, code, graphs" : "context, code, graphs; typical", s->driver_bytes, "");
     tdm_plan_add(plan, TDM_PHASE_HOST, "program, tokenizer, data", tdm_process_resident_bytes(), "");
     tdm_plan_add(plan, TDM_PHASE_HOST, "sequences, tables", host, "lower rollout.prompts_per_step or generations");
     tdm_plan_layout(plan);
@@ -124,6 +123,15 @@ static size_t late_bytes(const tdm_session *s)
     return code + (s->spec.rollout && s->be->capture_begin ? graphs : 0);
 }
 
+static tdm_status available_on_device(const tdm_session *s, size_t *bytes, tdm_error *err)
+{
+    if (!s->there)
+        return TDM_FAIL(err, TDM_ERR_RECIPE, s->spec.budget_where, "give memory.budget a size", "memory.budget: auto asks the device, and there is none");
+    const tdm_status st = s->be->available(bytes, err);
+    *bytes += s->driver_bytes;
+    return st;
+}
+
 /* What there is to spend, and what the driver takes of it. */
 static tdm_status measure_machine(tdm_session *s, tdm_error *err)
 {
@@ -131,8 +139,7 @@ static tdm_status measure_machine(tdm_session *s, tdm_error *err)
     size_t available = tdm_machine_available_bytes() + tdm_process_resident_bytes();
     if (s->be->device) {
         TDM_TRY(st, s->be->overhead(&s->driver_bytes, err), done);
-        TDM_TRY(st, s->be->available(&available, err), done);
-        available += s->driver_bytes;
+        if (s->spec.budget_bytes <= 0) TDM_TRY(st, available_on_device(s, &available, err), done);
         s->driver_bytes += late_bytes(s);
     }
     s->budget_bytes = s->spec.budget_bytes > 0 ? (size_t)s->spec.budget_bytes : available;
@@ -140,9 +147,12 @@ done:
     return st;
 }
 
-size_t tdm_session_peak_bytes(const tdm_session *s)
+size_t tdm_session_peak_bytes(tdm_session *s)
 {
-    return s->be->device ? s->plan.total_bytes : tdm_process_peak_bytes();
+    size_t beside;
+    if (!s->be->device) return tdm_process_peak_bytes();
+    if (s->be->overhead(&beside, NULL) == TDM_OK && s->slab.bytes + beside > s->peak_bytes) s->peak_bytes = s->slab.bytes + beside;
+    return s->peak_bytes;
 }
 
 tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_error *err)
@@ -151,7 +161,8 @@ tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_er
     memset(s, 0, sizeof *s);
     s->spec = *spec;
     tdm_session_spec *p = &s->spec;
-    TDM_TRY(st, tdm_backend_open(p->device, &s->be, err), done);
+    s->there = true;
+    TDM_TRY(st, p->plan_only ? tdm_backend_plan(p->device, &s->be, &s->there, err) : tdm_backend_open(p->device, &s->be, err), done);
     TDM_TRY(st, p->random_weights ? tdm_model_file_open_random(&s->file, p->model, err) : tdm_model_file_open(&s->file, p->model, err), done);
     s->config = tdm_model_file_config(s->file);
     if (s->be->device && s->config->head_dim % 8) {
@@ -251,8 +262,7 @@ tdm_status tdm_session_load(tdm_session *s, tdm_error *err)
     if (p->train) {
         const tdm_trainer_regions r = {.tape = tdm_slab_at(&s->slab, plan, s->item_tape),
                                        .kv = tdm_slab_at(&s->slab, plan, s->item_train_kv),
-                                       .scratch = tdm_slab_at(&s->slab, plan, s->item_scratch),
-                                       .head = tdm_slab_at(&s->slab, plan, s->item_head)};
+                                       .scratch = tdm_slab_at(&s->slab, plan, s->item_scratch)};
         TDM_TRY(st, tdm_trainer_open(&s->trainer, &s->model, &p->trainer, &r, err), done);
     }
 done:

@@ -28,7 +28,8 @@ typedef struct tdm_session_spec {
     const char *budget_where;      /* for the error */
     size_t host_bytes;             /* host memory the caller will use besides */
     int threads;
-    bool random_weights;           /* model is a config.json: weights of its shapes, drawn at random */
+    bool plan_only;                /* nothing will be loaded: a device that is planned for need not be there */
+    bool random_weights;           /* model gives the shapes (a config.json, or its folder), weights are drawn */
 } tdm_session_spec;
 
 typedef struct tdm_session {
@@ -40,6 +41,8 @@ typedef struct tdm_session {
     tdm_plan plan;
     size_t budget_bytes;
     size_t driver_bytes;           /* of a device, beside the slab */
+    size_t peak_bytes;             /* of a device, as seen so far */
+    bool there;                    /* the device is; false: only planned for */
     tdm_slab slab;
     tdm_stream *stream;
     tdm_weights *weights;
@@ -49,7 +52,7 @@ typedef struct tdm_session {
     tdm_optimizer optimizer;       /* masters also without training: an adapter is loaded through them */
     tdm_engine *engine;
     tdm_trainer *trainer;
-    int item_weights, item_tables, item_adapter, item_workspace, item_kv, item_rollout, item_tape, item_train_kv, item_scratch, item_head;
+    int item_weights, item_tables, item_adapter, item_workspace, item_kv, item_rollout, item_tape, item_train_kv, item_scratch;
 } tdm_session;
 
 /* Reads headers, makes the plan. The session is usable for printing it; nothing big is allocated. */
@@ -60,7 +63,7 @@ void tdm_session_close(tdm_session *s);
 /* The adapter to use in a forward, or NULL. */
 const tdm_adapter *tdm_session_adapter(const tdm_session *s);
 /* Bytes of the memory that memory.budget speaks of, at most so far: this process's resident set, or what it holds of the device. */
-size_t tdm_session_peak_bytes(const tdm_session *s);
+size_t tdm_session_peak_bytes(tdm_session *s);
 /* Enters a phase. Both layouts lie over the same bytes, so nothing moves. */
 void tdm_session_enter(tdm_session *s, tdm_phase phase);
 /* Copies a PEFT adapter's tensors into the masters and publishes them. */

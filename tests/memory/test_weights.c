@@ -367,6 +367,60 @@ static void damaged_models_end_in_an_error(void **state)
     test_scratch_free(dir);
 }
 
+/* Root mean square of a matrix's values; fails on one that is not finite. */
+static double deviation(const tdm_weight *w)
+{
+    double squares = 0.0;
+    for (int64_t r = 0; r < w->codes.rows; r++)
+        for (int64_t c = 0; c < w->codes.cols; c++) {
+            const int64_t i = r * w->codes.stride + c;
+            float v = w->scheme == TDM_SCHEME_BF16 ? tdm_bf16_to_f32(((const uint16_t *)w->codes.data)[i]) : tdm_e4m3_to_f32(((const uint8_t *)w->codes.data)[i]);
+            if (w->scheme == TDM_SCHEME_FP8_CHANNEL) v *= ((const float *)w->scale.data)[r];
+            if (w->scheme == TDM_SCHEME_FP8_BLOCK) v *= ((const float *)w->scale.data)[r / TDM_FP8_BLOCK * w->scale.cols + c / TDM_FP8_BLOCK];
+            if (w->scheme == TDM_SCHEME_FP8_TENSOR) v *= ((const float *)w->scale.data)[0];
+            assert_true(isfinite(v));
+            squares += (double)v * (double)v;
+        }
+    return sqrt(squares / (double)(w->codes.rows * w->codes.cols));
+}
+
+static void random_weights_are_those_of_a_fresh_model(void **state)
+{
+    static const tdm_scheme schemes[] = {TDM_SCHEME_BF16, TDM_SCHEME_FP8_TENSOR, TDM_SCHEME_FP8_CHANNEL, TDM_SCHEME_FP8_BLOCK};
+    (void)state;
+    for (size_t i = 0; i < TDM_COUNT(schemes); i++) {
+        tdm_model_file *f;
+        tdm_weights *w;
+        tdm_error err = {0};
+        size_t bytes = 0;
+        uint64_t hash[2];
+        const tdm_weights_options o = {.scheme = schemes[i], .act = TDM_ACT_DYNAMIC};
+        /* one by its config alone, once by its folder, whose weights are not looked at */
+        for (int k = 0; k < 2; k++) {
+            assert_int_equal(tdm_model_file_open_random(&f, k ? "tests/golden/data/models/qwen2" : "tests/golden/data/models/qwen2/config.json", &err), TDM_OK);
+            assert_int_equal(tdm_weights_bytes(f, &o, &bytes, &err), TDM_OK);
+            void *region = aligned_alloc(64, bytes);
+            memset(region, k ? 0xFF : 0x11, bytes);
+            assert_int_equal(tdm_weights_open(&w, f, &o, &(tdm_region){region, bytes, NULL, NULL}, &err), TDM_OK);
+            assert_int_equal(tdm_weights_hash(w, &hash[k], &err), TDM_OK);
+            const tdm_layer_weights *first = tdm_weights_layer(w, 0), *second = tdm_weights_layer(w, 1);
+            for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+                const tdm_weight *a = &first->proj[p], *b = &second->proj[p];
+                const double std = deviation(a);
+                if (!(std > 0.015 && std < 0.03)) fail_msg("deviation %g", std);
+                assert_memory_not_equal(a->codes.data, b->codes.data, (size_t)(a->codes.rows * a->codes.cols));
+                for (int64_t c = 0; c < a->bias.cols; c++) assert_int_equal(((const uint16_t *)a->bias.data)[c], 0);
+            }
+            for (int64_t c = 0; c < first->norm_ffn.cols; c++) assert_int_equal(((const uint16_t *)first->norm_ffn.data)[c], tdm_f32_to_bf16(1.0f));
+            assert_true(deviation(tdm_weights_embedding(w)) > 0.015);
+            tdm_weights_close(w);
+            tdm_model_file_close(f);
+            free(region);
+        }
+        assert_true(hash[0] == hash[1]); /* no byte of the region is left as it was */
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -380,6 +434,7 @@ int main(void)
         cmocka_unit_test(damaged_shard_indexes_are_refused),
         cmocka_unit_test(layers_and_modules_can_stay_bf16),
         cmocka_unit_test(damaged_models_end_in_an_error),
+        cmocka_unit_test(random_weights_are_those_of_a_fresh_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

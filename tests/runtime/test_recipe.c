@@ -56,7 +56,7 @@ static const struct { const char *text, *line; } broken[] = {
     {OK "rewards: []\n", "unknown key \"rewards\" (a.yaml:4:1): did you mean \"reward\"?"},
     {OK "rollout: {learning_rate_of_the_model: 1}\n",
      "unknown key \"learning_rate_of_the_model\" in rollout (a.yaml:4:11): keys here: prompts_per_step, generations, max_new_tokens, "
-     "temperature, top_p, top_k, min_p, repetition_penalty, stop, stop_token_ids, replay, max_sequences"},
+     "temperature, top_p, top_k, min_p, repetition_penalty, stop, stop_token_ids, ignore_eos, replay, max_sequences"},
     {OK "data: {}\n", "key data stands here twice (a.yaml:4:1): the first is on line 2; keep one"},
     {OK "train: {lr: 1, lr: 2}\n", "key lr stands here twice (a.yaml:4:16): the first is on line 4; keep one"},
     {OK "memory: {max_grad_norm: 1}\n", "unknown key \"max_grad_norm\" in memory (a.yaml:4:10): it belongs to train"},
@@ -142,6 +142,12 @@ static const struct { const char *text, *line; } broken[] = {
      "rollout.generations is 1: a completion has nothing to be better than (a.yaml:4:24): use 2 or more"},
     {OK "rollout: {temperature: 0}\n",
      "rollout.temperature is 0: every completion of a prompt would be the same (a.yaml:4:24): use a temperature above 0"},
+    {OK "rollout: {ignore_eos: true}\ntrain: {mask_truncated: true}\n",
+     "train.mask_truncated leaves nothing to learn from: with rollout.ignore_eos every completion is cut at rollout.max_new_tokens (a.yaml:5:25): give "
+     "rollout.stop, or ignore_eos: false"},
+    {"model: {path: m.gguf, random_weights: true}\n",
+     "model.random_weights takes its shapes from a config.json, and model.path is a GGUF file (a.yaml:1:39): give a folder with config.json and "
+     "tokenizer.json as model.path"},
     {OK "train: {warmup_steps: 101}\n", "train.warmup_steps is 101, train.steps is 100 (a.yaml:4:23): warm up for fewer steps"},
     {OK "train: {minibatches: 65}\n", "train.minibatches is 65, a step has 64 completions (a.yaml:4:22): use fewer minibatches"},
 };

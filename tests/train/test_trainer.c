@@ -11,25 +11,25 @@ static const tdm_sampling plain = {.temperature = 1.0f, .top_p = 1.0f, .repetiti
 
 typedef struct opened {
     tdm_trainer *t;
-    void *memory[4];
+    void *memory[3];
 } opened;
 
 static void trainer_open(opened *o, const tiny_model *m, const tdm_trainer_spec *spec)
 {
     const tdm_trainer_bytes b = tdm_trainer_count(m->be, m->model.c, m->model.kv_dtype, spec);
-    const size_t bytes[4] = {b.tape, b.kv, b.scratch, b.head};
-    for (int i = 0; i < 4; i++) {
+    const size_t bytes[3] = {b.tape, b.kv, b.scratch};
+    for (int i = 0; i < 3; i++) {
         o->memory[i] = aligned_alloc(64, tdm_align_up(bytes[i] + 1, 64));
         memset(o->memory[i], 0xFF, bytes[i]);
     }
-    const tdm_trainer_regions r = {o->memory[0], o->memory[1], o->memory[2], o->memory[3]};
+    const tdm_trainer_regions r = {o->memory[0], o->memory[1], o->memory[2]};
     TINY_OK(tdm_trainer_open(&o->t, &m->model, spec, &r, err));
 }
 
 static void trainer_close(opened *o)
 {
     tdm_trainer_close(o->t);
-    for (int i = 0; i < 4; i++) free(o->memory[i]);
+    for (int i = 0; i < 3; i++) free(o->memory[i]);
 }
 
 typedef struct batch {
