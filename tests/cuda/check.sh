@@ -27,6 +27,7 @@ if command -v compute-sanitizer >/dev/null; then
 fi
 
 report resume python3 tests/conformance/resume.py --tandem "$bundle/bin/tandem" --grpo-train "$bundle/bin/grpo_train"
+report memory python3 tests/conformance/memory.py --tandem "$bundle/bin/tandem" --grpo-train "$bundle/bin/grpo_train" --recipes qwen3 # the largest takes 48 GiB
 if [ -f models/SmolLM2-135M-Instruct.Q4_1.gguf ]; then
     for numerics in exact fast; do
         report "addition-$numerics" "$bundle/bin/grpo_train" configs/smollm2_addition.yaml numerics=$numerics output="$out/addition-$numerics" --quiet
