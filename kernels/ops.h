@@ -313,7 +313,7 @@ typedef struct tdm_backend {
     bool device;
     tdm_status (*memory_open)(void **base, size_t bytes, tdm_error *err); /* page-aligned; all of it is the process's from here on */
     void (*memory_close)(void *base, size_t bytes);
-    tdm_status (*host_open)(void **base, size_t bytes, tdm_error *err);   /* host memory that copies run from and to asynchronously (pinned) */
+    tdm_status (*host_open)(void **base, size_t bytes, tdm_error *err);   /* pinned host memory: copies from and to it are asynchronous; operations read it where they say so */
     void (*host_close)(void *base, size_t bytes);
     /* dst in the backend's memory, src in the host's. src must stay as it is until the stream passed the copy (from pinned memory),
      * or until return (from any other). dst == src: nothing happens. */
@@ -368,7 +368,7 @@ typedef struct tdm_backend {
     tdm_status (*swiglu)(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, tdm_error *err);
     tdm_status (*swiglu_backward)(tdm_stream *s, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up, tdm_error *err);
 
-    /* embed: y[t] = table[id[t]], table [V, D] bf16 (or e4m3 with per-row scale), y [T, D] f32. */
+    /* embed: y[t] = table[id[t]], table [V, D] bf16 (or e4m3 with per-row scale), y [T, D] f32. The table may lie in host_open's memory. */
     tdm_status (*embed)(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, tdm_error *err);
     /* gather_rows: y[i] = x[row[i]]; same dtype. */
     tdm_status (*gather_rows)(tdm_stream *s, tdm_view y, tdm_cview x, const int32_t *row, tdm_error *err);

@@ -4,13 +4,53 @@
 #include "memory/weights_random.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 tdm_status tdm_weights_bytes(const tdm_model_file *f, const tdm_weights_options *o, size_t *bytes, tdm_error *err)
 {
     tdm_weights_plan plan;
     const tdm_status st = tdm_weights_plan_make(&plan, f, o, err);
-    *bytes = st == TDM_OK ? plan.bytes : 0;
+    *bytes = st == TDM_OK ? plan.bytes - plan.host_bytes : 0;
     tdm_weights_plan_free(&plan);
+    return st;
+}
+
+size_t tdm_weights_host_bytes(const tdm_model_file *f, const tdm_weights_options *o)
+{
+    const tdm_model_config *c = tdm_model_file_config(f);
+    return o->embedding_on_host ? tdm_align_up((size_t)(c->vocab * c->width) * sizeof(uint16_t), 64) : 0;
+}
+
+static tdm_status fill(const tdm_weights_plan *p, const tdm_region *region, tdm_error *err)
+{
+    return tdm_model_file_random(p->file) ? tdm_weights_draw(p, region, err) : tdm_weights_load(p, region, err);
+}
+
+/* The first matrix, in host memory of its own. */
+static tdm_status fill_embedding(const tdm_weights_plan *p, const tdm_backend *be, tdm_error *err)
+{
+    tdm_weights_plan embedding = *p;
+    embedding.matrix_count = 1;
+    embedding.vector_count = 0;
+    TDM_ASSERT_EQ(p->host_bytes, tdm_weights_host_bytes(p->file, p->options));
+    const tdm_status st = be->host_open(&p->w->host, p->host_bytes, err);
+    if (st != TDM_OK) return st;
+    p->w->host_bytes = p->host_bytes;
+    p->w->embedding.codes.data = p->w->host;
+    return fill(&embedding, &(tdm_region){p->w->host, p->host_bytes, NULL, NULL}, err);
+}
+
+/* All of the plan, or what comes after the embedding. */
+static tdm_status fill_all(const tdm_weights_plan *p, const tdm_region *region, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_weights_plan rest = *p;
+    if (p->host_bytes == 0) return fill(p, region, err);
+    rest.matrices++;
+    rest.matrix_count--;
+    TDM_TRY(st, fill_embedding(p, region->be, err), done);
+    TDM_TRY(st, fill(&rest, region, err), done);
+done:
     return st;
 }
 
@@ -22,14 +62,18 @@ tdm_status tdm_weights_open(tdm_weights **w, const tdm_model_file *f, const tdm_
     *w = NULL;
     TDM_ASSERT((uintptr_t)region->base % 64 == 0);
     TDM_TRY(st, tdm_weights_plan_make(&plan, f, o, err), done);
-    if (plan.bytes > region->bytes) {
+    if (plan.bytes - plan.host_bytes > region->bytes) {
         st = TDM_FAIL(err, TDM_ERR_BUDGET, tdm_model_file_path(f),
                       "raise memory.budget, or use an FP8 scheme for model.weights",
-                      "the weights need %zu bytes, their region has %zu", plan.bytes, region->bytes);
+                      "the weights need %zu bytes, their region has %zu", plan.bytes - plan.host_bytes, region->bytes);
         goto done;
     }
-    tdm_weights_plan_place(&plan, region);
-    TDM_TRY(st, tdm_model_file_random(f) ? tdm_weights_draw(&plan, region, err) : tdm_weights_load(&plan, region, err), done);
+    /* Offsets are those of the whole buffer: the region passes for one that begins with the part that lies on the host. */
+    tdm_region whole = *region;
+    whole.base = (void *)((uintptr_t)region->base - plan.host_bytes);
+    whole.bytes += plan.host_bytes;
+    tdm_weights_plan_place(&plan, &whole);
+    TDM_TRY(st, fill_all(&plan, &whole, err), done);
     *w = plan.w;
     plan.w = NULL;
 done:
@@ -40,6 +84,7 @@ done:
 void tdm_weights_close(tdm_weights *w)
 {
     if (!w) return;
+    if (w->host) w->region.be->host_close(w->host, w->host_bytes);
     free(w->layers);
     free(w);
 }
@@ -75,22 +120,38 @@ static uint64_t fnv(uint64_t h, const unsigned char *p, size_t n)
     return h;
 }
 
-tdm_status tdm_weights_hash(const tdm_weights *w, uint64_t *hash, tdm_error *err)
+/* Bytes [at, at + n) of the buffer, where they lie or brought into `chunk`. */
+static tdm_status bytes_at(const tdm_weights *w, size_t at, size_t n, unsigned char *chunk, const unsigned char **out, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const tdm_region *r = &w->region;
-    const bool host = tdm_region_is_host(r);
-    unsigned char *chunk = host ? NULL : malloc(HASH_CHUNK); /* owned here */
-    if (!host && !chunk) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for hashing the weights");
+    const size_t here = at >= w->host_bytes ? 0 : w->host_bytes - at < n ? w->host_bytes - at : n; /* of them on the host */
+    const bool device = !tdm_region_is_host(r);
+    *out = here ? (const unsigned char *)w->host + at : (const unsigned char *)r->base + at;
+    if (here == n || (here == 0 && !device)) return TDM_OK;
+    memcpy(chunk, *out, here);
+    *out = chunk;
+    const unsigned char *rest = (const unsigned char *)r->base + at + here;
+    if (!device) {
+        memcpy(chunk + here, rest, n - here);
+        return TDM_OK;
+    }
+    TDM_TRY(st, r->be->download(r->s, chunk + here, rest, n - here, err), done);
+    TDM_TRY(st, r->be->stream_sync(r->s, err), done);
+done:
+    return st;
+}
+
+tdm_status tdm_weights_hash(const tdm_weights *w, uint64_t *hash, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    unsigned char *chunk = malloc(HASH_CHUNK); /* owned here */
+    if (!chunk) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for hashing the weights");
     *hash = HASH_START;
     for (size_t at = 0; at < w->bytes; at += HASH_CHUNK) {
         const size_t n = w->bytes - at < HASH_CHUNK ? w->bytes - at : HASH_CHUNK;
-        const unsigned char *p = (const unsigned char *)r->base + at;
-        if (!host) {
-            TDM_TRY(st, r->be->download(r->s, chunk, p, n, err), done);
-            TDM_TRY(st, r->be->stream_sync(r->s, err), done);
-            p = chunk;
-        }
+        const unsigned char *p;
+        TDM_TRY(st, bytes_at(w, at, n, chunk, &p, err), done);
         const uint64_t part = fnv(HASH_START, p, n);
         *hash = fnv(*hash, (const unsigned char *)&part, sizeof part);
     }

@@ -1,6 +1,7 @@
 /* The one copy of the base weights.
  *   created   tdm_weights_open, once per process    released  tdm_weights_close, last
- *   bytes     the slab's `weights` region (the backend's memory), tdm_weights_bytes of it; the tensor table lies in malloc'd memory of its own
+ *   bytes     the slab's `weights` region (the backend's memory), tdm_weights_bytes of it; tdm_weights_host_bytes of host_open's, owned; the tensor
+ *             table lies in malloc'd memory of its own
  *   borrowed  by infer/ and train/ as const tdm_weight: read-only, good until close
  *   threads   nothing changes after open returns, so readers need no lock */
 #ifndef TANDEM_MEMORY_WEIGHTS_H
@@ -21,6 +22,7 @@ typedef struct tdm_weights_options {
     bool pow2;
     int64_t first_layers_bf16, last_layers_bf16;
     const char *const *keep_bf16; /* names or substrings of modules that stay BF16 ("lm_head"); NULL-terminated, or NULL */
+    bool embedding_on_host; /* the embedding in host_open's memory, from which a device's embed reads its rows; not where the head is tied to it */
 } tdm_weights_options;
 
 typedef struct tdm_layer_weights {
@@ -33,6 +35,8 @@ typedef struct tdm_weights tdm_weights;
 
 /* Bytes the region needs, from the file's headers alone (nothing is read). Every tensor starts 64-byte aligned. */
 tdm_status tdm_weights_bytes(const tdm_model_file *f, const tdm_weights_options *o, size_t *bytes, tdm_error *err);
+/* What embedding_on_host takes of the host. */
+size_t tdm_weights_host_bytes(const tdm_model_file *f, const tdm_weights_options *o);
 /* Streams the tensors in one by one: never more than one tensor (by rows) beyond the buffer. Missing, extra, misshapen, NaN or Inf:
  * an error that names file and tensor. Pages of the mapped file are dropped as they are used. */
 tdm_status tdm_weights_open(tdm_weights **w, const tdm_model_file *f, const tdm_weights_options *o, const tdm_region *region, tdm_error *err);
@@ -46,7 +50,7 @@ const tdm_weight *tdm_weights_head(const tdm_weights *w);      /* [V, D]; the em
 bool tdm_weights_batch_dependent(const tdm_weights *w);
 tdm_cview tdm_weights_final_norm(const tdm_weights *w);
 /* A 64-bit hash over all bytes of the buffer (FNV-1a 64 of the FNV-1a 64 of each MiB): it must never change (promise 1); also names
- * the base in checkpoints. The same whatever memory the buffer lies in. */
+ * the base in checkpoints. The same whatever memory the buffer, or a part of it, lies in. */
 tdm_status tdm_weights_hash(const tdm_weights *w, uint64_t *hash, tdm_error *err);
 
 /* Projection's shape [N, K] from the config. */

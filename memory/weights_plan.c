@@ -158,10 +158,12 @@ tdm_status tdm_weights_plan_make(tdm_weights_plan *p, const tdm_model_file *f, c
 {
     tdm_status st = TDM_OK;
     TDM_ASSERT(o->first_layers_bf16 >= 0 && o->last_layers_bf16 >= 0);
+    TDM_ASSERT(!o->embedding_on_host || !tdm_model_file_config(f)->tied_head);
     TDM_TRY(st, start(p, f, o, err), done);
     const tdm_model_config *c = &p->w->config;
     TDM_TRY(st, plan_matrix(p, &p->w->embedding, "model.embed_tokens", -1, c->vocab, c->width, false, err), done);
     reserve_group(p, 1);
+    if (o->embedding_on_host) p->host_bytes = p->bytes;
     for (int64_t i = 0; i < c->layers; i++) TDM_TRY(st, plan_layer(p, i, err), done);
     TDM_TRY(st, plan_vector(p, &p->w->final_norm, "model.norm.weight", c->width, err), done);
     if (!c->tied_head) {

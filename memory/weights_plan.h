@@ -16,7 +16,8 @@ struct tdm_weights {
     tdm_weight embedding, head;
     tdm_cview final_norm;
     tdm_region region;         /* borrowed */
-    size_t bytes;
+    void *host;                /* owned, host_open's; the buffer's first host_bytes lie there and not in the region; or NULL */
+    size_t bytes, host_bytes;
 };
 
 /* One matrix on its way: sources in the file, places in the region. */
@@ -44,12 +45,12 @@ typedef struct tdm_weights_plan {
     int64_t matrix_count, vector_count;
     const tdm_tensor *tied_copy; /* lm_head.weight beside a tied embedding: must hold the same values */
     bool *used;                  /* owned; by tensor of the file */
-    size_t bytes;
+    size_t bytes, host_bytes;    /* of the whole buffer; of its beginning that lies on the host */
 } tdm_weights_plan;
 
 tdm_status tdm_weights_plan_make(tdm_weights_plan *p, const tdm_model_file *f, const tdm_weights_options *o, tdm_error *err);
 void tdm_weights_plan_free(tdm_weights_plan *p);
-/* Points every view into the region. */
+/* Points every view into the region, which holds the whole buffer. */
 void tdm_weights_plan_place(tdm_weights_plan *p, const tdm_region *where);
 
 #endif

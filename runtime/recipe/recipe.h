@@ -166,8 +166,8 @@ bool tdm_recipe_given(const tdm_recipe *r, const char *key);
  * Values that were given stay, and the caller refuses them. */
 void tdm_recipe_fit_context(tdm_recipe *r, int64_t context);
 
-/* What the chosen backend cannot do is refused, with the reason. */
-tdm_status tdm_recipe_check_backend(const tdm_recipe *r, const tdm_backend *be, tdm_error *err);
+/* What the chosen backend cannot do with a model of this config is refused, with the reason. */
+tdm_status tdm_recipe_check_backend(const tdm_recipe *r, const tdm_backend *be, const tdm_model_config *c, tdm_error *err);
 
 /* The resolved recipe as YAML: reads back to the same recipe. The caller frees *text. */
 tdm_status tdm_recipe_text(const tdm_recipe *r, char **text, size_t *len, tdm_error *err);

@@ -131,13 +131,14 @@ void tdm_recipe_fit_context(tdm_recipe *r, int64_t context)
     }
 }
 
-tdm_status tdm_recipe_check_backend(const tdm_recipe *r, const tdm_backend *be, tdm_error *err)
+tdm_status tdm_recipe_check_backend(const tdm_recipe *r, const tdm_backend *be, const tdm_model_config *c, tdm_error *err)
 {
     if (r->memory.offload != TDM_OFFLOAD_NONE)
         return REFUSE("memory.offload", "use memory.offload: none",
                       be->device ? "memory.offload: the optimizer's state of this version stays on the device"
                                  : "memory.offload moves bytes from a device to the host, and the CPU backend has only the host");
-    if (r->memory.embedding == TDM_PLACE_HOST && be->device)
-        return REFUSE("memory.embedding", "use memory.embedding: device", "memory.embedding: the embedding of this version stays on the device");
+    if (r->memory.embedding == TDM_PLACE_HOST && be->device && c->tied_head)
+        return REFUSE("memory.embedding", "use memory.embedding: device",
+                      "memory.embedding: the head of this model is its embedding, and every step reads all of it");
     return TDM_OK;
 }

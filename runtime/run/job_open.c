@@ -80,7 +80,7 @@ static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_sessio
         .plan_only = j->o->plan,
         .weights = {.scheme = r->model.weights, .scheme_given = tdm_recipe_given(r, "model.weights"), .act = r->model.activations,
                     .pow2 = r->model.pow2_scale, .first_layers_bf16 = r->model.first_layers_bf16, .last_layers_bf16 = r->model.last_layers_bf16,
-                    .keep_bf16 = r->model.keep_bf16.items},
+                    .keep_bf16 = r->model.keep_bf16.items, .embedding_on_host = r->memory.embedding == TDM_PLACE_HOST},
         .adapter_dir = r->adapter.init[0] ? r->adapter.init : NULL,
         .adapter = adapter,
         .optimizer = &j->optimizer,
@@ -206,7 +206,7 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     session_spec(j, c, &spec, &adapter, where);
     const tdm_sequences_spec store = store_spec(j, c);
     TDM_TRY(st, tdm_session_plan(&j->session, &spec, err), done);
-    TDM_TRY(st, tdm_recipe_check_backend(r, j->session.be, err), done);
+    TDM_TRY(st, tdm_recipe_check_backend(r, j->session.be, c, err), done);
     TDM_TRY(st, check_adapter(j, err), done);
     if (o->plan) goto done;
     TDM_TRY(st, tdm_plan_check(&j->session.plan, j->session.budget_bytes, spec.budget_where, err), done);

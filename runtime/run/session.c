@@ -55,6 +55,8 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
         s->item_scratch = tdm_plan_add(plan, TDM_PHASE_TRAIN, "gradients, scratch, logits", b.scratch, "lower train.micro_tokens");
         host += b.host;
     }
+    const size_t embedding = tdm_weights_host_bytes(s->file, &p->weights);
+    if (embedding) tdm_plan_add(plan, TDM_PHASE_HOST, "input embedding", embedding, "");
     if (s->be->device) tdm_plan_add(plan, TDM_PHASE_DRIVER, s->there ? "context, code, graphs" : "context, code, graphs; typical", s->driver_bytes, "");
     tdm_plan_add(plan, TDM_PHASE_HOST, "program, tokenizer, data", tdm_process_resident_bytes(), "");
     tdm_plan_add(plan, TDM_PHASE_HOST, "sequences, tables", host, "lower rollout.prompts_per_step or generations");
@@ -165,6 +167,7 @@ tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_er
     TDM_TRY(st, p->plan_only ? tdm_backend_plan(p->device, &s->be, &s->there, err) : tdm_backend_open(p->device, &s->be, err), done);
     TDM_TRY(st, p->random_weights ? tdm_model_file_open_random(&s->file, p->model, err) : tdm_model_file_open(&s->file, p->model, err), done);
     s->config = tdm_model_file_config(s->file);
+    if (!s->be->device || s->config->tied_head) p->weights.embedding_on_host = false; /* a CPU's memory is the host's; a tied head is refused by the caller */
     if (s->be->device && s->config->head_dim % 8) {
         st = TDM_FAIL(err, TDM_ERR_INPUT, p->model, "use device: cpu", "heads are %lld wide, and the device's kernels take multiples of 8",
                       (long long)s->config->head_dim);

@@ -36,7 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (tdm_recipe_parse(&r, yaml.data, yaml.len, "fuzz.yaml", (const char *const *)overrides, count, &err) == TDM_OK) {
         if (!r->model.path[0] || !r->output[0] || r->adapter.rank < 1 || r->train.steps < 1) abort();
         (void)tdm_recipe_where(r, "train.importance.cap", where);
-        (void)tdm_recipe_check_backend(r, be, &err);
+        (void)tdm_recipe_check_backend(r, be, &(tdm_model_config){0}, &err);
         again(r);
     } else if (err.what[0] == 0 || err.where[0] == 0 || r) abort();
     tdm_recipe_close(r);

@@ -26,6 +26,41 @@ static void embed_reads_every_scheme(void **state)
         }
 }
 
+/* Where rows are wide and aligned, and where they are not; the table once in the backend's memory, once in pinned host memory. */
+static void embed_reads_host_memory(void **state)
+{
+    (void)state;
+    enum { T = 37, V = 50 };
+    static const int64_t widths[] = {8, 24, 4104, 13};
+    int32_t id[T];
+    for (int i = 0; i < T; i++) id[i] = i * 31 % V;
+    OPS_EACH_BACKEND(be)
+        for (size_t k = 0; k < TDM_COUNT(widths); k++) {
+            const int64_t cols = widths[k];
+            const size_t bytes = (size_t)(V * cols) * sizeof(uint16_t);
+            uint16_t *rows = test_noise_bf16(V, cols, 5);
+            void *pinned;
+            tdm_view y[] = {test_guarded(T, cols, TDM_DTYPE_F32), test_guarded(T, cols, TDM_DTYPE_F32)};
+            TEST_OK(be->host_open(&pinned, bytes, err));
+            memcpy(pinned, rows, bytes);
+            test_stream s = test_stream_open(be, &ops_limits, 2);
+            const tdm_weight table = {.codes = {rows, TDM_DTYPE_BF16, V, cols, cols}}, lent = test_in_weight(&s, &table);
+            const tdm_weight host = {.codes = {pinned, TDM_DTYPE_BF16, V, cols, cols}};
+            const int32_t *ids = test_in_i32(&s, id, T);
+            TEST_OK(be->embed(s.s, test_out(&s, y[0]), &lent, ids, err));
+            TEST_OK(be->embed(s.s, test_out(&s, y[1]), &host, ids, err));
+            test_stream_close(&s);
+            for (int64_t t = 0; t < T; t++)
+                for (int64_t c = 0; c < cols; c++) {
+                    const float want = tdm_bf16_to_f32(rows[id[t] * cols + c]);
+                    assert_true(test_view_at(tdm_view_const(y[0]), t, c) == want && test_view_at(tdm_view_const(y[1]), t, c) == want);
+                }
+            for (int i = 0; i < 2; i++) test_guard_free("embed", y[i]);
+            be->host_close(pinned, bytes);
+            free(rows);
+        }
+}
+
 static void convert_rounds_to_nearest_even(void **state)
 {
     (void)state;
@@ -123,6 +158,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(embed_reads_every_scheme),
+        cmocka_unit_test(embed_reads_host_memory),
         cmocka_unit_test(convert_rounds_to_nearest_even),
         cmocka_unit_test(rows_are_gathered_and_scattered),
         cmocka_unit_test(zero_clears_its_view_alone),

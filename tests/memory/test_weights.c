@@ -421,6 +421,46 @@ static void random_weights_are_those_of_a_fresh_model(void **state)
     }
 }
 
+/* qwen3 has a head of its own. The values come from files in one round and are drawn in the other. */
+static void an_embedding_on_the_host_is_the_same_model(void **state)
+{
+    (void)state;
+    const tdm_backend *be;
+    tdm_error err = {0};
+    assert_int_equal(tdm_backend_cpu(NULL, &be, &err), TDM_OK);
+    for (int random = 0; random < 2; random++) {
+        const char *path = "tests/golden/data/models/qwen3";
+        tdm_model_file *f;
+        tdm_weights *w[2];
+        void *region[2];
+        size_t bytes[2];
+        uint64_t hash[2];
+        assert_int_equal(random ? tdm_model_file_open_random(&f, path, &err) : tdm_model_file_open(&f, path, &err), TDM_OK);
+        for (int host = 0; host < 2; host++) {
+            const tdm_weights_options o = {.scheme = TDM_SCHEME_FP8_BLOCK, .act = TDM_ACT_DYNAMIC, .embedding_on_host = host};
+            assert_int_equal(tdm_weights_bytes(f, &o, &bytes[host], &err), TDM_OK);
+            region[host] = aligned_alloc(64, bytes[host]);
+            assert_int_equal(tdm_weights_open(&w[host], f, &o, &(tdm_region){region[host], bytes[host], be, NULL}, &err), TDM_OK);
+            assert_int_equal(tdm_weights_hash(w[host], &hash[host], &err), TDM_OK);
+        }
+        const tdm_cview a = tdm_weights_embedding(w[0])->codes, b = tdm_weights_embedding(w[1])->codes, head = tdm_weights_head(w[1])->codes;
+        const tdm_weights_options o = {.embedding_on_host = true};
+        const size_t size = (size_t)(a.rows * a.cols) * sizeof(uint16_t);
+        assert_int_equal(bytes[0], bytes[1] + tdm_weights_host_bytes(f, &o));
+        assert_true(tdm_weights_host_bytes(f, &o) >= size);
+        assert_true((const char *)b.data + size <= (const char *)region[1] || (const char *)b.data >= (const char *)region[1] + bytes[1]);
+        assert_true((const char *)head.data >= (const char *)region[1] && (const char *)head.data < (const char *)region[1] + bytes[1]);
+        assert_memory_equal(a.data, b.data, size);
+        assert_memory_equal((const char *)region[0] + bytes[0] - bytes[1], region[1], bytes[1]);
+        assert_true(hash[0] == hash[1]);
+        for (int host = 0; host < 2; host++) {
+            tdm_weights_close(w[host]);
+            free(region[host]);
+        }
+        tdm_model_file_close(f);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -435,6 +475,7 @@ int main(void)
         cmocka_unit_test(layers_and_modules_can_stay_bf16),
         cmocka_unit_test(damaged_models_end_in_an_error),
         cmocka_unit_test(random_weights_are_those_of_a_fresh_model),
+        cmocka_unit_test(an_embedding_on_the_host_is_the_same_model),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -331,8 +331,22 @@ static void the_cpu_refuses_to_offload(void **state)
     tdm_recipe *r = must_parse(OK "memory: {offload: optimizer}\n", NULL);
     const tdm_backend *be;
     assert_int_equal(tdm_backend_cpu(NULL, &be, &err), TDM_OK);
-    assert_int_equal(tdm_recipe_check_backend(r, be, &err), TDM_ERR_RECIPE);
+    assert_int_equal(tdm_recipe_check_backend(r, be, &(tdm_model_config){0}, &err), TDM_ERR_RECIPE);
     expect_line(&err, "memory.offload moves bytes from a device to the host, and the CPU backend has only the host (a.yaml:4:19): use memory.offload: none");
+    tdm_recipe_close(r);
+}
+
+static void a_tied_embedding_stays_on_the_device(void **state)
+{
+    (void)state;
+    tdm_error err = {0};
+    tdm_recipe *r = must_parse(OK "memory: {embedding: host}\n", NULL);
+    const tdm_backend device = {.device = true}, cpu = {0};
+    const tdm_model_config tied = {.tied_head = true}, untied = {0};
+    assert_int_equal(tdm_recipe_check_backend(r, &device, &untied, &err), TDM_OK);
+    assert_int_equal(tdm_recipe_check_backend(r, &cpu, &tied, &err), TDM_OK);
+    assert_int_equal(tdm_recipe_check_backend(r, &device, &tied, &err), TDM_ERR_RECIPE);
+    expect_line(&err, "memory.embedding: the head of this model is its embedding, and every step reads all of it (a.yaml:4:21): use memory.embedding: device");
     tdm_recipe_close(r);
 }
 
@@ -495,6 +509,7 @@ int main(void)
         cmocka_unit_test(the_command_line_wins_and_is_remembered),
         cmocka_unit_test(replay_needs_neither_data_nor_reward),
         cmocka_unit_test(the_cpu_refuses_to_offload),
+        cmocka_unit_test(a_tied_embedding_stays_on_the_device),
         cmocka_unit_test(a_resume_may_change_only_what_does_not_matter),
         cmocka_unit_test(a_resume_compares_rewards),
         cmocka_unit_test(sizes_and_numbers_have_one_meaning),
