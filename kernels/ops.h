@@ -291,6 +291,24 @@ typedef struct tdm_adamw {
     int64_t n, step;
     float lr, beta1, beta2, eps, weight_decay, grad_scale;
 } tdm_adamw;
+/* adamw_8bit: the same with moments of 8 bits, over one tensor, in blocks of 256 of its elements.
+ *   master, grad [n] f32, param [n] bf16 or NULL, as above
+ *   m, v [n] codes of kernels/dynamic_map.h, signed and unsigned; m_most, v_most [ceil(n / 256)] f32: the block's largest magnitude, by which its
+ *   values are divided; a block whose largest is 0 has the codes of 0
+ *   m = m beta1 + (1 - beta1) g;  v = v beta2 + (1 - beta2) g g;  master += -lr c2 / c1 * (m / (sqrt(v) + c2 eps)), then *= 1 - lr weight_decay,
+ *   with c1 = 1 - beta1^step and c2 = sqrt(1 - beta2^step); moments are quantized after they were used.
+ * Numerics  f32, every operation rounded by itself; 1 - beta in f32, the other scalars in double and rounded once.
+ * Source    bitsandbytes, AdamW8bit (block-wise): csrc/kernels.cu, kOptimizerStatic8bit2StateBlockwise, without its approximate divisions. */
+enum { TDM_ADAMW_BLOCK = 256 };
+typedef struct tdm_adamw_8bit {
+    float *master;
+    uint8_t *m, *v;
+    float *m_most, *v_most;
+    const float *grad;
+    uint16_t *param;
+    int64_t n, step;
+    float lr, beta1, beta2, eps, weight_decay, grad_scale;
+} tdm_adamw_8bit;
 /* sgd: master -= lr * (grad * grad_scale + weight_decay * master); param = bf16(master). */
 typedef struct tdm_sgd {
     float *master;
@@ -388,6 +406,7 @@ typedef struct tdm_backend {
     tdm_status (*logprob_backward)(tdm_stream *s, const tdm_logprob_backward *a, tdm_error *err);
 
     tdm_status (*adamw)(tdm_stream *s, const tdm_adamw *a, tdm_error *err);
+    tdm_status (*adamw_8bit)(tdm_stream *s, const tdm_adamw_8bit *a, tdm_error *err);
     tdm_status (*sgd)(tdm_stream *s, const tdm_sgd *a, tdm_error *err);
     /* out[0] = sum of squares of x [n] in double, order fixed by n alone; out in the backend's memory, 8-byte aligned. */
     tdm_status (*sum_squares)(tdm_stream *s, const float *x, int64_t n, double *out, tdm_error *err);

@@ -2,11 +2,68 @@
 
 #include <math.h>
 
-static size_t part(int64_t count, size_t size) { return tdm_align_up((size_t)count * size, 64); }
-
-size_t tdm_optimizer_bytes(int64_t count, tdm_optimizer_kind kind)
+/* Elements of a tensor; 0: the projection has no adapter. */
+static int64_t size_of(const tdm_adapter *a, int p, bool b)
 {
-    return part(1, sizeof(double)) + part(count, sizeof(uint16_t)) + (kind == TDM_OPTIMIZER_ADAMW ? 4 : 2) * part(count, sizeof(float));
+    if (a->offset_a[p] < 0) return 0;
+    return a->spec.rank * (b ? a->n[p] : a->k[p]);
+}
+
+static bool is_small(int64_t size) { return size < TDM_ADAMW_8BIT_LEAST; }
+
+/* State of adamw_8bit that lies before the tensor, in its layer; of all the layer with p == TDM_PROJ_COUNT. */
+typedef struct before {
+    int64_t small, blocks; /* elements kept in 32 bits; blocks of the others */
+    bool whole;            /* no element of the former, and no block that is not full */
+} before;
+
+static before state_before(const tdm_adapter *a, int p, bool b)
+{
+    before at = {.whole = true};
+    for (int i = 0; i < 2 * p + b; i++) {
+        const int64_t size = size_of(a, i / 2, i % 2);
+        if (is_small(size)) at.small += size;
+        else at.blocks += tdm_ceil_div(size, TDM_ADAMW_BLOCK);
+        at.whole = at.whole && (size == 0 || (!is_small(size) && size % TDM_ADAMW_BLOCK == 0));
+    }
+    return at;
+}
+
+/* The next `count` elements of `size` bytes; with base NULL only counts. */
+static void *take(char *base, size_t *at, int64_t count, size_t size)
+{
+    char *p = base ? base + *at : NULL;
+    *at += tdm_align_up((size_t)count * size, 64);
+    return p;
+}
+
+static size_t lay(tdm_optimizer *o, const tdm_adapter *a, tdm_optimizer_kind kind, char *base)
+{
+    const before layer = state_before(a, TDM_PROJ_COUNT, false);
+    const int64_t n = a->count, moments = kind == TDM_OPTIMIZER_ADAMW ? n : kind == TDM_OPTIMIZER_ADAMW_8BIT ? a->layers * layer.small : 0;
+    size_t at = 0;
+    o->squares = take(base, &at, 1, sizeof *o->squares);
+    o->param = take(base, &at, n, sizeof *o->param);
+    o->grad = take(base, &at, n, sizeof *o->grad);
+    const size_t state = at;
+    o->state = o->master = take(base, &at, n, sizeof *o->master);
+    o->m = take(base, &at, moments, sizeof *o->m);
+    o->v = take(base, &at, moments, sizeof *o->v);
+    if (kind == TDM_OPTIMIZER_SGD) o->m = o->v = NULL;
+    if (kind == TDM_OPTIMIZER_ADAMW_8BIT) {
+        o->m_code = take(base, &at, n, sizeof *o->m_code);
+        o->v_code = take(base, &at, n, sizeof *o->v_code);
+        o->m_most = take(base, &at, a->layers * layer.blocks, sizeof *o->m_most);
+        o->v_most = take(base, &at, a->layers * layer.blocks, sizeof *o->v_most);
+    }
+    o->state_bytes = at - state;
+    return at;
+}
+
+size_t tdm_optimizer_bytes(const tdm_adapter *a, tdm_optimizer_kind kind)
+{
+    tdm_optimizer o = {0};
+    return lay(&o, a, kind, NULL);
 }
 
 static tdm_view flat(float *x, int64_t count) { return tdm_view_make(x, TDM_DTYPE_F32, 1, count); }
@@ -14,25 +71,37 @@ static tdm_view flat(float *x, int64_t count) { return tdm_view_make(x, TDM_DTYP
 tdm_status tdm_optimizer_init(tdm_optimizer *o, const tdm_optimizer_config *config, const tdm_backend *be, tdm_stream *s, tdm_adapter *a,
                               void *region, tdm_error *err)
 {
-    tdm_status st = TDM_OK;
-    *o = (tdm_optimizer){.config = *config, .be = be, .s = s, .count = a->count};
-    char *at = region;
-    const size_t floats = part(a->count, sizeof(float));
-    o->squares = (double *)(void *)at;
-    at += part(1, sizeof(double));
-    o->param = (uint16_t *)(void *)at;
-    at += part(a->count, sizeof(uint16_t));
-    o->master = (float *)(void *)at;
-    o->grad = (float *)(void *)(at + floats);
+    *o = (tdm_optimizer){.config = *config, .be = be, .s = s, .adapter = a, .count = a->count};
+    lay(o, a, config->kind, region);
     a->param = o->param;
-    if (config->kind == TDM_OPTIMIZER_ADAMW) {
-        o->m = (float *)(void *)(at + 2 * floats);
-        o->v = (float *)(void *)(at + 3 * floats);
-        TDM_TRY(st, be->zero(s, flat(o->m, o->count), err), done);
-        TDM_TRY(st, be->zero(s, flat(o->v, o->count), err), done);
+    const size_t masters = (size_t)o->count * sizeof *o->master; /* the caller writes these */
+    return be->zero(s, tdm_view_make((char *)o->state + masters, TDM_DTYPE_U8, 1, (int64_t)(o->state_bytes - masters)), err);
+}
+
+tdm_optimizer_tensor tdm_optimizer_tensor_of(const tdm_optimizer *o, int64_t layer, tdm_proj p, bool b)
+{
+    const tdm_adapter *a = o->adapter;
+    const int64_t offset = b ? a->offset_b[p] : a->offset_a[p];
+    TDM_ASSERT(offset >= 0);
+    tdm_optimizer_tensor t = {.first = layer * a->layer_count + offset, .count = size_of(a, p, b)};
+    t.master = o->master + t.first;
+    if (o->config.kind == TDM_OPTIMIZER_ADAMW) {
+        t.m = o->m + t.first;
+        t.v = o->v + t.first;
     }
-done:
-    return st;
+    if (o->config.kind != TDM_OPTIMIZER_ADAMW_8BIT) return t;
+    const before here = state_before(a, p, b), all = state_before(a, TDM_PROJ_COUNT, false);
+    if (is_small(t.count)) {
+        t.m = o->m + layer * all.small + here.small;
+        t.v = o->v + layer * all.small + here.small;
+        return t;
+    }
+    t.m_code = o->m_code + t.first;
+    t.v_code = o->v_code + t.first;
+    t.m_most = o->m_most + layer * all.blocks + here.blocks;
+    t.v_most = o->v_most + layer * all.blocks + here.blocks;
+    t.blocks = tdm_ceil_div(t.count, TDM_ADAMW_BLOCK);
+    return t;
 }
 
 tdm_status tdm_optimizer_publish(tdm_optimizer *o, tdm_error *err)
@@ -56,6 +125,51 @@ double tdm_schedule_lr(const tdm_optimizer_config *c, int64_t update)
     return c->lr * fmax(0.0, 0.5 * (1.0 + cos(acos(-1.0) * (1.0 - left))));
 }
 
+/* AdamW over the elements of t, in the form their moments have. */
+static tdm_status adamw(const tdm_optimizer *o, const tdm_optimizer_tensor *t, float lr, float scale, tdm_error *err)
+{
+    const tdm_optimizer_config *c = &o->config;
+    const float beta1 = (float)c->beta1, beta2 = (float)c->beta2, eps = (float)c->eps, decay = (float)c->weight_decay;
+    if (t->m_code) {
+        const tdm_adamw_8bit a = {.master = t->master, .m = t->m_code, .v = t->v_code, .m_most = t->m_most, .v_most = t->v_most,
+                                  .grad = o->grad + t->first, .param = o->param + t->first, .n = t->count, .step = o->updates, .lr = lr,
+                                  .beta1 = beta1, .beta2 = beta2, .eps = eps, .weight_decay = decay, .grad_scale = scale};
+        return o->be->adamw_8bit(o->s, &a, err);
+    }
+    const tdm_adamw a = {.master = t->master, .m = t->m, .v = t->v, .grad = o->grad + t->first, .param = o->param + t->first, .n = t->count,
+                         .step = o->updates, .lr = lr, .beta1 = beta1, .beta2 = beta2, .eps = eps, .weight_decay = decay, .grad_scale = scale};
+    return o->be->adamw(o->s, &a, err);
+}
+
+static tdm_status adamw_by_tensor(const tdm_optimizer *o, float lr, float scale, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    for (int64_t l = 0; l < o->adapter->layers; l++)
+        for (int i = 0; i < 2 * TDM_PROJ_COUNT; i++) {
+            if (o->adapter->offset_a[i / 2] < 0) continue;
+            const tdm_optimizer_tensor t = tdm_optimizer_tensor_of(o, l, (tdm_proj)(i / 2), i % 2);
+            TDM_TRY(st, adamw(o, &t, lr, scale, err), done);
+        }
+done:
+    return st;
+}
+
+static tdm_status update(const tdm_optimizer *o, float lr, float scale, tdm_error *err)
+{
+    const tdm_optimizer_config *c = &o->config;
+    if (c->kind == TDM_OPTIMIZER_SGD) {
+        const tdm_sgd a = {.master = o->master, .grad = o->grad, .param = o->param, .n = o->count, .lr = lr,
+                           .weight_decay = (float)c->weight_decay, .grad_scale = scale};
+        return o->be->sgd(o->s, &a, err);
+    }
+    /* all as one tensor, where the blocks of the whole are those of its parts */
+    const bool eight = c->kind == TDM_OPTIMIZER_ADAMW_8BIT;
+    if (eight && !state_before(o->adapter, TDM_PROJ_COUNT, false).whole) return adamw_by_tensor(o, lr, scale, err);
+    const tdm_optimizer_tensor all = {.count = o->count, .master = o->master, .m = o->m, .v = o->v, .m_code = o->m_code, .v_code = o->v_code,
+                                      .m_most = o->m_most, .v_most = o->v_most};
+    return adamw(o, &all, lr, scale, err);
+}
+
 tdm_status tdm_optimizer_step(tdm_optimizer *o, double *grad_norm, double *lr, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -74,16 +188,7 @@ tdm_status tdm_optimizer_step(tdm_optimizer *o, double *grad_norm, double *lr, t
     /* torch.nn.utils.clip_grad_norm_: the factor is max / (norm + 1e-6), at most 1 */
     const double factor = c->max_grad_norm > 0.0 ? fmin(1.0, c->max_grad_norm / (*grad_norm + 1e-6)) : 1.0;
     o->updates++;
-    if (c->kind == TDM_OPTIMIZER_SGD) {
-        const tdm_sgd a = {.master = o->master, .grad = o->grad, .param = o->param, .n = o->count, .lr = (float)*lr,
-                           .weight_decay = (float)c->weight_decay, .grad_scale = (float)factor};
-        st = o->be->sgd(o->s, &a, err);
-    } else {
-        const tdm_adamw a = {.master = o->master, .m = o->m, .v = o->v, .grad = o->grad, .param = o->param, .n = o->count,
-                             .step = o->updates, .lr = (float)*lr, .beta1 = (float)c->beta1, .beta2 = (float)c->beta2,
-                             .eps = (float)c->eps, .weight_decay = (float)c->weight_decay, .grad_scale = (float)factor};
-        st = o->be->adamw(o->s, &a, err);
-    }
+    st = update(o, (float)*lr, (float)factor, err);
 done:
     return st;
 }

@@ -57,6 +57,7 @@ const tdm_backend TDM_CPU(backend) = {
     .logprob = TDM_CPU(logprob),
     .logprob_backward = TDM_CPU(logprob_backward),
     .adamw = TDM_CPU(adamw),
+    .adamw_8bit = TDM_CPU(adamw_8bit),
     .sgd = TDM_CPU(sgd),
     .sum_squares = TDM_CPU(sum_squares),
     .scatter_rows = TDM_CPU(scatter_rows),

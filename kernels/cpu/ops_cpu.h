@@ -57,6 +57,7 @@ size_t TDM_CPU(logits_workspace_bytes)(const tdm_limits *limits, int threads);
 /* optimizer.c */
 size_t TDM_CPU(optimizer_workspace_bytes)(const tdm_limits *limits, int threads);
 tdm_status TDM_CPU(adamw)(tdm_stream *s, const tdm_adamw *a, tdm_error *err);
+tdm_status TDM_CPU(adamw_8bit)(tdm_stream *s, const tdm_adamw_8bit *a, tdm_error *err);
 tdm_status TDM_CPU(sgd)(tdm_stream *s, const tdm_sgd *a, tdm_error *err);
 tdm_status TDM_CPU(sum_squares)(tdm_stream *s, const float *x, int64_t n, double *out, tdm_error *err);
 

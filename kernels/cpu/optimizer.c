@@ -1,8 +1,9 @@
-/* adamw, sgd and sum_squares over flat arrays. */
+/* adamw, adamw_8bit, sgd and sum_squares over flat arrays. */
 #include <math.h>
 
 #include "kernels/cpu/ops_cpu.h"
 #include "kernels/cpu/lanes.h"
+#include "kernels/dynamic_map.h"
 
 enum { SPAN = 4096, SEGMENTS = 256 };
 
@@ -44,6 +45,67 @@ tdm_status TDM_CPU(adamw)(tdm_stream *s, const tdm_adamw *a, tdm_error *err)
     adamw_job job = {a, (float)(1.0 - lr * (double)a->weight_decay), (float)(1.0 - beta1), (float)(1.0 - beta2),
                      (float)sqrt(correction2), (float)(-(lr / correction1))};
     tdm_cpu_parallel(s, tdm_ceil_div(a->n, SPAN), 4, adamw_spans, &job);
+    return TDM_OK;
+}
+
+/* What all blocks share. */
+typedef struct adamw_8bit_job {
+    const tdm_adamw_8bit *a;
+    float one_minus_beta1, one_minus_beta2, step_size, eps, decay;
+    float m_bound[256], v_bound[256]; /* the last is never asked for */
+} adamw_8bit_job;
+
+/* One block; moments live in f32 from their codes to their codes. */
+static void adamw_8bit_block(const adamw_8bit_job *j, int64_t block)
+{
+    const tdm_adamw_8bit *a = j->a;
+    const int64_t first = block * TDM_ADAMW_BLOCK, n = tdm_min_i64(TDM_ADAMW_BLOCK, a->n - first);
+    const float *grad = a->grad + first, m_was = a->m_most[block], v_was = a->v_most[block];
+    float *master = a->master + first, m[TDM_ADAMW_BLOCK], v[TDM_ADAMW_BLOCK], m_most = 0.0f, v_most = 0.0f;
+    uint8_t *m_code = a->m + first, *v_code = a->v + first;
+    for (int64_t i = 0; i < n; i++) {
+        m[i] = tdm_dynamic_map[1][m_code[i]] * m_was;
+        v[i] = tdm_dynamic_map[0][v_code[i]] * v_was;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        const float g = grad[i] * a->grad_scale;
+        m[i] = m[i] * a->beta1 + j->one_minus_beta1 * g;
+        v[i] = v[i] * a->beta2 + j->one_minus_beta2 * g * g;
+        master[i] = (master[i] + j->step_size * (m[i] / (sqrtf(v[i]) + j->eps))) * j->decay;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        m_most = fabsf(m[i]) > m_most ? fabsf(m[i]) : m_most;
+        v_most = v[i] > v_most ? v[i] : v_most;
+    }
+    for (int64_t i = 0; i < n; i++) {
+        m_code[i] = (uint8_t)tdm_dynamic_signed_code(j->m_bound, m_most > 0.0f ? m[i] / m_most : 0.0f, signbit(m[i]) != 0);
+        v_code[i] = (uint8_t)tdm_dynamic_code(j->v_bound, v_most > 0.0f ? v[i] / v_most : 0.0f);
+    }
+    a->m_most[block] = m_most;
+    a->v_most[block] = v_most;
+    if (a->param)
+        for (int64_t i = 0; i < n; i++) a->param[first + i] = tdm_f32_to_bf16(master[i]);
+}
+
+static void adamw_8bit_blocks(void *ctx, int64_t first, int64_t last, int thread)
+{
+    (void)thread;
+    for (int64_t block = first; block < last; block++) adamw_8bit_block(ctx, block);
+}
+
+tdm_status TDM_CPU(adamw_8bit)(tdm_stream *s, const tdm_adamw_8bit *a, tdm_error *err)
+{
+    (void)err;
+    TDM_ASSERT(a->n >= 0 && a->step >= 1);
+    const double correction1 = 1.0 - pow((double)a->beta1, (double)a->step), correction2 = sqrt(1.0 - pow((double)a->beta2, (double)a->step));
+    adamw_8bit_job job = {.a = a, .one_minus_beta1 = 1.0f - a->beta1, .one_minus_beta2 = 1.0f - a->beta2,
+                          .step_size = (float)(-(double)a->lr * correction2 / correction1), .eps = (float)(correction2 * (double)a->eps),
+                          .decay = (float)(1.0 - (double)a->lr * (double)a->weight_decay)};
+    for (int k = 0; k < 255; k++) {
+        job.m_bound[k] = tdm_dynamic_bound(tdm_dynamic_map[1], k);
+        job.v_bound[k] = tdm_dynamic_bound(tdm_dynamic_map[0], k);
+    }
+    tdm_cpu_parallel(s, tdm_ceil_div(a->n, TDM_ADAMW_BLOCK), 16, adamw_8bit_blocks, &job);
     return TDM_OK;
 }
 

@@ -78,6 +78,7 @@ template <tdm_cuda_path PATH> static constexpr tdm_backend table(const char *nam
     b.logprob = tdm_cuda_logprob;
     b.logprob_backward = tdm_cuda_logprob_backward;
     b.adamw = tdm_cuda_adamw;
+    b.adamw_8bit = tdm_cuda_adamw_8bit;
     b.sgd = tdm_cuda_sgd;
     b.sum_squares = tdm_cuda_sum_squares;
     return b;

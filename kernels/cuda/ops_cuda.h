@@ -63,6 +63,7 @@ tdm_status tdm_cuda_sample(tdm_stream *s, const tdm_sample *a, tdm_error *err);
 tdm_status tdm_cuda_logprob(tdm_stream *s, const tdm_logprob *a, tdm_error *err);
 tdm_status tdm_cuda_logprob_backward(tdm_stream *s, const tdm_logprob_backward *a, tdm_error *err);
 tdm_status tdm_cuda_adamw(tdm_stream *s, const tdm_adamw *a, tdm_error *err);
+tdm_status tdm_cuda_adamw_8bit(tdm_stream *s, const tdm_adamw_8bit *a, tdm_error *err);
 tdm_status tdm_cuda_sgd(tdm_stream *s, const tdm_sgd *a, tdm_error *err);
 tdm_status tdm_cuda_sum_squares(tdm_stream *s, const float *x, int64_t n, double *out, tdm_error *err);
 

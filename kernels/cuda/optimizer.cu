@@ -1,7 +1,9 @@
-// adamw, sgd and sum_squares over flat arrays: the CPU's operations in its order, so that both backends' parameters agree to the bit.
+// adamw, adamw_8bit, sgd and sum_squares over flat arrays: the CPU's operations in its order, so that both backends' parameters agree to the bit.
 #include <math.h>
+#include <string.h>
 
 #include "kernels/cuda/common.cuh"
+#include "kernels/dynamic_map.h"
 
 enum { THREADS = 256, SEGMENTS = 512, BLOCKS_A_SM = 8 };
 
@@ -38,6 +40,77 @@ tdm_status tdm_cuda_adamw(tdm_stream *s, const tdm_adamw *a, tdm_error *err)
                              (float)(-(lr / correction1))};
     adamw_all<<<blocks(s, a->n), THREADS, 0, s->cuda>>>(*a, k);
     return tdm_cuda_launched(err, "adamw", 1, a->n);
+}
+
+// ---- adamw_8bit: a block of threads takes a block of elements, one each, then the next. ------------------------------------------------
+
+struct adamw_8bit_scalars {
+    float one_minus_beta1, one_minus_beta2, step_size, eps, decay;
+};
+struct dynamic_maps { // as an argument: 2 KiB that every block copies to its shared memory
+    float map[2][256];
+};
+
+// The largest over the block, in every thread; values are not below 0, so their bits are ordered as they are.
+static __device__ float block_most(float value, unsigned *shared)
+{
+    const unsigned most = __reduce_max_sync(0xffffffffu, __float_as_uint(value));
+    __syncthreads(); // whoever reads `shared` from the last time is done
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = most;
+    __syncthreads();
+    unsigned all = shared[0];
+    for (int w = 1; w < TDM_ADAMW_BLOCK / 32; w++) all = max(all, shared[w]);
+    return __uint_as_float(all);
+}
+
+static __global__ void __launch_bounds__(TDM_ADAMW_BLOCK) adamw_8bit_blocks(tdm_adamw_8bit a, adamw_8bit_scalars k, dynamic_maps maps)
+{
+    __shared__ float map[2][256], bound[2][256];
+    __shared__ unsigned most[2][TDM_ADAMW_BLOCK / 32];
+    const int t = (int)threadIdx.x;
+    for (int s = 0; s < 2; s++) {
+        map[s][t] = maps.map[s][t];
+        if (t < 255) bound[s][t] = tdm_dynamic_bound(maps.map[s], t);
+    }
+    __syncthreads();
+    for (int64_t block = blockIdx.x; block * TDM_ADAMW_BLOCK < a.n; block += gridDim.x) {
+        const int64_t i = block * TDM_ADAMW_BLOCK + t;
+        const bool inside = i < a.n;
+        float m = 0.0f, v = 0.0f;
+        if (inside) {
+            const float g = __fmul_rn(a.grad[i], a.grad_scale);
+            m = __fmul_rn(map[1][a.m[i]], a.m_most[block]);
+            v = __fmul_rn(map[0][a.v[i]], a.v_most[block]);
+            m = __fadd_rn(__fmul_rn(m, a.beta1), __fmul_rn(k.one_minus_beta1, g));
+            v = __fadd_rn(__fmul_rn(v, a.beta2), __fmul_rn(__fmul_rn(k.one_minus_beta2, g), g));
+            const float update = __fmul_rn(k.step_size, __fdiv_rn(m, __fadd_rn(__fsqrt_rn(v), k.eps)));
+            const float p = __fmul_rn(__fadd_rn(a.master[i], update), k.decay);
+            a.master[i] = p;
+            if (a.param) a.param[i] = tdm_to_bf16(p);
+        }
+        const float m_most = block_most(fabsf(m), most[0]), v_most = block_most(v, most[1]);
+        if (inside) {
+            a.m[i] = (uint8_t)tdm_dynamic_signed_code(bound[1], m_most > 0.0f ? __fdiv_rn(m, m_most) : 0.0f, signbit(m));
+            a.v[i] = (uint8_t)tdm_dynamic_code(bound[0], v_most > 0.0f ? __fdiv_rn(v, v_most) : 0.0f);
+        }
+        if (t == 0) { // every thread has read what stood here: block_most waited for it
+            a.m_most[block] = m_most;
+            a.v_most[block] = v_most;
+        }
+    }
+}
+
+tdm_status tdm_cuda_adamw_8bit(tdm_stream *s, const tdm_adamw_8bit *a, tdm_error *err)
+{
+    TDM_ASSERT(a->n >= 0 && a->step >= 1);
+    if (a->n == 0) return TDM_OK;
+    const double correction1 = 1.0 - pow((double)a->beta1, (double)a->step), correction2 = sqrt(1.0 - pow((double)a->beta2, (double)a->step));
+    const adamw_8bit_scalars k = {1.0f - a->beta1, 1.0f - a->beta2, (float)(-(double)a->lr * correction2 / correction1),
+                                  (float)(correction2 * (double)a->eps), (float)(1.0 - (double)a->lr * (double)a->weight_decay)};
+    dynamic_maps maps;
+    memcpy(maps.map, tdm_dynamic_map, sizeof maps.map);
+    adamw_8bit_blocks<<<blocks(s, a->n), TDM_ADAMW_BLOCK, 0, s->cuda>>>(*a, k, maps);
+    return tdm_cuda_launched(err, "adamw_8bit", 1, a->n);
 }
 
 static __global__ void __launch_bounds__(THREADS) sgd_all(tdm_sgd a)

@@ -11,19 +11,16 @@
 
 /* ---- Tensors of a checkpoint --------------------------------------------------------------------------------------------------- */
 
-enum { OPTIMIZER_PARTS = 3 };
-static const char *const part_names[OPTIMIZER_PARTS] = {"master", "exp_avg", "exp_avg_sq"};
-
-/* In the backend's memory. */
-static float *part_of(const tdm_optimizer *o, int part) { return part == 0 ? o->master : part == 1 ? o->m : o->v; }
+enum { OPTIMIZER_PARTS = 5 };
+static const char *const part_names[OPTIMIZER_PARTS] = {"master", "exp_avg", "exp_avg_sq", "exp_avg_absmax", "exp_avg_sq_absmax"};
 
 typedef struct tensors {
     tdm_peft_pair *pair;
     tdm_st_entry *adapter, *optimizer;
-    char (*name)[TDM_PEFT_NAME_BYTES + 16];
+    char (*name)[TDM_PEFT_NAME_BYTES + 24];
     int64_t pairs, optimizer_count;
-    float *part[OPTIMIZER_PARTS]; /* the optimizer's arrays as the host sees them: they themselves, or in `copy`; NULL: there is none */
-    float *copy;                  /* of a device's; NULL on the CPU */
+    char *state; /* the optimizer's state as the host sees it: itself, or `copy` */
+    char *copy;  /* of a device's; NULL on the CPU */
 } tensors;
 
 static void tensors_free(tensors *t)
@@ -35,55 +32,61 @@ static void tensors_free(tensors *t)
     free(t->copy);
 }
 
-static tdm_status see_parts(const tdm_job *j, tensors *t, tdm_error *err)
+static tdm_status see_state(const tdm_job *j, tensors *t, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const tdm_optimizer *o = &j->session.optimizer;
+    t->state = o->state;
     if (o->be->device) {
-        t->copy = malloc((size_t)(OPTIMIZER_PARTS * o->count) * sizeof *t->copy);
+        t->state = t->copy = malloc(o->state_bytes);
         if (!t->copy) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for a copy of the optimizer's state");
-    }
-    for (int i = 0; i < OPTIMIZER_PARTS; i++) {
-        float *part = part_of(o, i);
-        t->part[i] = part && t->copy ? t->copy + i * o->count : part;
-        if (part) TDM_TRY(st, o->be->download(o->s, t->part[i], part, (size_t)o->count * sizeof *part, err), done);
+        TDM_TRY(st, o->be->download(o->s, t->copy, o->state, o->state_bytes, err), done);
     }
     TDM_TRY(st, o->be->stream_sync(o->s, err), done);
 done:
     return st;
 }
 
-static tdm_status put_parts(tdm_job *j, const tensors *t, tdm_error *err)
+static tdm_status put_state(tdm_job *j, const tensors *t, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_optimizer *o = &j->session.optimizer;
-    for (int i = 0; i < OPTIMIZER_PARTS; i++)
-        if (t->part[i]) TDM_TRY(st, o->be->upload(o->s, part_of(o, i), t->part[i], (size_t)o->count * sizeof(float), err), done);
+    if (t->copy) TDM_TRY(st, o->be->upload(o->s, o->state, t->copy, o->state_bytes, err), done);
     TDM_TRY(st, tdm_optimizer_publish(o, err), done);
 done:
     return st;
 }
 
-/* One tensor a layer, projection and half: name.master [R, K] or [N, R]. */
+/* A part of one tensor's state: [R, K] or [N, R], or what belongs to its blocks; data NULL: this optimizer has no such part. */
+static tdm_st_entry part_of(const tdm_job *j, const tensors *t, int part, const tdm_optimizer_tensor *of, const tdm_peft_pair *pair, bool b)
+{
+    const tdm_optimizer *o = &j->session.optimizer;
+    const tdm_cview shape = b ? pair->b : pair->a;
+    const void *const values[OPTIMIZER_PARTS] = {of->master, of->m ? (const void *)of->m : of->m_code, of->v ? (const void *)of->v : of->v_code,
+                                                 of->m_most, of->v_most};
+    const bool code = (part == 1 || part == 2) && of->m_code, blocks = part > 2;
+    tdm_st_entry e = {.dtype = code ? TDM_ST_U8 : TDM_ST_F32, .rank = blocks ? 1 : 2, .shape = {blocks ? of->blocks : shape.rows, blocks ? 1 : shape.cols}};
+    if (values[part]) e.data = t->state + ((const char *)values[part] - (const char *)o->state);
+    return e;
+}
+
+/* One tensor a layer, projection, half and part: NAME.master. */
 static void name_optimizer(const tdm_job *j, tensors *t)
 {
-    const tdm_adapter *a = &j->session.adapter;
     int64_t n = 0;
-    for (int part = 0; part < OPTIMIZER_PARTS; part++) {
-        float *base = t->part[part];
-        if (!base) continue;
+    for (int part = 0; part < OPTIMIZER_PARTS; part++)
         for (int64_t i = 0; i < t->pairs; i++)
-            for (int half = 0; half < 2; half++, n++) {
+            for (int half = 0; half < 2; half++) {
                 const tdm_peft_pair *p = &t->pair[i];
+                const tdm_optimizer_tensor of = tdm_optimizer_tensor_of(&j->session.optimizer, p->layer, p->proj, half);
                 char tensor[TDM_PEFT_NAME_BYTES];
+                t->optimizer[n] = part_of(j, t, part, &of, p, half);
+                if (!t->optimizer[n].data) continue;
                 tdm_peft_tensor_name(tensor, p->layer, p->proj, half == 1);
                 snprintf(t->name[n], sizeof t->name[n], "%s.%s", tensor, part_names[part]);
-                const int64_t offset = half ? a->offset_b[p->proj] : a->offset_a[p->proj];
-                t->optimizer[n] = (tdm_st_entry){.name = t->name[n], .dtype = TDM_ST_F32, .rank = 2,
-                                                 .shape = {half ? a->n[p->proj] : a->spec.rank, half ? a->spec.rank : a->k[p->proj]},
-                                                 .data = base + p->layer * a->layer_count + offset};
+                t->optimizer[n].name = t->name[n];
+                n++;
             }
-    }
     t->optimizer_count = n;
 }
 
@@ -92,7 +95,7 @@ static tdm_status tensors_make(const tdm_job *j, tensors *t, tdm_error *err)
 {
     const tdm_adapter *a = &j->session.adapter;
     *t = (tensors){0};
-    tdm_status st = see_parts(j, t, err);
+    tdm_status st = see_state(j, t, err);
     if (st != TDM_OK) goto fail;
     const size_t most = (size_t)(a->layers * TDM_PROJ_COUNT);
     t->pair = calloc(most, sizeof *t->pair);
@@ -102,7 +105,7 @@ static tdm_status tensors_make(const tdm_job *j, tensors *t, tdm_error *err)
     for (int64_t l = 0; l < a->layers; l++)
         for (int p = 0; p < TDM_PROJ_COUNT; p++) {
             if (a->offset_a[p] < 0) continue;
-            const float *m = t->part[0] + l * a->layer_count;
+            const float *m = (const float *)(const void *)t->state + l * a->layer_count; /* masters come first */
             t->pair[t->pairs++] = (tdm_peft_pair){.layer = l, .proj = (tdm_proj)p,
                                                   .a = {m + a->offset_a[p], TDM_DTYPE_F32, a->spec.rank, a->k[p], a->k[p]},
                                                   .b = {m + a->offset_b[p], TDM_DTYPE_F32, a->n[p], a->spec.rank, a->spec.rank}};
@@ -172,15 +175,15 @@ static tdm_status load_optimizer(tdm_job *j, const tdm_checkpoint *c, tdm_error 
     for (int64_t i = 0; i < t.optimizer_count; i++) {
         const tdm_st_entry *want = &t.optimizer[i];
         const tdm_st_tensor *have = tdm_safetensors_find(c->optimizer, want->name);
-        const size_t bytes = (size_t)(want->shape[0] * want->shape[1]) * sizeof(float);
-        if (!have || have->dtype != TDM_ST_F32 || have->bytes != bytes) {
+        const size_t bytes = (size_t)(want->shape[0] * want->shape[1]) * (want->dtype == TDM_ST_U8 ? 1 : sizeof(float));
+        if (!have || have->dtype != want->dtype || have->bytes != bytes) {
             st = TDM_FAIL(err, TDM_ERR_INPUT, c->path, "is it a checkpoint of this recipe?", "optimizer.safetensors: %s is %s", want->name,
                           have ? "of another shape" : "missing");
             goto done;
         }
-        memcpy((float *)(uintptr_t)want->data, have->data, bytes);
+        memcpy((void *)(uintptr_t)want->data, have->data, bytes);
     }
-    TDM_TRY(st, put_parts(j, &t, err), done);
+    TDM_TRY(st, put_state(j, &t, err), done);
 done:
     tensors_free(&t);
     return st;

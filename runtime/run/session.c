@@ -21,7 +21,7 @@ static tdm_limits limits_of(const tdm_session *s)
 static size_t adapter_bytes(const tdm_session *s)
 {
     if (!s->has_adapter) return 0;
-    return tdm_optimizer_bytes(s->adapter.count, s->spec.optimizer ? s->spec.optimizer->kind : TDM_OPTIMIZER_SGD);
+    return tdm_optimizer_bytes(&s->adapter, s->spec.optimizer ? s->spec.optimizer->kind : TDM_OPTIMIZER_SGD);
 }
 
 /* The table, for the choices that stand in s->spec. */

@@ -77,7 +77,7 @@ static float *gradient(const config *c, int64_t *n, double *loss)
     make_batch(&b, m.model.c->vocab);
     tiny_adapter(&adapter, &m, 4);
     uint16_t *start = adapter.param;
-    void *region = aligned_alloc(64, tdm_align_up(tdm_optimizer_bytes(adapter.count, TDM_OPTIMIZER_SGD), 64));
+    void *region = aligned_alloc(64, tdm_align_up(tdm_optimizer_bytes(&adapter, TDM_OPTIMIZER_SGD), 64));
     const tdm_optimizer_config sgd = {.kind = TDM_OPTIMIZER_SGD, .lr = 1.0};
     TINY_OK(tdm_optimizer_init(&opt, &sgd, m.be, m.stream, &adapter, region, err));
     memcpy(adapter.param, start, (size_t)adapter.count * sizeof *start);
