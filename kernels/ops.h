@@ -320,6 +320,7 @@ typedef struct tdm_sgd {
 
 /* A recorded sequence of operations; see capture_begin. */
 typedef struct tdm_graph tdm_graph;
+enum { TDM_SIDE_SLOTS = 2 };
 
 /* ---- The table --------------------------------------------------------------------------------------------------------------- */
 
@@ -338,6 +339,12 @@ typedef struct tdm_backend {
     tdm_status (*upload)(tdm_stream *s, void *dst, const void *src, size_t bytes, tdm_error *err);
     /* dst is filled when stream_sync returns. */
     tdm_status (*download)(tdm_stream *s, void *dst, const void *src, size_t bytes, tdm_error *err);
+    /* Copies beside the stream, out of the backend's memory to host_open's and back in. Each begins when what the stream was given before is
+     * done, and runs beside what it is given next; what it is given after side_join(slot) comes after the slot's copy. A slot, 0 to
+     * TDM_SIDE_SLOTS - 1, is joined before it takes another copy, and before the stream is closed. Not between capture_begin and capture_end. */
+    tdm_status (*side_out)(tdm_stream *s, int slot, void *host, const void *src, size_t bytes, tdm_error *err);
+    tdm_status (*side_in)(tdm_stream *s, int slot, void *dst, const void *host, size_t bytes, tdm_error *err);
+    tdm_status (*side_join)(tdm_stream *s, int slot, tdm_error *err);
     /* Bytes of device memory this process takes now beside memory_open's (context, code, libraries), what is typical where no device can be
      * asked; 0 on the CPU. May open the device. */
     tdm_status (*overhead)(size_t *bytes, tdm_error *err);

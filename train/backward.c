@@ -118,8 +118,10 @@ tdm_status tdm_backward_layers(tdm_trainer *t, const tdm_run *run, tdm_optimizer
         context c = {.t = t, .run = run, .opt = opt, .layer = l, .a = &t->acts[t->spec.checkpointing ? 0 : l], .tokens = t->batch.tokens};
         if (t->spec.checkpointing) {
             c.a->x_in = t->x[l];
+            TDM_TRY(st, tdm_offload_recompute(t, l, err), done);
             /* the layer's output is written again over itself: the next layer's input is no longer needed */
             TDM_TRY(st, tdm_forward_layer(run, l, c.a, t->x[l + 1], err), done);
+            TDM_TRY(st, tdm_offload_backward(t, l, err), done);
         }
         TDM_TRY(st, ffn_back(&c, err), done);
         TDM_TRY(st, attention_back(&c, err), done);

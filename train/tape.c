@@ -20,15 +20,17 @@ static int64_t widest(const tdm_model_config *c) { return tdm_max_i64(tdm_max_i6
 /* Layers that have activations of their own. */
 static int64_t kept_layers(const tdm_model_config *c, const tdm_trainer_spec *s) { return s->forward_only || s->checkpointing ? 1 : c->layers; }
 
+static bool offloads(const tdm_trainer_spec *s) { return s->offload && !s->forward_only; }
+
 static size_t lay_tape(tdm_trainer *t, const tdm_model_config *c, void *base)
 {
     const tdm_trainer_spec *s = &t->spec;
     cutter k = {.base = base};
-    const int64_t inputs = s->forward_only ? 1 : c->layers + 1, kept = kept_layers(c, s);
-    for (int64_t l = 0; l < inputs; l++) {
-        const tdm_view x = cut(&k, TDM_DTYPE_F32, s->micro_tokens, c->width);
-        if (t->x) t->x[l] = x;
-    }
+    const int64_t inputs = s->forward_only ? 1 : c->layers + 1, kept = kept_layers(c, s), places = offloads(s) ? 2 : inputs;
+    const size_t place = tdm_align_up((size_t)(s->micro_tokens * c->width) * sizeof(float), 64);
+    for (int64_t l = 0; t->x && l < inputs; l++)
+        t->x[l] = tdm_view_make(k.base ? k.base + (size_t)(l % places) * place : NULL, TDM_DTYPE_F32, s->micro_tokens, c->width);
+    k.at += (size_t)places * place;
     const tdm_acts_spec acts = {.tokens = s->micro_tokens, .rank = s->rank, .tape = !s->forward_only};
     for (int64_t l = 0; l < kept; l++) {
         if (t->acts) tdm_layer_acts_cut(&t->acts[l], c, &acts, k.base ? k.base + k.at : NULL);
@@ -141,6 +143,8 @@ void tdm_trainer_lay(tdm_trainer *t, const tdm_backend *be, const tdm_model_conf
     t->kv_pages = tdm_ceil_div(s->micro_tokens, be->kv_page_tokens) + s->sequences;
     bytes->host = lay_host(t, c, r ? t->host : NULL);
     bytes->tape = lay_tape(t, c, r ? r->tape : NULL);
+    t->input_bytes = (size_t)(s->micro_tokens * c->width) * sizeof(float);
+    bytes->offload = offloads(s) ? (size_t)(c->layers - 1) * t->input_bytes : 0;
     bytes->mirror = lay_mirror(t, c, r ? t->mirror.host : NULL);
     if (be->device) bytes->host += bytes->mirror;
     bytes->scratch = bytes->mirror + lay_scratch(t, c, r ? (char *)r->scratch + bytes->mirror : NULL);
@@ -164,6 +168,7 @@ tdm_status tdm_trainer_open(tdm_trainer **out, const tdm_model *m, const tdm_tra
                             tdm_error *err)
 {
     TDM_ASSERT(spec->micro_tokens >= spec->context && spec->head_rows > 0 && spec->sequences > 0);
+    TDM_ASSERT(!spec->offload || spec->checkpointing);
     tdm_trainer_bytes bytes = tdm_trainer_count(m->be, m->c, m->kv_dtype, spec);
     tdm_trainer *t = calloc(1, sizeof *t);
     *out = t;
@@ -175,7 +180,12 @@ tdm_status tdm_trainer_open(tdm_trainer **out, const tdm_model *m, const tdm_tra
     }
     t->m = m;
     t->spec = *spec;
-    const tdm_status st = tdm_mirror_open(&t->mirror, m->be, regions->scratch, bytes.mirror, err);
+    tdm_status st = tdm_mirror_open(&t->mirror, m->be, regions->scratch, bytes.mirror, err);
+    if (st == TDM_OK && bytes.offload > 0) {
+        void *inputs;
+        st = m->be->host_open(&inputs, bytes.offload, err);
+        t->inputs = st == TDM_OK ? inputs : NULL;
+    }
     if (st != TDM_OK) {
         tdm_trainer_close(t);
         *out = NULL;
@@ -188,6 +198,7 @@ tdm_status tdm_trainer_open(tdm_trainer **out, const tdm_model *m, const tdm_tra
 void tdm_trainer_close(tdm_trainer *t)
 {
     if (!t) return;
+    if (t->inputs) t->m->be->host_close(t->inputs, (size_t)(t->m->c->layers - 1) * t->input_bytes);
     tdm_mirror_close(&t->mirror);
     free(t->host);
     free(t);

@@ -44,7 +44,8 @@ static void pack(tdm_trainer *t, const tdm_train_item *items, int64_t first, int
                            .pages = tdm_trainer_twin(t, t->pages), .pages_stride = t->page_stride, .q_most = longest, .kv_most = longest};
 }
 
-static tdm_status forward(tdm_trainer *t, const tdm_run *run, tdm_error *err)
+/* keep: for backward. */
+static tdm_status forward(tdm_trainer *t, const tdm_run *run, bool keep, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     TDM_TRY(st, tdm_mirror_push(&t->mirror, t->m->s, t->ids, t->batch_bytes, err), done);
@@ -54,6 +55,7 @@ static tdm_status forward(tdm_trainer *t, const tdm_run *run, tdm_error *err)
     for (int64_t l = 0; l < layers; l++) {
         tdm_layer_acts *a = &t->acts[tape && !t->spec.checkpointing ? l : 0];
         a->x_in = t->x[tape ? l : 0];
+        if (keep) TDM_TRY(st, tdm_offload_forward(t, l, err), done);
         TDM_TRY(st, tdm_forward_layer(run, l, a, t->x[tape ? l + 1 : 0], err), done);
     }
 done:
@@ -75,7 +77,7 @@ tdm_status tdm_trainer_score(tdm_trainer *t, const tdm_adapter *adapter, tdm_tra
         TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done); /* what was pushed is written over */
         pack(t, items, first, end);
         const tdm_run run = run_of(t, adapter, 0.0f, 0);
-        TDM_TRY(st, forward(t, &run, err), done);
+        TDM_TRY(st, forward(t, &run, false, err), done);
         TDM_TRY(st, tdm_head_score(t, items, sampling, err), done);
         first = end;
     }
@@ -94,7 +96,7 @@ tdm_status tdm_trainer_accumulate(tdm_trainer *t, const tdm_train_pass *pass, td
         TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done); /* what was pushed is written over */
         pack(t, items, first, end);
         const tdm_run run = run_of(t, pass->adapter, pass->dropout, pass->dropout_seed);
-        TDM_TRY(st, forward(t, &run, err), done);
+        TDM_TRY(st, forward(t, &run, true, err), done);
         TDM_TRY(st, tdm_head_train(t, items, pass, sums, err), done);
         TDM_TRY(st, tdm_backward_layers(t, &run, pass->opt, err), done);
         first = end;

@@ -3,7 +3,7 @@
  *   - sequences are packed without padding; a sequence is never split;
  *   - logits exist for `head_rows` tokens at a time, and only for tokens that are in the loss;
  *   - gradients are summed token by token in the order of the items, so the micro-batch split does not change a bit;
- *   - with checkpointing a layer keeps its input only and is run again in backward: the same bits. */
+ *   - with checkpointing a layer keeps its input only and is run again in backward: the same bits; with offload that input waits in host memory. */
 #ifndef TANDEM_TRAIN_TRAINER_H
 #define TANDEM_TRAIN_TRAINER_H
 
@@ -19,6 +19,7 @@ typedef struct tdm_trainer_spec {
     int64_t head_rows;
     int64_t rank;
     bool checkpointing;   /* keep layer inputs only */
+    bool offload;         /* keep them in host memory; with checkpointing */
     bool forward_only;    /* no tape: scoring */
     bool dropout;
 } tdm_trainer_spec;
@@ -42,6 +43,7 @@ typedef struct tdm_trainer tdm_trainer;
 typedef struct tdm_trainer_bytes {
     size_t tape, kv, scratch, host;
     size_t mirror; /* of scratch: arrays that describe a micro-batch */
+    size_t offload; /* of the host, pinned: layer inputs; not in `host` */
 } tdm_trainer_bytes;
 tdm_trainer_bytes tdm_trainer_count(const tdm_backend *be, const tdm_model_config *c, tdm_dtype kv_dtype, const tdm_trainer_spec *spec);
 /* The three regions may lie anywhere in the train layout. */

@@ -36,7 +36,9 @@ struct tdm_trainer {
     const tdm_model *m;
     tdm_trainer_spec spec;
     int64_t kv_pages, page_stride;
-    tdm_view *x;              /* [L + 1]: input of each layer, and the output; forward_only: one, used by all */
+    tdm_view *x;              /* [L + 1]: input of each layer, and the output; forward_only: one, used by all; offloaded: in two places by turns */
+    char *inputs;             /* owned, host_open's: [L - 1, input_bytes] inputs on their way to backward; NULL: they stay */
+    size_t input_bytes;
     tdm_layer_acts *acts;     /* [L], or [1] with checkpointing */
     tdm_scratch scratch;
     tdm_backward_buffers back;
@@ -73,6 +75,10 @@ tdm_status tdm_head_logprobs(tdm_trainer *t, int64_t first, int64_t n, tdm_train
 /* Log-probabilities of all head tokens; then loss and its gradient into back.dx. */
 tdm_status tdm_head_score(tdm_trainer *t, tdm_train_item *items, const tdm_sampling *sampling, tdm_error *err);
 tdm_status tdm_head_train(tdm_trainer *t, tdm_train_item *items, const tdm_train_pass *pass, tdm_loss_sums *sums, tdm_error *err);
+/* offload.c: before a layer's forward; before it is computed again; before its backward, after that. Nothing where inputs stay. */
+tdm_status tdm_offload_forward(const tdm_trainer *t, int64_t layer, tdm_error *err);
+tdm_status tdm_offload_recompute(const tdm_trainer *t, int64_t layer, tdm_error *err);
+tdm_status tdm_offload_backward(const tdm_trainer *t, int64_t layer, tdm_error *err);
 /* Layers L-1 .. 0, from back.dx; gradients of the adapter are added to opt->grad. */
 tdm_status tdm_backward_layers(tdm_trainer *t, const tdm_run *run, tdm_optimizer *opt, tdm_error *err);
 

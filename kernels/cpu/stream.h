@@ -28,6 +28,8 @@ int tdm_cpu_threads(int threads);
 tdm_status tdm_cpu_stream_open(tdm_stream **s, void *workspace, size_t workspace_bytes, const tdm_stream_options *o, tdm_error *err);
 void tdm_cpu_stream_close(tdm_stream *s);
 tdm_status tdm_cpu_stream_sync(tdm_stream *s, tdm_error *err);
+tdm_status tdm_cpu_side_copy(tdm_stream *s, int slot, void *dst, const void *src, size_t bytes, tdm_error *err);
+tdm_status tdm_cpu_side_join(tdm_stream *s, int slot, tdm_error *err);
 
 /* Memory of the CPU backend: anonymous pages, touched at once so that a budget is spent when it is planned; copies are memcpy. */
 tdm_status tdm_cpu_memory_open(void **base, size_t bytes, tdm_error *err);

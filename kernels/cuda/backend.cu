@@ -41,6 +41,9 @@ template <tdm_cuda_path PATH> static constexpr tdm_backend table(const char *nam
     b.host_close = tdm_cuda_host_close;
     b.upload = tdm_cuda_upload;
     b.download = tdm_cuda_download;
+    b.side_out = tdm_cuda_side_out;
+    b.side_in = tdm_cuda_side_in;
+    b.side_join = tdm_cuda_side_join;
     b.overhead = tdm_cuda_overhead;
     b.available = tdm_cuda_available;
     b.kv_page_tokens = TDM_CUDA_KV_PAGE;

@@ -24,6 +24,8 @@ struct tdm_stream {
     int sms;         // multiprocessors
     bool exact;
     struct tdm_blas *blas; // NULL: only our own kernels run
+    cudaStream_t side;     // copies beside the stream; NULL until the first
+    cudaEvent_t given, copied[TDM_SIDE_SLOTS]; // where a copy begins; where each slot's ends
 };
 
 // "what: the driver's words" as an error; TDM_OK where code is cudaSuccess.

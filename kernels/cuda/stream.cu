@@ -54,6 +54,10 @@ void tdm_cuda_stream_close(tdm_stream *s)
 {
     if (!s) return;
     free(s->blas);
+    if (s->side) (void)cudaStreamDestroy(s->side);
+    if (s->given) (void)cudaEventDestroy(s->given);
+    for (int i = 0; i < TDM_SIDE_SLOTS; i++)
+        if (s->copied[i]) (void)cudaEventDestroy(s->copied[i]);
     if (s->lt) (void)cublasLtDestroy(s->lt);
     if (s->cuda) (void)cudaStreamDestroy(s->cuda);
     free(s);
@@ -63,6 +67,46 @@ void tdm_cuda_stream_close(tdm_stream *s)
 tdm_status tdm_cuda_stream_sync(tdm_stream *s, tdm_error *err)
 {
     return tdm_cuda_check(cudaStreamSynchronize(s->cuda), err, "the device failed in an operation");
+}
+
+static tdm_status side_open(tdm_stream *s, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    if (s->side) return TDM_OK;
+    TDM_TRY(st, TDM_CUDA(cudaEventCreateWithFlags(&s->given, cudaEventDisableTiming)), done);
+    for (int i = 0; i < TDM_SIDE_SLOTS; i++) TDM_TRY(st, TDM_CUDA(cudaEventCreateWithFlags(&s->copied[i], cudaEventDisableTiming)), done);
+    TDM_TRY(st, TDM_CUDA(cudaStreamCreateWithFlags(&s->side, cudaStreamNonBlocking)), done);
+done:
+    return st;
+}
+
+static tdm_status side_copy(tdm_stream *s, int slot, void *dst, const void *src, size_t bytes, cudaMemcpyKind kind, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    TDM_ASSERT(slot >= 0 && slot < TDM_SIDE_SLOTS);
+    TDM_TRY(st, side_open(s, err), done);
+    TDM_TRY(st, TDM_CUDA(cudaEventRecord(s->given, s->cuda)), done);
+    TDM_TRY(st, TDM_CUDA(cudaStreamWaitEvent(s->side, s->given, 0)), done);
+    if (bytes > 0) TDM_TRY(st, TDM_CUDA(cudaMemcpyAsync(dst, src, bytes, kind, s->side)), done);
+    TDM_TRY(st, TDM_CUDA(cudaEventRecord(s->copied[slot], s->side)), done);
+done:
+    return st;
+}
+
+tdm_status tdm_cuda_side_out(tdm_stream *s, int slot, void *host, const void *src, size_t bytes, tdm_error *err)
+{
+    return side_copy(s, slot, host, src, bytes, cudaMemcpyDeviceToHost, err);
+}
+
+tdm_status tdm_cuda_side_in(tdm_stream *s, int slot, void *dst, const void *host, size_t bytes, tdm_error *err)
+{
+    return side_copy(s, slot, dst, host, bytes, cudaMemcpyHostToDevice, err);
+}
+
+tdm_status tdm_cuda_side_join(tdm_stream *s, int slot, tdm_error *err)
+{
+    TDM_ASSERT(slot >= 0 && slot < TDM_SIDE_SLOTS && s->side);
+    return TDM_CUDA(cudaStreamWaitEvent(s->cuda, s->copied[slot], 0));
 }
 
 tdm_status tdm_cuda_capture_begin(tdm_stream *s, tdm_error *err)

@@ -77,6 +77,14 @@ static tdm_status check_train(const tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
+static tdm_status check_memory(const tdm_recipe *r, tdm_error *err)
+{
+    if (r->memory.offload == TDM_OFFLOAD_ACTIVATIONS && r->train.checkpointing == TDM_CHECKPOINTING_NONE)
+        return REFUSE("train.checkpointing", "use train.checkpointing: layer or auto",
+                      "memory.offload: activations moves the inputs of layers that are computed again, and train.checkpointing is none");
+    return TDM_OK;
+}
+
 /* gspo is the paper's name for the grpo loss over sequence ratios (arXiv:2507.18071). */
 static tdm_status settle_loss(tdm_recipe *r, tdm_error *err)
 {
@@ -111,6 +119,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_sources(r, err), done);
     TDM_TRY(st, check_rollout(r, err), done);
     TDM_TRY(st, check_train(r, err), done);
+    TDM_TRY(st, check_memory(r, err), done);
 done:
     return st;
 }
@@ -133,10 +142,11 @@ void tdm_recipe_fit_context(tdm_recipe *r, int64_t context)
 
 tdm_status tdm_recipe_check_backend(const tdm_recipe *r, const tdm_backend *be, const tdm_model_config *c, tdm_error *err)
 {
-    if (r->memory.offload != TDM_OFFLOAD_NONE)
-        return REFUSE("memory.offload", "use memory.offload: none",
-                      be->device ? "memory.offload: the optimizer's state of this version stays on the device"
-                                 : "memory.offload moves bytes from a device to the host, and the CPU backend has only the host");
+    if (r->memory.offload != TDM_OFFLOAD_NONE && !be->device)
+        return REFUSE("memory.offload", "use memory.offload: none", "memory.offload moves bytes from a device to the host, and the CPU backend has only the host");
+    if (r->memory.offload == TDM_OFFLOAD_OPTIMIZER)
+        return REFUSE("memory.offload", "use memory.offload: activations, or train.optimizer: adamw_8bit",
+                      "memory.offload: the optimizer's state of this version stays on the device");
     if (r->memory.embedding == TDM_PLACE_HOST && be->device && c->tied_head)
         return REFUSE("memory.embedding", "use memory.embedding: device",
                       "memory.embedding: the head of this model is its embedding, and every step reads all of it");

@@ -68,7 +68,7 @@ static tdm_status check_exact(const tdm_job *j, tdm_error *err)
 static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_session_spec *s, tdm_adapter_spec *adapter, char where[TDM_RECIPE_WHERE])
 {
     const tdm_recipe *r = j->r;
-    const bool rollout = !tdm_job_sft(j) && !tdm_job_replays(j);
+    const bool rollout = !tdm_job_sft(j) && !tdm_job_replays(j), offload = r->memory.offload == TDM_OFFLOAD_ACTIVATIONS;
     const tdm_sequences_spec store = store_spec(j, c);
     *adapter = (tdm_adapter_spec){.rank = r->adapter.rank, .alpha = (float)r->adapter.alpha, .rslora = r->adapter.rslora};
     memcpy(adapter->target, r->adapter.target, sizeof adapter->target);
@@ -87,7 +87,7 @@ static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_sessio
         .adapter_seed = (uint64_t)r->seed,
         .rollout = rollout,
         .train = true,
-        .checkpointing_auto = r->train.checkpointing == TDM_CHECKPOINTING_AUTO,
+        .checkpointing_auto = r->train.checkpointing == TDM_CHECKPOINTING_AUTO && !offload,
         .kv_dtype = r->memory.kv_dtype,
         .kv_bytes = r->memory.kv_bytes,
         .budget_bytes = r->memory.budget_bytes,
@@ -101,7 +101,7 @@ static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_sessio
                                   .head_rows = tdm_min_i64(128, tdm_min_i64(running, j->samples))};
     const int64_t micro = tdm_max_i64(tdm_min_i64(r->train.micro_tokens, j->samples * j->context), j->context);
     s->trainer = (tdm_trainer_spec){.micro_tokens = micro, .sequences = tdm_min_i64(j->samples, tdm_max_i64(16, micro / 16)), .context = j->context,
-                                    .head_rows = 128, .checkpointing = r->train.checkpointing == TDM_CHECKPOINTING_LAYER,
+                                    .head_rows = 128, .checkpointing = r->train.checkpointing == TDM_CHECKPOINTING_LAYER || offload, .offload = offload,
                                     .dropout = r->adapter.dropout > 0.0};
 }
 

@@ -39,7 +39,7 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
     s->item_adapter = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "adapter, optimizer", adapter_bytes(s), "lower adapter.rank");
     s->item_workspace = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "workspace", s->be->workspace_bytes(&limits, p->threads), "lower train.micro_tokens");
     s->item_tables = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "RoPE tables", tdm_model_table_bytes(s->config, limits.context), "");
-    size_t host = p->host_bytes;
+    size_t host = p->host_bytes, offloaded = 0;
     if (p->rollout) {
         s->item_kv = tdm_plan_add(plan, TDM_PHASE_ROLLOUT, "kv pages", tdm_kv_cache_bytes(s->be, s->config, p->kv_dtype, p->engine.kv_pages),
                                   "lower memory.kv or rollout.max_sequences");
@@ -54,9 +54,11 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
         s->item_train_kv = tdm_plan_add(plan, TDM_PHASE_TRAIN, "keys, values", b.kv, "lower train.micro_tokens");
         s->item_scratch = tdm_plan_add(plan, TDM_PHASE_TRAIN, "gradients, scratch, logits", b.scratch, "lower train.micro_tokens");
         host += b.host;
+        offloaded = b.offload;
     }
     const size_t embedding = tdm_weights_host_bytes(s->file, &p->weights);
     if (embedding) tdm_plan_add(plan, TDM_PHASE_HOST, "input embedding", embedding, "");
+    if (offloaded) tdm_plan_add(plan, TDM_PHASE_HOST, "inputs of layers", offloaded, "lower train.micro_tokens");
     if (s->be->device) tdm_plan_add(plan, TDM_PHASE_DRIVER, s->there ? "context, code, graphs" : "context, code, graphs; typical", s->driver_bytes, "");
     tdm_plan_add(plan, TDM_PHASE_HOST, "program, tokenizer, data", tdm_process_resident_bytes(), "");
     tdm_plan_add(plan, TDM_PHASE_HOST, "sequences, tables", host, "lower rollout.prompts_per_step or generations");

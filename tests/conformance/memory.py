@@ -18,13 +18,12 @@ LIMITS = {"qwen3_1p7b": 3.5, "qwen3_8b": 12, "qwen3_14b": 20, "qwen3_32b": 48}  
 NEW_TOKENS = 24
 
 
-def tiny(tmp, vocab=None):
-    """A folder with config and tokenizer alone; vocab: more ids than the tokenizer has."""
+def tiny(tmp, vocab=304, layers=2):
+    """A folder with config and tokenizer alone; the tokenizer has 304 ids."""
     model = os.path.join(tmp, "model")
     os.mkdir(model)
     config = read_json(os.path.join(MODELS, "qwen3", "config.json"))
-    if vocab:
-        config["vocab_size"] = vocab
+    config.update(vocab_size=vocab, num_hidden_layers=layers, layer_types=["full_attention"] * layers)
     with open(os.path.join(model, "config.json"), "w", encoding="utf-8") as f:
         json.dump(config, f)
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -32,9 +31,9 @@ def tiny(tmp, vocab=None):
     return model
 
 
-def recipe(tmp, model, **sections):
+def recipe(tmp, folder, **sections):
     return write_recipe(os.path.join(tmp, "r.yaml"), {
-        "model": {"path": model, "random_weights": True}, "data": {"train": os.path.join(ROOT, "examples/addition/train.jsonl"), "prompt": "{question}"},
+        "model": {"path": folder, "random_weights": True}, "data": {"train": os.path.join(ROOT, "examples/addition/train.jsonl"), "prompt": "{question}"},
         "rollout": {"prompts_per_step": 2, "generations": 3, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}, "reward": [{"type": "regex", "pattern": "[a-m]"}],
         "train": {"steps": 2, "lr": 1e-3}, "log": {"rollouts": 1, "tensorboard": False, "report": False}, "device": "cpu", **sections})
 
@@ -51,6 +50,28 @@ def a_folder_without_weights_runs(args, scheme):
         rows = [row for name in glob.glob(os.path.join(runs[0], "rollouts", "*.jsonl")) for row in read_jsonl(name)]
         expect(max(max(row["completion_ids"]) for row in rows) > 304, "no id was drawn beyond the tokenizer's")
         return f"entropy {first[0]['entropy']:.2f}"
+
+
+def where_bytes_lie_changes_nothing(args, key):
+    """On a device: the same run with inputs of layers, or the embedding, in host memory."""
+    with scratch() as tmp:
+        path = recipe(tmp, tiny(tmp, layers=6), numerics="exact", device="cuda")
+        runs = [os.path.join(tmp, name) for name in ("stays", "goes")]
+        for run, more in zip(runs, ([], [key])):
+            r = start([args.grpo_train, path, f"output={run}", "--quiet"] + more)
+            if "no CUDA" in r.err:
+                return "skipped: no device"
+            expect(r.code == 0, r.describe())
+        a, b = (without_timing(metrics_of(run)) for run in runs)
+        expect(a == b, f"metrics differ: {a[0]} {b[0]}")
+        for name in ("optimizer.safetensors", "adapter/adapter_model.safetensors"):
+            x, y = (read_bytes(os.path.join(run, "checkpoints", "step-000002", name)) for run in runs)
+            expect(x == y, f"{name} differs")
+
+
+def read_bytes(path):
+    with open(path, "rb") as f:
+        return f.read()
 
 
 def refused(args, word, sections, model="m.gguf"):
@@ -93,6 +114,7 @@ def main():
     args = arguments(__doc__, recipes="")
     report = Report()
     checks = [(f"random weights, {s}", a_folder_without_weights_runs, s) for s in ("bf16", "fp8_tensor", "fp8_channel", "fp8_block")]
+    checks += [(f"{key} on a device", where_bytes_lie_changes_nothing, key) for key in ("memory.offload=activations", "memory.embedding=host")]
     checks += [("random weights of a GGUF", refused, "model.path is a GGUF file", {}),
                ("mask_truncated where nothing stops", refused, "leaves nothing to learn from", {"train": {"mask_truncated": True}}, "m")]
     checks += [(f"plan of {name}", plan_is_within_the_limit, name) for name in LIMITS]

@@ -148,6 +148,9 @@ static const struct { const char *text, *line; } broken[] = {
     {"model: {path: m.gguf, random_weights: true}\n",
      "model.random_weights takes its shapes from a config.json, and model.path is a GGUF file (a.yaml:1:39): give a folder with config.json and "
      "tokenizer.json as model.path"},
+    {OK "train: {checkpointing: none}\nmemory: {offload: activations}\n",
+     "memory.offload: activations moves the inputs of layers that are computed again, and train.checkpointing is none (a.yaml:4:24): use "
+     "train.checkpointing: layer or auto"},
     {OK "train: {warmup_steps: 101}\n", "train.warmup_steps is 101, train.steps is 100 (a.yaml:4:23): warm up for fewer steps"},
     {OK "train: {minibatches: 65}\n", "train.minibatches is 65, a step has 64 completions (a.yaml:4:22): use fewer minibatches"},
 };
@@ -336,6 +339,21 @@ static void the_cpu_refuses_to_offload(void **state)
     tdm_recipe_close(r);
 }
 
+static void a_device_offloads_activations_alone(void **state)
+{
+    (void)state;
+    const tdm_backend device = {.device = true};
+    for (int optimizer = 0; optimizer < 2; optimizer++) {
+        tdm_error err = {0};
+        tdm_recipe *r = must_parse(optimizer ? OK "memory: {offload: optimizer}\n" : OK "memory: {offload: activations}\n", NULL);
+        assert_int_equal(tdm_recipe_check_backend(r, &device, &(tdm_model_config){0}, &err), optimizer ? TDM_ERR_RECIPE : TDM_OK);
+        if (optimizer)
+            expect_line(&err, "memory.offload: the optimizer's state of this version stays on the device (a.yaml:4:19): use memory.offload: activations, or "
+                              "train.optimizer: adamw_8bit");
+        tdm_recipe_close(r);
+    }
+}
+
 static void a_tied_embedding_stays_on_the_device(void **state)
 {
     (void)state;
@@ -509,6 +527,7 @@ int main(void)
         cmocka_unit_test(the_command_line_wins_and_is_remembered),
         cmocka_unit_test(replay_needs_neither_data_nor_reward),
         cmocka_unit_test(the_cpu_refuses_to_offload),
+        cmocka_unit_test(a_device_offloads_activations_alone),
         cmocka_unit_test(a_tied_embedding_stays_on_the_device),
         cmocka_unit_test(a_resume_may_change_only_what_does_not_matter),
         cmocka_unit_test(a_resume_compares_rewards),

@@ -32,6 +32,7 @@ typedef struct tiny_model {
         }                                                                                                                            \
     } while (0)
 
+/* name: a folder of tests/golden/data/models, or a config.json, whose weights are drawn at random. */
 static inline void tiny_open(tiny_model *t, const char *name, tdm_scheme scheme, tdm_act_quant act, tdm_dtype kv, int threads)
 {
     char path[256];
@@ -40,7 +41,7 @@ static inline void tiny_open(tiny_model *t, const char *name, tdm_scheme scheme,
     size_t bytes;
     memset(t, 0, sizeof *t);
     TINY_OK(tdm_backend_cpu(NULL, &t->be, err));
-    TINY_OK(tdm_model_file_open(&t->file, path, err));
+    TINY_OK(strchr(name, '/') ? tdm_model_file_open_random(&t->file, name, err) : tdm_model_file_open(&t->file, path, err));
     TINY_OK(tdm_weights_bytes(t->file, &o, &bytes, err));
     t->region = aligned_alloc(64, tdm_align_up(bytes, 64));
     TINY_OK(tdm_weights_open(&t->weights, t->file, &o, &(tdm_region){t->region, bytes, NULL, NULL}, err));

@@ -1,6 +1,7 @@
 /* tests/train/test_trainer.c  labels: unit, golden
  * The trainer's promises, bit for bit: its log-probabilities are the sampler's and the scorer's; the gradient does not depend on the
  * micro-batch split, on checkpointing or on threads. That the gradient is right is shown against PyTorch in tests/conformance. */
+#include "testing/scratch.h"
 #include "testing/tiny_model.h"
 
 #include "infer/engine.h"
@@ -61,9 +62,35 @@ typedef struct config {
     const char *model;
     tdm_scheme scheme;
     int64_t micro_tokens;
-    bool checkpointing, sequence_level;
+    bool checkpointing, offload, sequence_level;
     int threads;
+    bool late; /* copies beside the stream are made as late as they may be */
 } config;
+
+/* A backend whose copies beside the stream run when they are joined: whoever writes over a place too soon, or reads it unjoined, is seen. */
+static struct { void *dst; const void *src; size_t bytes; } pending[TDM_SIDE_SLOTS];
+
+static tdm_status late_copy(tdm_stream *s, int slot, void *dst, const void *src, size_t bytes, tdm_error *err)
+{
+    (void)s;
+    (void)err;
+    assert_true(slot >= 0 && slot < TDM_SIDE_SLOTS);
+    assert_null(pending[slot].dst);
+    pending[slot].dst = dst;
+    pending[slot].src = src;
+    pending[slot].bytes = bytes;
+    return TDM_OK;
+}
+
+static tdm_status late_join(tdm_stream *s, int slot, tdm_error *err)
+{
+    (void)s;
+    (void)err;
+    assert_non_null(pending[slot].dst);
+    memcpy(pending[slot].dst, pending[slot].src, pending[slot].bytes);
+    pending[slot].dst = NULL;
+    return TDM_OK;
+}
 
 /* The gradient of one step, malloc'd; count in *n. */
 static float *gradient(const config *c, int64_t *n, double *loss)
@@ -74,6 +101,10 @@ static float *gradient(const config *c, int64_t *n, double *loss)
     tdm_adapter adapter;
     tdm_optimizer opt;
     tiny_open(&m, c->model, c->scheme, TDM_ACT_DYNAMIC, TDM_DTYPE_BF16, c->threads);
+    tdm_backend late = *m.be;
+    late.side_out = late.side_in = late_copy;
+    late.side_join = late_join;
+    if (c->late) m.model.be = &late;
     make_batch(&b, m.model.c->vocab);
     tiny_adapter(&adapter, &m, 4);
     uint16_t *start = adapter.param;
@@ -81,7 +112,7 @@ static float *gradient(const config *c, int64_t *n, double *loss)
     const tdm_optimizer_config sgd = {.kind = TDM_OPTIMIZER_SGD, .lr = 1.0};
     TINY_OK(tdm_optimizer_init(&opt, &sgd, m.be, m.stream, &adapter, region, err));
     memcpy(adapter.param, start, (size_t)adapter.count * sizeof *start);
-    const tdm_trainer_spec spec = {.micro_tokens = c->micro_tokens, .sequences = 8, .context = LONGEST, .head_rows = 7, .rank = 4, .checkpointing = c->checkpointing};
+    const tdm_trainer_spec spec = {.micro_tokens = c->micro_tokens, .sequences = 8, .context = LONGEST, .head_rows = 7, .rank = 4, .checkpointing = c->checkpointing, .offload = c->offload};
     trainer_open(&o, &m, &spec);
     const tdm_loss_config lc = {.kind = TDM_LOSS_DAPO, .sequence_level = c->sequence_level, .clip_low = 0.2, .clip_high = 0.3, .kl = 0.1, .kl_kind = TDM_KL_K3, .cap = 2.0,
                                 .correction = TDM_CORRECTION_TRUNCATE};
@@ -89,6 +120,7 @@ static float *gradient(const config *c, int64_t *n, double *loss)
     tdm_loss_sums sums = {0};
     TINY_OK(tdm_optimizer_zero_grad(&opt, err));
     TINY_OK(tdm_trainer_accumulate(o.t, &pass, b.item, ITEMS, &sums, err));
+    for (int slot = 0; slot < TDM_SIDE_SLOTS; slot++) assert_null(pending[slot].dst);
     *loss = sums.loss;
     *n = adapter.count;
     float *copy = malloc((size_t)adapter.count * sizeof *copy);
@@ -142,6 +174,50 @@ static void gradient_does_not_depend_on_checkpointing_or_threads(void **state)
     e.micro_tokens = 150;
     d.sequence_level = e.sequence_level = true;
     expect_same_gradient(&d, &e);
+}
+
+/* Models of one layer, of two and of more; micro-batches of all items and of some. */
+static void gradient_does_not_depend_on_offloading(void **state)
+{
+    (void)state;
+    static const int layers[] = {1, 2, 5};
+    char *dir = test_scratch_new(), *path = test_path(dir, "config.json"), text[512];
+    for (size_t k = 0; k < TDM_COUNT(layers); k++) {
+        snprintf(text, sizeof text, "{\"model_type\":\"qwen3\",\"num_hidden_layers\":%d,\"hidden_size\":64,\"intermediate_size\":96,\"num_attention_heads\":4,"
+                 "\"num_key_value_heads\":2,\"head_dim\":16,\"vocab_size\":304,\"max_position_embeddings\":256,\"tie_word_embeddings\":false}", layers[k]);
+        test_file_put(path, text);
+        config plain_run = {.model = path, .scheme = TDM_SCHEME_FP8_CHANNEL, .micro_tokens = 400, .threads = 1}, offloaded = plain_run;
+        offloaded.checkpointing = offloaded.offload = true;
+        for (int late = 0; late < 2; late++)
+            for (int64_t micro = LONGEST; micro <= 400; micro += 310) {
+                offloaded.late = late;
+                offloaded.micro_tokens = micro;
+                offloaded.sequence_level = plain_run.sequence_level = late;
+                expect_same_gradient(&plain_run, &offloaded);
+            }
+    }
+    free(path);
+    test_scratch_free(dir);
+}
+
+static void offloading_leaves_two_inputs(void **state)
+{
+    (void)state;
+    tiny_model m;
+    tiny_open(&m, "llama3", TDM_SCHEME_BF16, TDM_ACT_NONE, TDM_DTYPE_BF16, 1);
+    tdm_model_config c = *m.model.c;
+    c.layers = 40;
+    tdm_trainer_spec spec = {.micro_tokens = 128, .sequences = 8, .context = LONGEST, .head_rows = 7, .rank = 4, .checkpointing = true};
+    const size_t input = (size_t)(128 * c.width) * sizeof(float);
+    const tdm_trainer_bytes stay = tdm_trainer_count(m.be, &c, TDM_DTYPE_BF16, &spec);
+    spec.offload = true;
+    const tdm_trainer_bytes go = tdm_trainer_count(m.be, &c, TDM_DTYPE_BF16, &spec);
+    assert_int_equal(stay.tape - go.tape, 39 * input); /* 41 and 2 */
+    assert_int_equal(go.offload, 39 * input);
+    assert_int_equal(stay.offload, 0);
+    spec.forward_only = true;
+    assert_int_equal(tdm_trainer_count(m.be, &c, TDM_DTYPE_BF16, &spec).offload, 0);
+    tiny_close(&m);
 }
 
 static void log_probabilities_are_those_of_both_engines(void **state)
@@ -205,6 +281,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradient_does_not_depend_on_the_micro_batch_split),
         cmocka_unit_test(gradient_does_not_depend_on_checkpointing_or_threads),
+        cmocka_unit_test(gradient_does_not_depend_on_offloading),
+        cmocka_unit_test(offloading_leaves_two_inputs),
         cmocka_unit_test(log_probabilities_are_those_of_both_engines),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
