@@ -86,15 +86,36 @@ done:
     return st;
 }
 
+/* Rows of a tile of logits: a device is fast with many, so there it gets up to HEAD_ROWS_MOST where they fit the budget. */
+enum { HEAD_ROWS_MOST = 512 };
+static tdm_status choose_head_rows(tdm_session *s, tdm_error *err)
+{
+    tdm_session_spec *p = &s->spec;
+    tdm_status st = TDM_OK;
+    const int64_t least = p->trainer.head_rows;
+    if (p->train && s->be->device)
+        for (int64_t rows = HEAD_ROWS_MOST; rows > least; rows /= 2) {
+            p->trainer.head_rows = rows;
+            TDM_TRY(st, choose_pages(s, err), done);
+            if (s->plan.total_bytes <= s->budget_bytes) goto done;
+        }
+    p->trainer.head_rows = least;
+    st = choose_pages(s, err);
+done:
+    return st;
+}
+
 static tdm_status choose(tdm_session *s, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_session_spec *p = &s->spec;
+    const int64_t least = p->trainer.head_rows;
     if (p->checkpointing_auto) p->trainer.checkpointing = false;
-    TDM_TRY(st, choose_pages(s, err), done);
+    TDM_TRY(st, choose_head_rows(s, err), done);
     if (p->checkpointing_auto && p->train && !p->forward_only && s->plan.total_bytes > s->budget_bytes) {
         p->trainer.checkpointing = true;
-        TDM_TRY(st, choose_pages(s, err), done);
+        p->trainer.head_rows = least;
+        TDM_TRY(st, choose_head_rows(s, err), done);
     }
 done:
     return st;

@@ -202,6 +202,20 @@ static void repr_object(tdm_jrun *r, tdm_jbuf *b, tdm_jval v)
     tdm_jbuf_text(r, b, text);
 }
 
+/* Digits from the right: a list of millions of numbers is within a template's limits, and printf would take seconds for it. */
+static void repr_int(tdm_jrun *r, tdm_jbuf *b, int64_t v)
+{
+    char text[24];
+    size_t at = sizeof text;
+    uint64_t left = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
+    do {
+        text[--at] = (char)('0' + left % 10);
+        left /= 10;
+    } while (left);
+    if (v < 0) text[--at] = '-';
+    tdm_jbuf_add(r, b, text + at, sizeof text - at);
+}
+
 void tdm_jbuf_repr(tdm_jrun *r, tdm_jbuf *b, tdm_jval v)
 {
     char text[32];
@@ -210,7 +224,7 @@ void tdm_jbuf_repr(tdm_jrun *r, tdm_jbuf *b, tdm_jval v)
     case TDM_J_MISSING: case TDM_J_UNDEFINED: tdm_jbuf_text(r, b, "Undefined"); break;
     case TDM_J_NONE: tdm_jbuf_text(r, b, "None"); break;
     case TDM_J_BOOL: tdm_jbuf_text(r, b, v.u.b ? "True" : "False"); break;
-    case TDM_J_INT: tdm_jbuf_add(r, b, text, (size_t)snprintf(text, sizeof(text), "%lld", (long long)v.u.i)); break;
+    case TDM_J_INT: repr_int(r, b, v.u.i); break;
     case TDM_J_FLOAT: tdm_jbuf_add(r, b, text, tdm_float_repr(text, v.u.f)); break;
     case TDM_J_STR:
         if (v.u.s->markup) tdm_jbuf_text(r, b, "Markup(");
