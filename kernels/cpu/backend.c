@@ -5,7 +5,7 @@
 /* Operations run one after the other, so they share the workspace: the largest wins. */
 static size_t workspace_bytes(const tdm_limits *limits, int threads)
 {
-    threads = tdm_cpu_threads(threads);
+    threads = tdm_threads(threads);
     const size_t need[] = {TDM_CPU(linear_workspace_bytes)(limits, threads), TDM_CPU(attention_workspace_bytes)(limits, threads),
                            TDM_CPU(attention_backward_workspace_bytes)(limits, threads), TDM_CPU(logits_workspace_bytes)(limits, threads),
                            TDM_CPU(optimizer_workspace_bytes)(limits, threads)};

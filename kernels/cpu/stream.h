@@ -3,6 +3,7 @@
 #define TANDEM_KERNELS_CPU_STREAM_H
 
 #include "kernels/ops.h"
+#include "kernels/parallel.h"
 
 /*   created    stream_open            released  stream_close
  *   workspace  lent by the caller until close; nothing in it survives an operation
@@ -13,17 +14,11 @@ struct tdm_stream {
     size_t workspace_bytes;
 };
 
-/* One piece of an operation: items [first, last), on thread `thread` of stream->threads (which names its scratch slice). */
-typedef void tdm_cpu_fn(void *ctx, int64_t first, int64_t last, int thread);
-
-/* Runs fn over items [0, items) in pieces of at least `grain` items (the last may be smaller), each piece once, on any thread and
- * in any order: what an item computes must not depend on its piece. Runs on the calling thread alone when there is one piece, so
- * `grain` should be worth about 10 us of work. Returns when all is done. The only place where the CPU backend starts threads.
- * items 0: nothing happens. */
-void tdm_cpu_parallel(const tdm_stream *s, int64_t items, int64_t grain, tdm_cpu_fn *fn, void *ctx);
-
-/* threads 0: as many as the process may use (OMP_NUM_THREADS, affinity). */
-int tdm_cpu_threads(int threads);
+/* tdm_parallel over the stream's threads; `thread` names a slice of its scratch. */
+static inline void tdm_cpu_parallel(const tdm_stream *s, int64_t items, int64_t grain, tdm_parallel_fn *fn, void *ctx)
+{
+    tdm_parallel(s->threads, items, grain, fn, ctx);
+}
 
 tdm_status tdm_cpu_stream_open(tdm_stream **s, void *workspace, size_t workspace_bytes, const tdm_stream_options *o, tdm_error *err);
 void tdm_cpu_stream_close(tdm_stream *s);

@@ -8,7 +8,7 @@ tdm_status tdm_cpu_stream_open(tdm_stream **s, void *workspace, size_t workspace
     TDM_ASSERT((uintptr_t)workspace % 64 == 0);
     tdm_stream *made = malloc(sizeof *made);
     if (!made) return TDM_FAIL(err, TDM_ERR_OTHER, "", "", "out of host memory for a stream");
-    *made = (tdm_stream){tdm_cpu_threads(o->threads), workspace, workspace_bytes};
+    *made = (tdm_stream){tdm_threads(o->threads), workspace, workspace_bytes};
     *s = made;
     return TDM_OK;
 }

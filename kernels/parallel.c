@@ -1,5 +1,5 @@
-/* Fork and join. Everything the CPU backend does in parallel passes here. */
-#include "kernels/cpu/stream.h"
+/* Everything the host does on several threads passes here. */
+#include "kernels/parallel.h"
 
 #include <omp.h>
 #include <stdatomic.h>
@@ -24,7 +24,7 @@ enum { PIECES_PER_THREAD = 32 };
 typedef struct region {
     atomic_llong next;
     int64_t items, piece;
-    tdm_cpu_fn *fn;
+    tdm_parallel_fn *fn;
     void *ctx;
 } region;
 
@@ -50,20 +50,21 @@ UNTRACKED static void region_run(region *r, int threads)
     ORDER_ACQUIRE(r);
 }
 
-void tdm_cpu_parallel(const tdm_stream *s, int64_t items, int64_t grain, tdm_cpu_fn *fn, void *ctx)
+void tdm_parallel(int threads, int64_t items, int64_t grain, tdm_parallel_fn *fn, void *ctx)
 {
+    TDM_ASSERT(threads > 0);
     if (items <= 0) return;
-    const int64_t even = tdm_ceil_div(items, (int64_t)s->threads * PIECES_PER_THREAD);
+    const int64_t even = tdm_ceil_div(items, (int64_t)threads * PIECES_PER_THREAD);
     const int64_t piece = tdm_max_i64(tdm_max_i64(grain, 1), even);
     const int64_t pieces = tdm_ceil_div(items, piece);
-    const int threads = (int)tdm_min_i64(s->threads, pieces);
-    if (threads <= 1) {
+    const int team = (int)tdm_min_i64(threads, pieces);
+    if (team <= 1) {
         fn(ctx, 0, items, 0);
         return;
     }
     region r = {.items = items, .piece = piece, .fn = fn, .ctx = ctx};
     atomic_init(&r.next, 0);
-    region_run(&r, threads);
+    region_run(&r, team);
 }
 
-int tdm_cpu_threads(int threads) { return threads > 0 ? threads : omp_get_max_threads(); }
+int tdm_threads(int threads) { return threads > 0 ? threads : omp_get_max_threads(); }
