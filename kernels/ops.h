@@ -453,11 +453,21 @@ float tdm_f16_to_f32(uint16_t h);
 /* amax / 448 in f32, 1 where amax is 0; rounded up to a power of two when pow2. */
 float tdm_fp8_scale(float amax, bool pow2);
 
-/* quantize_weight: rows of W into codes and scales by scheme; x [rows, cols] f32 row-major; used as a checkpoint streams in.
- *   tensor: `tensor_amax` is the amax of the whole matrix (the caller scans it first); scale[0] is written
- *   channel: scale[row]; block: `first_row` must be a multiple of 128; scale [ceil(rows/128), ceil(cols/128)] is written. */
-void tdm_quantize_weight(uint8_t *codes, float *scale, const float *x, int64_t rows, int64_t cols, tdm_scheme scheme, bool pow2,
-                         float tensor_amax);
+/* quantize_weight: finite values of W into codes and scales by scheme, on the host and on the calling thread; used as a checkpoint
+ * streams in. The instruction set is $TANDEM_CPU_ISA where the CPU has it, else the best one; the bits are the same in all.
+ *   x     [rows, cols] f32
+ *   codes [rows, cols] e4m3
+ *   scale f32: channel [rows, 1] | block [ceil(rows/128), ceil(cols/128)] | absent for tensor, whose one scale,
+ *         tdm_fp8_scale(tensor_amax, pow2), the caller keeps: tensor_amax is that of the whole matrix, which it scans first
+ * Numerics  as quantize_act. */
+typedef struct tdm_quantize_weight {
+    tdm_view codes, scale;
+    tdm_cview x;
+    tdm_scheme scheme;
+    bool pow2;
+    float tensor_amax;
+} tdm_quantize_weight;
+void tdm_weight_quantize(const tdm_quantize_weight *a);
 
 #ifdef __cplusplus
 }

@@ -18,6 +18,7 @@ static const struct {
     [TDM_ELEM_RANDOM] = {1, 0},
 };
 static_assert(TDM_COUNT(blocks) == TDM_ELEM_OTHER, "one line for each readable type");
+static_assert(TDM_TENSOR_PART % 256 == 0, "a part begins where a block of any type does");
 
 bool tdm_elem_block(tdm_elem e, int64_t *elements, size_t *bytes)
 {
@@ -81,20 +82,24 @@ static void read_permuted_vector(const tdm_tensor *t, float *out)
         tdm_dequantize(t->elem, t->data + (size_t)stored_row(i, t->head_dim) * step, 1, out + i);
 }
 
-void tdm_tensor_read(const tdm_tensor *t, int64_t first, int64_t count, float *out)
+void tdm_tensor_read_part(const tdm_tensor *t, int64_t row, int64_t col, int64_t n, float *out)
 {
     TDM_ASSERT(tdm_elem_is_float(t->elem) && t->elem != TDM_ELEM_RANDOM);
-    const int64_t cols = tdm_tensor_cols(t);
+    TDM_ASSERT(col >= 0 && col + n <= tdm_tensor_cols(t) && col % TDM_TENSOR_PART == 0);
     if (t->head_dim > 0 && t->rank == 1) {
-        TDM_ASSERT(blocks[t->elem].elements == 1);
+        TDM_ASSERT(blocks[t->elem].elements == 1 && col == 0 && n == t->shape[0]);
         read_permuted_vector(t, out);
         return;
     }
-    for (int64_t r = 0; r < count; r++) {
-        size_t bytes;
-        const unsigned char *row = tdm_tensor_row(t, first + r, &bytes);
-        tdm_dequantize(t->elem, row, cols, out + r * cols);
-    }
+    size_t bytes;
+    const unsigned char *data = tdm_tensor_row(t, row, &bytes);
+    tdm_dequantize(t->elem, data + (size_t)(col / blocks[t->elem].elements) * blocks[t->elem].bytes, n, out);
+}
+
+void tdm_tensor_read(const tdm_tensor *t, int64_t first, int64_t count, float *out)
+{
+    const int64_t cols = tdm_tensor_cols(t);
+    for (int64_t r = 0; r < count; r++) tdm_tensor_read_part(t, first + r, 0, cols, out + r * cols);
 }
 
 void tdm_tensor_drop(const tdm_tensor *t, int64_t first, int64_t count)

@@ -26,6 +26,8 @@ typedef struct tdm_tensor {
     int64_t head_dim;   /* > 0: llama.cpp interleaved the halves of each head's rows; tdm_tensor_read puts them back */
 } tdm_tensor;
 
+enum { TDM_TENSOR_PART = 256 };
+
 /* Elements of one block and its bytes; false for OTHER. */
 bool tdm_elem_block(tdm_elem e, int64_t *elements, size_t *bytes);
 /* True when tdm_tensor_read gives values: every type but OTHER and E4M3, whose codes mean nothing without a scale. RANDOM has none to read. */
@@ -41,6 +43,9 @@ void tdm_shape_text(const int64_t *shape, int rank, char *out, size_t out_bytes)
 
 /* Rows [first, first + count) to out [count, cols] f32; exact for F32, F16, BF16, for quantized types the value ggml defines. */
 void tdm_tensor_read(const tdm_tensor *t, int64_t first, int64_t count, float *out);
+/* Of one row the values [col, col + n); col a multiple of TDM_TENSOR_PART, and n too where the row goes on behind them. A vector is
+ * read whole. */
+void tdm_tensor_read_part(const tdm_tensor *t, int64_t row, int64_t col, int64_t n, float *out);
 /* The bytes of one row, in transformers' order. */
 const unsigned char *tdm_tensor_row(const tdm_tensor *t, int64_t row, size_t *bytes);
 /* Drops the pages of rows [first, first + count) from memory. */

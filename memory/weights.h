@@ -23,6 +23,7 @@ typedef struct tdm_weights_options {
     int64_t first_layers_bf16, last_layers_bf16;
     const char *const *keep_bf16; /* names or substrings of modules that stay BF16 ("lm_head"); NULL-terminated, or NULL */
     bool embedding_on_host; /* the embedding in host_open's memory, from which a device's embed reads its rows; not where the head is tied to it */
+    int threads;            /* of the host, for loading and hashing; 0: as many as the process may use. No byte depends on it */
 } tdm_weights_options;
 
 typedef struct tdm_layer_weights {
@@ -37,10 +38,13 @@ typedef struct tdm_weights tdm_weights;
 tdm_status tdm_weights_bytes(const tdm_model_file *f, const tdm_weights_options *o, size_t *bytes, tdm_error *err);
 /* What embedding_on_host takes of the host. */
 size_t tdm_weights_host_bytes(const tdm_model_file *f, const tdm_weights_options *o);
-/* Streams the tensors in one by one: never more than one tensor (by rows) beyond the buffer. Missing, extra, misshapen, NaN or Inf:
- * an error that names file and tensor. Pages of the mapped file are dropped as they are used. */
+/* Streams the tensors in by bands of rows, which all threads quantize: never more than tdm_weights_loading_bytes beyond the buffer.
+ * Missing, extra, misshapen, NaN or Inf: an error that names file and tensor, the first of them in the region's order. Pages of the
+ * mapped file are dropped as they are used. */
 tdm_status tdm_weights_open(tdm_weights **w, const tdm_model_file *f, const tdm_weights_options *o, const tdm_region *region, tdm_error *err);
 void tdm_weights_close(tdm_weights *w);
+/* Host bytes that open takes while it lasts: what threads compute in, pages of the file, and for a device's region a pinned stage. */
+size_t tdm_weights_loading_bytes(const tdm_model_config *c, int threads, bool device);
 
 const tdm_model_config *tdm_weights_config(const tdm_weights *w);
 const tdm_layer_weights *tdm_weights_layer(const tdm_weights *w, int64_t layer);
@@ -50,7 +54,7 @@ const tdm_weight *tdm_weights_head(const tdm_weights *w);      /* [V, D]; the em
 bool tdm_weights_batch_dependent(const tdm_weights *w);
 tdm_cview tdm_weights_final_norm(const tdm_weights *w);
 /* A 64-bit hash over all bytes of the buffer (FNV-1a 64 of the FNV-1a 64 of each MiB): it must never change (promise 1); also names
- * the base in checkpoints. The same whatever memory the buffer, or a part of it, lies in. */
+ * the base in checkpoints. The same whatever memory the buffer, or a part of it, lies in and however many threads compute it. */
 tdm_status tdm_weights_hash(const tdm_weights *w, uint64_t *hash, tdm_error *err);
 
 /* Projection's shape [N, K] from the config. */

@@ -1,308 +1,414 @@
-/* A matrix passes through a buffer of 128 rows of f32, which is also the height of an FP8 block: read, checked, rounded
- * or quantized, and the pages of the file it came from dropped. */
+/* The pieces are cut into bands of rows and these gathered into batches, in the region's order: all threads make the units of a batch,
+ * then the pages of the file it came from are dropped. Where the region is a device's, a batch is made in one half of a pinned stage
+ * while the other half is on its way. */
 #include "memory/weights_load.h"
+#include "memory/weights_unit.h"
 
-#include <inttypes.h>
-#include <math.h>
+#include "kernels/parallel.h"
+
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = TDM_FP8_BLOCK };
+enum {
+    ALIGN = 64,
+    BATCH = 16 << 20, /* bytes of the file in a batch, and bytes of the region */
+    SCALES = 2 << 20, /* bytes of scales in a batch */
+    BAND = 256 << 10, /* bytes of the file in a band, and bytes of the region: 100 us or so of work */
+    UNITS = 1024,     /* of a batch, or more where one band has more */
+};
+
+/* Bytes that lie together in the region and, where there is one, in the stage. */
+typedef struct run {
+    size_t at;
+    unsigned char *from;
+    size_t bytes;
+} run;
+
+/* Part of a half of the stage, filled from its beginning: codes and vectors in one, scales in another, so that either are few runs. */
+typedef struct shelf {
+    unsigned char *base;
+    size_t bytes, used;
+    run *runs; /* owned; [units_most] */
+    int64_t count;
+} shelf;
+
+/* Rows of a tensor that a batch reads. */
+typedef struct part {
+    const tdm_tensor *t;
+    int64_t row, rows;
+} part;
 
 typedef struct loader {
-    const tdm_weights_plan *p;
+    const tdm_weights_plan *plan;
     const tdm_region *region;
-    float *buffer;        /* owned; the largest band or vector */
-    unsigned char *stage; /* owned; NULL where the region is the host's: the largest band, vector or matrix of scales on its way there */
     tdm_error *err;
+    int threads;
+    tdm_piece *pieces; /* owned; in the order of the region, vectors last */
+    int64_t piece_count;
+    float *buffer; /* owned; [threads, buffer_floats] */
+    int64_t buffer_floats;
+    bool staged; /* the region is a device's */
+    void *stage; /* owned; pinned; two halves */
+    size_t half_bytes;
+    int half; /* the one that is being filled */
+    int64_t units_most;
+    tdm_unit *units; /* owned; [units_most]; of the batch, as what follows */
+    part *parts;     /* owned; [units_most] */
+    shelf codes, scales;
+    int64_t unit_count, part_count;
+    size_t source_bytes, bytes;
 } loader;
 
-/* Where the host writes what shall lie at `at`: there, or in the stage, from where `land` sends it. One piece at a time. */
-static unsigned char *place(const loader *l, size_t at) { return l->stage ? l->stage : (unsigned char *)l->region->base + at; }
+/* ---- What there is to do ----------------------------------------------------------------------------------------------------- */
 
-static tdm_status land(const loader *l, size_t at, size_t bytes)
+static void add_piece(loader *l, tdm_piece p)
 {
-    if (!l->stage) return TDM_OK;
-    return l->region->be->upload(l->region->s, (unsigned char *)l->region->base + at, l->stage, bytes, l->err);
+    if (p.t) l->pieces[l->piece_count++] = p;
 }
 
-static uint32_t float_bits(float f)
+static void list_matrix(loader *l, const tdm_matrix_plan *m)
 {
-    uint32_t u;
-    memcpy(&u, &f, sizeof u);
-    return u;
+    tdm_weight *w = m->w;
+    const tdm_piece_kind kind = m->stored != TDM_SCHEME_BF16   ? TDM_PIECE_CODES
+                                : w->scheme != TDM_SCHEME_BF16 ? TDM_PIECE_QUANTIZE
+                                                               : TDM_PIECE_BF16;
+    add_piece(l, (tdm_piece){.kind = kind,
+                             .t = m->weight,
+                             .w = w,
+                             .rows = w->codes.rows,
+                             .cols = w->codes.cols,
+                             .at = m->codes_at,
+                             .scale_at = m->scale_at});
+    add_piece(l, (tdm_piece){
+                     .kind = TDM_PIECE_SCALES, .t = m->scale, .w = w, .rows = 1, .cols = w->scale.rows * w->scale.cols, .at = m->scale_at});
+    add_piece(l, (tdm_piece){.kind = TDM_PIECE_INPUT_SCALE, .t = m->input_scale, .w = w, .rows = 1, .cols = 1});
+    add_piece(l, (tdm_piece){.kind = TDM_PIECE_BF16, .t = m->bias, .w = w, .rows = 1, .cols = w->bias.cols, .at = m->bias_at});
 }
 
-/* Exponent all ones; written without a branch so that it costs little beside the reading. */
-static bool all_finite(const float *x, int64_t n)
+static void list_pieces(loader *l)
 {
-    uint32_t bad = 0;
-    for (int64_t i = 0; i < n; i++) bad |= ((float_bits(x[i]) & 0x7f800000u) + 0x00800000u) & 0x80000000u;
-    return bad == 0;
-}
-
-static tdm_status not_finite(const tdm_tensor *t, int64_t first_row, const float *x, int64_t n, tdm_error *err)
-{
-    char where[512];
-    int64_t i = 0;
-    while (i < n - 1 && isfinite(x[i])) i++;
-    tdm_tensor_where(t, where, sizeof where);
-    return TDM_FAIL(err, TDM_ERR_INPUT, where, "download or convert the model again",
-                    "the value at row %" PRId64 ", column %" PRId64 " is %g", first_row + i / tdm_tensor_cols(t),
-                    i % tdm_tensor_cols(t), (double)x[i]);
-}
-
-static tdm_status read_rows(const loader *l, const tdm_tensor *t, int64_t first, int64_t count)
-{
-    const int64_t n = count * tdm_tensor_cols(t);
-    tdm_tensor_read(t, first, count, l->buffer);
-    tdm_tensor_drop(t, first, count);
-    if (!all_finite(l->buffer, n)) return not_finite(t, first, l->buffer, n, l->err);
-    return TDM_OK;
-}
-
-/* tdm_f32_to_bf16 for finite values: without the case of NaN the loop becomes vector code. */
-static void round_bf16(uint16_t *restrict out, const float *restrict x, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) {
-        const uint32_t u = float_bits(x[i]);
-        out[i] = (uint16_t)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
+    const tdm_weights_plan *p = l->plan;
+    for (int64_t i = 0; i < p->matrix_count; i++) list_matrix(l, &p->matrices[i]);
+    for (int64_t i = 0; i < p->vector_count; i++) {
+        const tdm_vector_plan *v = &p->vectors[i];
+        add_piece(l, (tdm_piece){.kind = TDM_PIECE_BF16, .t = v->t, .rows = 1, .cols = v->v->cols, .at = v->at});
     }
 }
 
-/* A finite f32 above the largest BF16 rounds to infinity; such a value would be as bad as one in the file. */
-static tdm_status store_bf16(const loader *l, const tdm_tensor *t, int64_t first, uint16_t *out, int64_t n)
+/* ---- Sizes ------------------------------------------------------------------------------------------------------------------- */
+
+static size_t most(size_t a, size_t b) { return a > b ? a : b; }
+
+static size_t longest_row(const tdm_model_config *c) { return (size_t)tdm_max_i64(tdm_max_i64(c->width, c->ffn), c->heads * c->head_dim); }
+
+/* The smallest band of a piece must fit: 128 rows of codes, a row of BF16, the scales of an FP8 file by row or by block. */
+static size_t codes_bytes(size_t longest)
 {
-    char where[512];
-    bool overflow = false;
-    round_bf16(out, l->buffer, n);
-    for (int64_t i = 0; i < n; i++) overflow |= (out[i] & 0x7f80u) == 0x7f80u;
-    if (!overflow) return TDM_OK;
-    tdm_tensor_where(t, where, sizeof where);
-    return TDM_FAIL(l->err, TDM_ERR_INPUT, where, "is the file damaged?",
-                    "a value from row %" PRId64 " on does not fit BF16", first);
+    const size_t blocks = longest / TDM_FP8_BLOCK + 1;
+    return most(BATCH, most(longest * TDM_FP8_BLOCK, blocks * blocks * sizeof(float)) + ALIGN);
 }
 
-static tdm_status zero_tail(const loader *l, size_t at, size_t bytes) /* the hash covers the gaps too */
+static size_t half_bytes(size_t longest) { return tdm_align_up(codes_bytes(longest), ALIGN) + SCALES + tdm_align_up(longest, ALIGN); }
+
+static size_t units_most(size_t longest) { return most(UNITS, longest / TDM_FP8_BLOCK + 1); }
+static size_t table_bytes(size_t longest) { return units_most(longest) * (sizeof(tdm_unit) + sizeof(part) + 2 * sizeof(run)); }
+
+size_t tdm_weights_loading_bytes(const tdm_model_config *c, int threads, bool device)
 {
-    const size_t tail = tdm_align_up(bytes, 64) - bytes;
-    memset(place(l, at + bytes), 0, tail);
-    return land(l, at + bytes, tail);
+    const size_t longest = longest_row(c),
+                 buffers = (size_t)tdm_threads(threads) * (size_t)tdm_unit_floats((int64_t)longest) * sizeof(float);
+    return buffers + table_bytes(longest) + BATCH + (device ? 2 * half_bytes(longest) : 0); /* BATCH: pages of the file */
 }
 
-static tdm_status load_vector(const loader *l, const tdm_tensor *t, size_t at, int64_t cols)
+/* Rows of a band, but for a piece's last. */
+static int64_t band_rows(const tdm_piece *p)
 {
-    tdm_status st = TDM_OK;
-    TDM_TRY(st, read_rows(l, t, 0, 1), done);
-    TDM_TRY(st, store_bf16(l, t, 0, (uint16_t *)(void *)place(l, at), cols), done);
-    TDM_TRY(st, land(l, at, (size_t)cols * sizeof(uint16_t)), done);
-    TDM_TRY(st, zero_tail(l, at, (size_t)cols * sizeof(uint16_t)), done);
-done:
-    return st;
+    const size_t row = most(tdm_piece_source_bytes(p), tdm_piece_row_bytes(p));
+    if (tdm_piece_grain(p) > 1) return tdm_piece_grain(p); /* its columns are cut instead */
+    return tdm_max_i64(1, (int64_t)(BAND / most(row, 1)));
 }
 
-static tdm_status matrix_amax(const loader *l, const tdm_tensor *t, float *amax)
+/* ---- A batch ----------------------------------------------------------------------------------------------------------------- */
+
+static void start_batch(loader *l)
 {
-    tdm_status st = TDM_OK;
-    const int64_t rows = tdm_tensor_rows(t), cols = tdm_tensor_cols(t);
-    uint32_t most = 0; /* magnitudes of finite floats are ordered as their bits are */
-    for (int64_t r = 0; r < rows; r += ROWS) {
-        const int64_t count = tdm_min_i64(ROWS, rows - r);
-        TDM_TRY(st, read_rows(l, t, r, count), done);
-        for (int64_t i = 0; i < count * cols; i++) {
-            const uint32_t magnitude = float_bits(l->buffer[i]) & 0x7fffffffu;
-            most = magnitude > most ? magnitude : most;
+    unsigned char *base = l->staged ? (unsigned char *)l->stage + (size_t)l->half * l->half_bytes : NULL;
+    const size_t codes = tdm_align_up(codes_bytes(longest_row(&l->plan->w->config)), ALIGN);
+    l->codes = (shelf){.base = base, .bytes = codes, .runs = l->codes.runs};
+    l->scales = (shelf){.base = base ? base + codes : NULL, .bytes = l->half_bytes - codes, .runs = l->scales.runs};
+    l->unit_count = l->part_count = 0;
+    l->source_bytes = l->bytes = 0;
+}
+
+/* Where the host writes the `bytes` that shall lie at `at`: there, or on the shelf, behind what lies before them in the region if that is
+ * where the shelf ends. The piece's last bytes are followed by zeros up to a multiple of 64, for the hash covers the gaps too. */
+static unsigned char *place(loader *l, shelf *s, size_t at, size_t bytes, bool last)
+{
+    const size_t whole = last ? tdm_align_up(at + bytes, ALIGN) - at : bytes;
+    unsigned char *to = (unsigned char *)l->region->base + at;
+    if (l->staged) {
+        run *r = s->count > 0 ? &s->runs[s->count - 1] : NULL;
+        if (!r || r->at + r->bytes != at) {
+            s->used = tdm_align_up(s->used, ALIGN);
+            r = &s->runs[s->count++];
+            *r = (run){.at = at, .from = s->base + s->used};
         }
+        to = r->from + r->bytes;
+        r->bytes += whole;
+        s->used += whole;
+        TDM_ASSERT(s->used <= s->bytes);
     }
-    memcpy(amax, &most, sizeof *amax);
+    memset(to + bytes, 0, whole - bytes);
+    return to;
+}
+
+static bool fits(const loader *l, const tdm_piece *p, int64_t rows, int64_t across)
+{
+    const size_t codes = (size_t)rows * tdm_piece_row_bytes(p) + 2 * ALIGN,
+                 scales = (size_t)tdm_piece_scales(p, rows) * sizeof(float) + 2 * ALIGN;
+    if (l->part_count == 0) return true;
+    if (l->unit_count + across > l->units_most || l->source_bytes + (size_t)rows * tdm_piece_source_bytes(p) > BATCH) return false;
+    if (!l->staged) return l->bytes + codes <= BATCH;
+    return l->codes.used + codes <= l->codes.bytes && l->scales.used + scales <= l->scales.bytes;
+}
+
+static void add_part(loader *l, const tdm_tensor *t, int64_t row, int64_t rows)
+{
+    part *before = l->part_count > 0 ? &l->parts[l->part_count - 1] : NULL;
+    if (before && before->t == t && before->row + before->rows == row) before->rows += rows;
+    else l->parts[l->part_count++] = (part){t, row, rows};
+}
+
+static float *place_scales(loader *l, const tdm_piece *p, int64_t row, int64_t rows)
+{
+    const int64_t first = tdm_piece_scales(p, row), count = tdm_piece_scales(p, row + rows) - first;
+    if (count == 0) return NULL;
+    float *scale = (float *)(void *)place(l, &l->scales, p->scale_at + (size_t)first * sizeof(float), (size_t)count * sizeof(float),
+                                          row + rows == p->rows || p->w->scheme == TDM_SCHEME_FP8_TENSOR);
+    if (p->w->scheme == TDM_SCHEME_FP8_TENSOR) *scale = tdm_fp8_scale(p->amax, p->w->pow2);
+    return scale;
+}
+
+/* Rows [row, row + rows) of a piece, as one unit or several side by side: only codes are cut so, whose columns are bytes. */
+static void add_band(loader *l, const tdm_piece *p, int64_t row, int64_t rows)
+{
+    const size_t row_bytes = tdm_piece_row_bytes(p), bytes = (size_t)rows * row_bytes;
+    const int64_t wide = tdm_piece_unit_cols(p);
+    unsigned char *out = p->kind == TDM_PIECE_INPUT_SCALE
+                             ? (unsigned char *)&p->w->input_scale
+                             : place(l, &l->codes, p->at + (size_t)row * row_bytes, bytes, row + rows == p->rows);
+    float *scale = place_scales(l, p, row, rows);
+    for (int64_t c = 0; c < p->cols; c += wide)
+        l->units[l->unit_count++] = (tdm_unit){.p = p,
+                                               .row = row,
+                                               .rows = rows,
+                                               .col = c,
+                                               .cols = tdm_min_i64(wide, p->cols - c),
+                                               .out = out + c,
+                                               .scale = scale ? scale + c / TDM_FP8_BLOCK : NULL};
+    add_part(l, p->t, row, rows);
+    l->source_bytes += (size_t)rows * tdm_piece_source_bytes(p);
+    l->bytes += bytes;
+}
+
+typedef struct batch_job {
+    const loader *l;
+    atomic_llong bad; /* the first unit that could not be made */
+} batch_job;
+
+static float *buffer_of(const loader *l, int thread) { return l->buffer + thread * l->buffer_floats; }
+
+static void make_units(void *ctx, int64_t first, int64_t last, int thread)
+{
+    batch_job *job = ctx;
+    for (int64_t i = first; i < last; i++) {
+        if (tdm_unit_make(&job->l->units[i], buffer_of(job->l, thread))) continue;
+        long long before = atomic_load_explicit(&job->bad, memory_order_relaxed);
+        while (i < before && !atomic_compare_exchange_weak_explicit(&job->bad, &before, i, memory_order_relaxed, memory_order_relaxed))
+            continue;
+    }
+}
+
+static tdm_status send(const loader *l, const shelf *s)
+{
+    tdm_status st = TDM_OK;
+    for (int64_t i = 0; i < s->count; i++) {
+        const run *r = &s->runs[i];
+        TDM_TRY(st, l->region->be->upload(l->region->s, (unsigned char *)l->region->base + r->at, r->from, r->bytes, l->err), done);
+    }
 done:
     return st;
 }
 
-static size_t scale_bytes(const tdm_weight *w) { return (size_t)(w->scale.rows * w->scale.cols) * sizeof(float); }
-
-/* A matrix's scales on the host: its place in the region, or behind the codes of the stage until all of them are known. */
-static float *scales_of(const loader *l, const tdm_matrix_plan *m)
-{
-    unsigned char *p = l->stage ? l->stage + tdm_align_up((size_t)(tdm_min_i64(ROWS, m->w->codes.rows) * m->w->codes.cols), 64) : (unsigned char *)l->region->base + m->scale_at;
-    return (float *)(void *)p;
-}
-
-static tdm_status land_scales(const loader *l, const tdm_matrix_plan *m)
-{
-    if (!l->stage) return TDM_OK;
-    return l->region->be->upload(l->region->s, (unsigned char *)l->region->base + m->scale_at, scales_of(l, m), scale_bytes(m->w), l->err);
-}
-
-static void quantize_band(const loader *l, const tdm_matrix_plan *m, int64_t first, int64_t count, size_t at, float amax)
-{
-    const tdm_weight *w = m->w;
-    float *scale = scales_of(l, m);
-    if (w->scheme == TDM_SCHEME_FP8_CHANNEL) scale += first;
-    if (w->scheme == TDM_SCHEME_FP8_BLOCK) scale += first / TDM_FP8_BLOCK * w->scale.cols;
-    tdm_quantize_weight(place(l, at), scale, l->buffer, count, w->codes.cols, w->scheme, w->pow2, amax);
-}
-
-/* A float matrix, rounded to BF16 or quantized. */
-static tdm_status load_float(const loader *l, const tdm_matrix_plan *m)
+/* Makes what was gathered and sends it off. */
+static tdm_status finish_batch(loader *l)
 {
     tdm_status st = TDM_OK;
-    const tdm_weight *w = m->w;
-    const int64_t n = w->codes.rows, k = w->codes.cols;
-    const size_t row_bytes = (size_t)k * tdm_dtype_bytes(w->codes.dtype);
-    float amax = 0;
-    if (w->scheme == TDM_SCHEME_FP8_TENSOR) TDM_TRY(st, matrix_amax(l, m->weight, &amax), done);
-    for (int64_t r = 0; r < n; r += ROWS) {
-        const int64_t count = tdm_min_i64(ROWS, n - r);
-        TDM_TRY(st, read_rows(l, m->weight, r, count), done);
-        const size_t at = m->codes_at + (size_t)r * row_bytes;
-        if (w->scheme == TDM_SCHEME_BF16) TDM_TRY(st, store_bf16(l, m->weight, r, (uint16_t *)(void *)place(l, at), count * k), done);
-        else quantize_band(l, m, r, count, at, amax);
-        TDM_TRY(st, land(l, at, (size_t)count * row_bytes), done);
+    batch_job job = {.l = l};
+    atomic_init(&job.bad, l->unit_count);
+    tdm_parallel(l->threads, l->unit_count, 1, make_units, &job);
+    for (int64_t i = 0; i < l->part_count; i++) tdm_tensor_drop(l->parts[i].t, l->parts[i].row, l->parts[i].rows);
+    const long long bad = atomic_load(&job.bad);
+    if (bad < l->unit_count) return tdm_unit_explain(&l->units[bad], l->buffer, l->err);
+    if (l->staged) {
+        TDM_TRY(st, l->region->be->stream_sync(l->region->s, l->err), done); /* the other half has arrived */
+        TDM_TRY(st, send(l, &l->codes), done);
+        TDM_TRY(st, send(l, &l->scales), done);
+        l->half ^= 1;
     }
-    if (w->scheme != TDM_SCHEME_BF16) TDM_TRY(st, land_scales(l, m), done);
+    start_batch(l);
 done:
     return st;
 }
 
-static tdm_status load_codes(const loader *l, const tdm_matrix_plan *m)
+/* ---- Whole matrices ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct rows_job {
+    const loader *l;
+    const tdm_piece *p;
+    const tdm_tensor *other; /* of the comparison */
+    int64_t row, rows, step; /* row + i * step is where item i begins */
+    atomic_uint amax;        /* bits of the largest magnitude */
+    atomic_bool differs;
+} rows_job;
+
+/* Runs fn over a piece's rows, a batch's worth at a time, and drops what was read. */
+static void over_rows(rows_job *job, tdm_parallel_fn *fn)
 {
-    tdm_status st = TDM_OK;
-    const int64_t n = m->w->codes.rows, k = m->w->codes.cols;
-    char where[512];
-    for (int64_t r = 0; r < n; r++) {
-        const int64_t first = r / ROWS * ROWS; /* of the band */
-        const size_t at = m->codes_at + (size_t)(first * k);
+    const int64_t all = job->p->rows, source = (int64_t)most(tdm_piece_source_bytes(job->p), 1), batch = tdm_max_i64(1, BATCH / source);
+    job->step = tdm_max_i64(1, BAND / source);
+    for (job->row = 0; job->row < all; job->row += batch) {
+        job->rows = tdm_min_i64(batch, all - job->row);
+        tdm_parallel(job->l->threads, tdm_ceil_div(job->rows, job->step), 1, fn, job);
+        tdm_tensor_drop(job->p->t, job->row, job->rows);
+        if (job->other) tdm_tensor_drop(job->other, job->row, job->rows);
+    }
+}
+
+static void amax_of_rows(void *ctx, int64_t first, int64_t last, int thread)
+{
+    rows_job *job = ctx;
+    const int64_t row = first * job->step, rows = tdm_min_i64(last * job->step, job->rows) - row;
+    const float amax =
+        tdm_unit_amax(&(tdm_unit){.p = job->p, .row = job->row + row, .rows = rows, .cols = job->p->cols}, buffer_of(job->l, thread));
+    unsigned bits, before = atomic_load_explicit(&job->amax, memory_order_relaxed);
+    memcpy(&bits, &amax, sizeof bits);
+    while (bits > before && !atomic_compare_exchange_weak_explicit(&job->amax, &before, bits, memory_order_relaxed, memory_order_relaxed))
+        continue;
+}
+
+/* Needed before the first row can be quantized. A value that is not finite is found when its row is. */
+static void find_amax(const loader *l, tdm_piece *p)
+{
+    rows_job job = {.l = l, .p = p};
+    atomic_init(&job.amax, 0);
+    over_rows(&job, amax_of_rows);
+    const unsigned bits = atomic_load(&job.amax);
+    memcpy(&p->amax, &bits, sizeof p->amax);
+}
+
+static void compare_rows(void *ctx, int64_t first, int64_t last, int thread)
+{
+    rows_job *job = ctx;
+    const int64_t end = tdm_min_i64(last * job->step, job->rows);
+    (void)thread;
+    for (int64_t r = first * job->step; r < end; r++) {
         size_t bytes;
-        bool nan = false;
-        const unsigned char *restrict row = tdm_tensor_row(m->weight, r, &bytes);
-        TDM_ASSERT_EQ(bytes, k);
-        for (int64_t i = 0; i < k; i++) nan |= (row[i] & 0x7fu) == 0x7fu;
-        if (nan) {
-            tdm_tensor_where(m->weight, where, sizeof where);
-            return TDM_FAIL(l->err, TDM_ERR_INPUT, where, "download or quantize the model again",
-                            "an FP8 code in row %" PRId64 " is NaN", r);
-        }
-        memcpy(place(l, at) + (r - first) * k, row, bytes);
-        if (r + 1 < n && r + 1 < first + ROWS) continue;
-        TDM_TRY(st, land(l, at, (size_t)((r + 1 - first) * k)), done);
-        tdm_tensor_drop(m->weight, first, r + 1 - first);
+        const unsigned char *row = tdm_tensor_row(job->other, job->row + r, &bytes);
+        if (memcmp(row, tdm_tensor_row(job->p->t, job->row + r, &bytes), bytes) != 0)
+            atomic_store_explicit(&job->differs, true, memory_order_relaxed);
     }
-done:
-    return st;
-}
-
-static tdm_status check_scales(const loader *l, const tdm_tensor *t, const float *scale, int64_t n, bool zero_too)
-{
-    char where[512];
-    for (int64_t i = 0; i < n; i++) {
-        if (isfinite(scale[i]) && (scale[i] > 0 || (zero_too && scale[i] >= 0))) continue;
-        tdm_tensor_where(t, where, sizeof where);
-        return TDM_FAIL(l->err, TDM_ERR_INPUT, where, "download or quantize the model again", "scale %" PRId64 " is %g",
-                        i, (double)scale[i]);
-    }
-    return TDM_OK;
-}
-
-/* An FP8 matrix as it is: codes and scales copied, one scale spread over the rows where it runs as fp8_channel. */
-static tdm_status load_fp8(const loader *l, const tdm_matrix_plan *m)
-{
-    tdm_status st = TDM_OK;
-    float *scale = scales_of(l, m);
-    const int64_t stored = m->stored == TDM_SCHEME_FP8_TENSOR ? 1 : m->w->scale.rows * m->w->scale.cols;
-    TDM_TRY(st, load_codes(l, m), done);
-    tdm_tensor_read(m->scale, 0, tdm_tensor_rows(m->scale), scale);
-    TDM_TRY(st, check_scales(l, m->scale, scale, stored, true), done); /* 0 is an all-zero row to some writers */
-    for (int64_t i = stored; i < m->w->scale.rows * m->w->scale.cols; i++) scale[i] = scale[0];
-    TDM_TRY(st, land_scales(l, m), done);
-    if (!m->input_scale) goto done;
-    tdm_tensor_read(m->input_scale, 0, 1, &m->w->input_scale);
-    TDM_TRY(st, check_scales(l, m->input_scale, &m->w->input_scale, 1, false),
-            done); /* activations are divided by it */
-done:
-    return st;
-}
-
-static tdm_status load_matrix(const loader *l, const tdm_matrix_plan *m)
-{
-    tdm_status st = TDM_OK;
-    const tdm_cview *codes = &m->w->codes, *scale = &m->w->scale;
-    if (m->stored == TDM_SCHEME_BF16)
-        TDM_TRY(st, load_float(l, m), done);
-    else
-        TDM_TRY(st, load_fp8(l, m), done);
-    tdm_tensor_drop(m->weight, 0, tdm_tensor_rows(m->weight));
-    TDM_TRY(st, zero_tail(l, m->codes_at, (size_t)codes->rows * (size_t)codes->cols * tdm_dtype_bytes(codes->dtype)), done);
-    if (scale->data) TDM_TRY(st, zero_tail(l, m->scale_at, scale_bytes(m->w)), done);
-    if (m->bias) TDM_TRY(st, load_vector(l, m->bias, m->bias_at, m->w->bias.cols), done);
-done:
-    return st;
 }
 
 /* transformers ties the head only to an equal copy; a different one means that config.json is wrong about it. */
 static tdm_status check_tied_copy(const loader *l)
 {
-    const tdm_tensor *copy = l->p->tied_copy, *embedding = l->p->matrices[0].weight;
+    const tdm_tensor *copy = l->plan->tied_copy;
+    const tdm_piece *embedding = &l->pieces[0];
     char where[512];
     if (!copy) return TDM_OK;
-    bool equal = copy->elem == embedding->elem && copy->bytes == embedding->bytes;
-    for (int64_t r = 0; equal && r < tdm_tensor_rows(copy); r++) {
-        size_t bytes;
-        const unsigned char *row = tdm_tensor_row(copy, r, &bytes);
-        equal = memcmp(row, tdm_tensor_row(embedding, r, &bytes), bytes) == 0;
-        if (r % ROWS != ROWS - 1) continue;
-        tdm_tensor_drop(copy, r + 1 - ROWS, ROWS);
-        tdm_tensor_drop(embedding, r + 1 - ROWS, ROWS);
+    bool differs = copy->elem != embedding->t->elem || copy->bytes != embedding->t->bytes;
+    if (!differs) {
+        rows_job job = {.l = l, .p = embedding, .other = copy};
+        atomic_init(&job.differs, false);
+        over_rows(&job, compare_rows);
+        differs = atomic_load(&job.differs);
     }
-    if (equal) return TDM_OK;
+    if (!differs) return TDM_OK;
     tdm_tensor_where(copy, where, sizeof where);
-    return TDM_FAIL(l->err, TDM_ERR_INPUT, where,
-                    "set tie_word_embeddings to false in config.json if the head has weights of its own",
-                    "differs from %s, to which the config ties it", embedding->stored);
+    return TDM_FAIL(l->err, TDM_ERR_INPUT, where, "set tie_word_embeddings to false in config.json if the head has weights of its own",
+                    "differs from %s, to which the config ties it", embedding->t->stored);
 }
 
-static int64_t buffer_floats(const tdm_weights_plan *p)
+/* ---- The whole --------------------------------------------------------------------------------------------------------------- */
+
+static tdm_status load_piece(loader *l, tdm_piece *p)
 {
-    int64_t most = 1;
-    for (int64_t i = 0; i < p->matrix_count; i++) {
-        const tdm_weight *w = p->matrices[i].w;
-        most = tdm_max_i64(most, tdm_max_i64(tdm_min_i64(ROWS, w->codes.rows) * w->codes.cols, w->bias.cols));
+    tdm_status st = TDM_OK;
+    const int64_t step = band_rows(p), across = tdm_ceil_div(p->cols, tdm_piece_unit_cols(p));
+    if (p->kind == TDM_PIECE_QUANTIZE && p->w->scheme == TDM_SCHEME_FP8_TENSOR) find_amax(l, p);
+    for (int64_t row = 0; row < p->rows; row += step) {
+        const int64_t rows = tdm_min_i64(step, p->rows - row);
+        if (!fits(l, p, rows, across)) TDM_TRY(st, finish_batch(l), done);
+        add_band(l, p, row, rows);
     }
-    for (int64_t i = 0; i < p->vector_count; i++) most = tdm_max_i64(most, p->vectors[i].v->cols);
-    return most;
+done:
+    return st;
 }
 
-/* A band of codes or BF16 and the scales behind it, or a vector. */
-static size_t stage_bytes(const tdm_weights_plan *p, int64_t floats)
+static tdm_status open_loader(loader *l, const tdm_weights_plan *p, const tdm_region *region, tdm_error *err)
 {
-    size_t scales = 0;
-    for (int64_t i = 0; i < p->matrix_count; i++)
-        if (scale_bytes(p->matrices[i].w) > scales) scales = scale_bytes(p->matrices[i].w);
-    return tdm_align_up((size_t)floats * sizeof(uint16_t), 64) + scales;
+    const size_t longest = longest_row(&p->w->config);
+    *l = (loader){.plan = p,
+                  .region = region,
+                  .err = err,
+                  .threads = tdm_threads(p->options->threads),
+                  .staged = !tdm_region_is_host(region),
+                  .buffer_floats = tdm_unit_floats((int64_t)longest),
+                  .half_bytes = half_bytes(longest),
+                  .units_most = (int64_t)units_most(longest)};
+    l->pieces = calloc((size_t)p->matrix_count * 4 + (size_t)p->vector_count, sizeof *l->pieces);
+    l->buffer = malloc((size_t)l->threads * (size_t)l->buffer_floats * sizeof *l->buffer);
+    l->units = malloc((size_t)l->units_most * sizeof *l->units);
+    l->parts = malloc((size_t)l->units_most * sizeof *l->parts);
+    l->codes.runs = malloc((size_t)l->units_most * sizeof *l->codes.runs);
+    l->scales.runs = malloc((size_t)l->units_most * sizeof *l->scales.runs);
+    if (!l->pieces || !l->buffer || !l->units || !l->parts || !l->codes.runs || !l->scales.runs)
+        return TDM_FAIL(err, TDM_ERR_OTHER, tdm_model_file_path(p->file), "lower threads, or free memory",
+                        "out of memory to stream weights through");
+    return l->staged ? region->be->host_open(&l->stage, 2 * l->half_bytes, err) : TDM_OK;
+}
+
+static void close_loader(loader *l)
+{
+    if (l->stage) l->region->be->host_close(l->stage, 2 * l->half_bytes);
+    free(l->scales.runs);
+    free(l->codes.runs);
+    free(l->parts);
+    free(l->units);
+    free(l->buffer);
+    free(l->pieces);
 }
 
 tdm_status tdm_weights_load(const tdm_weights_plan *p, const tdm_region *region, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    loader l = {.p = p, .region = region, .err = err};
-    const size_t bytes = (size_t)buffer_floats(p) * sizeof *l.buffer;
-    const bool staged = !tdm_region_is_host(region);
+    loader l;
 
-    l.buffer = malloc(bytes);
-    if (staged) l.stage = malloc(stage_bytes(p, buffer_floats(p)));
-    if (!l.buffer || (staged && !l.stage)) {
-        st = TDM_FAIL(err, TDM_ERR_OTHER, tdm_model_file_path(p->file), NULL, "out of memory: %zu bytes to stream weights through", bytes);
-        goto done;
-    }
+    TDM_TRY(st, open_loader(&l, p, region, err), done);
+    list_pieces(&l);
     TDM_TRY(st, check_tied_copy(&l), done);
-    for (int64_t i = 0; i < p->matrix_count; i++) TDM_TRY(st, load_matrix(&l, &p->matrices[i]), done);
-    for (int64_t i = 0; i < p->vector_count; i++)
-        TDM_TRY(st, load_vector(&l, p->vectors[i].t, p->vectors[i].at, p->vectors[i].v->cols), done);
+    start_batch(&l);
+    for (int64_t i = 0; i < l.piece_count; i++) TDM_TRY(st, load_piece(&l, &l.pieces[i]), done);
+    TDM_TRY(st, finish_batch(&l), done);
     /* A page fault maps some pages around the one that was touched, so neighbours of dropped rows came back. */
-    for (int64_t i = 0; i < p->matrix_count; i++)
-        tdm_tensor_drop(p->matrices[i].weight, 0, tdm_tensor_rows(p->matrices[i].weight));
+    for (int64_t i = 0; i < l.piece_count; i++) tdm_tensor_drop(l.pieces[i].t, 0, tdm_tensor_rows(l.pieces[i].t));
 done:
-    free(l.stage);
-    free(l.buffer);
+    if (l.stage) {
+        const tdm_status sent = region->be->stream_sync(region->s, err); /* also after an error: the stage goes */
+        if (st == TDM_OK) st = sent;
+    }
+    close_loader(&l);
     return st;
 }

@@ -4,7 +4,7 @@
 
 #include "memory/weights_plan.h"
 
-/* region: plan->bytes, where tdm_weights_plan_place points. */
+/* region: plan->bytes, where tdm_weights_plan_place points. The same bytes and the same error whatever the number of threads. */
 tdm_status tdm_weights_load(const tdm_weights_plan *p, const tdm_region *region, tdm_error *err);
 
 #endif

@@ -9,6 +9,7 @@
 tdm_status TDM_CPU(probe)(tdm_stream *s, const void *region, size_t bytes, double *gflops, double *gbps, tdm_error *err);
 
 /* quantize.c, linear.c, linear_backward.c */
+void TDM_CPU(quantize_weight)(const tdm_quantize_weight *a);
 tdm_status TDM_CPU(quantize_act)(tdm_stream *s, const tdm_quantize_act *a, tdm_error *err);
 tdm_status TDM_CPU(linear)(tdm_stream *s, const tdm_linear *a, tdm_error *err);
 tdm_status TDM_CPU(linear_backward)(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err);

@@ -1,4 +1,4 @@
-/* quantize_act: bf16 activations to e4m3 codes and scales, row by row. */
+/* quantize_act: bf16 activations to e4m3 codes and scales, row by row. quantize_weight: f32 weights, as a checkpoint streams in. */
 #include "kernels/cpu/common/e4m3.h"
 #include "kernels/cpu/ops_cpu.h"
 
@@ -88,4 +88,55 @@ tdm_status TDM_CPU(quantize_act)(tdm_stream *s, const tdm_quantize_act *a, tdm_e
     }
     tdm_cpu_parallel(s, rows, grain, rows_with_one_scale, &job);
     return TDM_OK;
+}
+
+/* ---- Weights ---------------------------------------------------------------------------------------------------------------- */
+
+static float amax_f32(const float *x, int64_t n)
+{
+    uint32_t most = 0; /* magnitudes of finite floats compare as integers, whose maximum is vector code */
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t magnitude = tdm_f32_bits(x[i]) & 0x7fffffffu;
+        most = magnitude > most ? magnitude : most;
+    }
+    return tdm_bits_f32(most);
+}
+
+static void round_f32(uint8_t *restrict codes, const float *restrict x, int64_t n, float scale)
+{
+    for (int64_t i = 0; i < n; i++) codes[i] = tdm_e4m3_round(x[i] / scale);
+}
+
+static const float *weight_row(const tdm_quantize_weight *a, int64_t r) { return (const float *)a->x.data + r * a->x.stride; }
+static uint8_t *code_row(const tdm_quantize_weight *a, int64_t r) { return (uint8_t *)a->codes.data + r * a->codes.stride; }
+
+/* One block of at most 128 x 128 gets the scale of its own amax. */
+static void weight_block(const tdm_quantize_weight *a, int64_t row, int64_t col)
+{
+    const int64_t last = tdm_min_i64(row + TDM_FP8_BLOCK, a->x.rows), width = tdm_min_i64(TDM_FP8_BLOCK, a->x.cols - col);
+    float amax = 0.0f;
+    for (int64_t r = row; r < last; r++) {
+        const float here = amax_f32(weight_row(a, r) + col, width);
+        amax = here > amax ? here : amax;
+    }
+    const float scale = tdm_fp8_scale(amax, a->pow2);
+    ((float *)a->scale.data + row / TDM_FP8_BLOCK * a->scale.stride)[col / TDM_FP8_BLOCK] = scale;
+    for (int64_t r = row; r < last; r++) round_f32(code_row(a, r) + col, weight_row(a, r) + col, width, scale);
+}
+
+void TDM_CPU(quantize_weight)(const tdm_quantize_weight *a)
+{
+    const int64_t rows = a->x.rows, cols = a->x.cols;
+    const float shared = a->scheme == TDM_SCHEME_FP8_TENSOR ? tdm_fp8_scale(a->tensor_amax, a->pow2) : 0.0f;
+    if (a->scheme == TDM_SCHEME_FP8_BLOCK) {
+        for (int64_t r = 0; r < rows; r += TDM_FP8_BLOCK)
+            for (int64_t c = 0; c < cols; c += TDM_FP8_BLOCK) weight_block(a, r, c);
+        return;
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        float scale = shared;
+        if (a->scheme == TDM_SCHEME_FP8_CHANNEL)
+            ((float *)a->scale.data)[r * a->scale.stride] = scale = tdm_fp8_scale(amax_f32(weight_row(a, r), cols), a->pow2);
+        round_f32(code_row(a, r), weight_row(a, r), cols, scale);
+    }
 }

@@ -61,7 +61,9 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
     if (offloaded) tdm_plan_add(plan, TDM_PHASE_HOST, "inputs of layers", offloaded, "lower train.micro_tokens");
     if (s->be->device) tdm_plan_add(plan, TDM_PHASE_DRIVER, s->there ? "context, code, graphs" : "context, code, graphs; typical", s->driver_bytes, "");
     tdm_plan_add(plan, TDM_PHASE_HOST, "program, tokenizer, data", tdm_process_resident_bytes(), "");
-    tdm_plan_add(plan, TDM_PHASE_HOST, "sequences, tables", host, "lower rollout.prompts_per_step or generations");
+    /* what loading takes is given back before the sequences and tables are made */
+    const size_t loading = tdm_weights_loading_bytes(s->config, p->threads, s->be->device);
+    tdm_plan_add(plan, TDM_PHASE_HOST, "sequences, tables", host > loading ? host : loading, "lower rollout.prompts_per_step or generations");
     tdm_plan_layout(plan);
 done:
     return st;
@@ -187,6 +189,7 @@ tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_er
     s->spec = *spec;
     tdm_session_spec *p = &s->spec;
     s->there = true;
+    p->weights.threads = p->threads;
     TDM_TRY(st, p->plan_only ? tdm_backend_plan(p->device, &s->be, &s->there, err) : tdm_backend_open(p->device, &s->be, err), done);
     TDM_TRY(st, p->random_weights ? tdm_model_file_open_random(&s->file, p->model, err) : tdm_model_file_open(&s->file, p->model, err), done);
     s->config = tdm_model_file_config(s->file);

@@ -83,25 +83,53 @@ static void a_scale_is_never_zero_and_rounds_up_to_a_power_of_two(void **state)
     assert_true(tdm_fp8_scale(0x1p-149f, false) > 0.0f && tdm_fp8_scale(0x1p-149f, true) > 0.0f);
 }
 
-static void weights_quantize_as_in_pytorch(void **state)
+/* Runs with strides larger than cols; what stands between must stay. */
+static void run_weight(const tdm_cview *x, tdm_scheme scheme, bool pow2, float amax)
 {
+    enum { GUARD = 5 };
+    const tdm_cview codes = test_golden(goldens, "weight/%s/%d/codes", scheme_names[scheme], pow2);
+    const tdm_cview scale = test_golden(goldens, "weight/%s/%d/scale", scheme_names[scheme], pow2);
+    const int64_t stride = x->cols + GUARD, scale_stride = scale.cols + GUARD;
+    uint8_t *got = malloc((size_t)(x->rows * stride));
+    float *got_scale = malloc((size_t)(scale.rows * scale_stride) * 4);
+    memset(got, 0xa5, (size_t)(x->rows * stride));
+    memset(got_scale, 0xa5, (size_t)(scale.rows * scale_stride) * 4);
+    if (scheme == TDM_SCHEME_FP8_TENSOR) got_scale[0] = tdm_fp8_scale(amax, pow2);
+    tdm_weight_quantize(&(tdm_quantize_weight){.codes = {got, TDM_DTYPE_E4M3, x->rows, x->cols, stride},
+                                               .scale = {got_scale, TDM_DTYPE_F32, scale.rows, scale.cols, scale_stride},
+                                               .x = *x,
+                                               .scheme = scheme,
+                                               .pow2 = pow2,
+                                               .tensor_amax = amax});
+    for (int64_t r = 0; r < scale.rows; r++) {
+        expect_same_f32(scheme_names[scheme], got_scale + r * scale_stride, (const float *)scale.data + r * scale.cols, scale.cols);
+        for (int64_t c = scale.cols; c < scale_stride; c++) assert_memory_equal(got_scale + r * scale_stride + c, "\xa5\xa5\xa5\xa5", 4);
+    }
+    for (int64_t r = 0; r < x->rows; r++) {
+        expect_same_codes(scheme_names[scheme], got + r * stride, (const uint8_t *)codes.data + r * x->cols, x->cols);
+        for (int64_t c = x->cols; c < stride; c++) assert_int_equal(got[r * stride + c], 0xa5);
+    }
+    free(got);
+    free(got_scale);
+}
+
+/* An instruction set that this CPU lacks gives way to the best one: the same test once more. */
+static void weights_quantize_as_in_pytorch_on_every_instruction_set(void **state)
+{
+    static const char *const isa[] = {"portable", "avx2", "avx512"};
+    const char *before = getenv("TANDEM_CPU_ISA");
+    char *kept = before ? strdup(before) : NULL;
     (void)state;
     const tdm_cview x = test_golden(goldens, "weight/x");
-    const float *w = x.data;
     float amax = 0;
-    for (int64_t i = 0; i < x.rows * x.cols; i++) amax = fmaxf(amax, fabsf(w[i]));
-    for (int scheme = 1; scheme <= 3; scheme++)
-        for (int pow2 = 0; pow2 < 2; pow2++) {
-            const tdm_cview codes = test_golden(goldens, "weight/%s/%d/codes", scheme_names[scheme], pow2);
-            const tdm_cview scale = test_golden(goldens, "weight/%s/%d/scale", scheme_names[scheme], pow2);
-            uint8_t *got = malloc((size_t)(x.rows * x.cols));
-            float *got_scale = malloc((size_t)(scale.rows * scale.cols) * 4);
-            tdm_quantize_weight(got, got_scale, w, x.rows, x.cols, (tdm_scheme)scheme, pow2, amax);
-            expect_same_f32(scheme_names[scheme], got_scale, scale.data, scale.rows * scale.cols);
-            expect_same_codes(scheme_names[scheme], got, codes.data, x.rows * x.cols);
-            free(got);
-            free(got_scale);
-        }
+    for (int64_t i = 0; i < x.rows * x.cols; i++) amax = fmaxf(amax, fabsf(((const float *)x.data)[i]));
+    for (size_t i = 0; i < TDM_COUNT(isa); i++) {
+        assert_int_equal(setenv("TANDEM_CPU_ISA", isa[i], 1), 0);
+        for (int scheme = 1; scheme <= 3; scheme++)
+            for (int pow2 = 0; pow2 < 2; pow2++) run_weight(&x, (tdm_scheme)scheme, pow2, amax);
+    }
+    assert_int_equal(kept ? setenv("TANDEM_CPU_ISA", kept, 1) : unsetenv("TANDEM_CPU_ISA"), 0);
+    free(kept);
 }
 
 static const tdm_limits limits = {.tokens = 64, .width = 512, .vocab = 512, .head_rows = 64, .heads = 1, .head_dim = 64, .rank = 8, .context = 64};
@@ -190,7 +218,7 @@ int main(void)
         cmocka_unit_test(e4m3_and_f16_read_as_pytorch_reads_them),
         cmocka_unit_test(e4m3_rounds_to_nearest_even_and_saturates),
         cmocka_unit_test(a_scale_is_never_zero_and_rounds_up_to_a_power_of_two),
-        cmocka_unit_test(weights_quantize_as_in_pytorch),
+        cmocka_unit_test(weights_quantize_as_in_pytorch_on_every_instruction_set),
         cmocka_unit_test(activations_quantize_as_in_pytorch),
         cmocka_unit_test(an_empty_batch_is_a_batch),
         cmocka_unit_test(an_instruction_set_nobody_has_is_named),

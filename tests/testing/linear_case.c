@@ -24,19 +24,21 @@ static void make_codes(test_linear_case *c, tdm_scheme scheme, uint32_t seed)
 {
     const int64_t n = c->n, k = c->k, blocks = tdm_ceil_div(k, 128), stride = k + TEST_GUARD;
     float *w = malloc((size_t)(n * k) * 4);
-    uint8_t *dense = malloc((size_t)(n * k)), *codes = own(c, calloc((size_t)(n * stride), 1));
+    uint8_t *codes = own(c, calloc((size_t)(n * stride), 1));
     float *scale = own(c, malloc((size_t)(n * blocks) * 4));
     assert_non_null(w);
-    assert_non_null(dense);
     for (int64_t i = 0; i < n * k; i++) w[i] = test_noise(&seed);
-    tdm_quantize_weight(dense, scale, w, n, k, scheme, false, 1.0f);
-    for (int64_t i = 0; i < n; i++) memcpy(codes + i * stride, dense + i * k, (size_t)k);
     c->w.codes = (tdm_cview){codes, TDM_DTYPE_E4M3, n, k, stride};
     c->w.scale = scheme == TDM_SCHEME_FP8_TENSOR    ? (tdm_cview){scale, TDM_DTYPE_F32, 1, 1, 1}
                  : scheme == TDM_SCHEME_FP8_CHANNEL ? (tdm_cview){scale, TDM_DTYPE_F32, n, 1, 1}
                                                     : (tdm_cview){scale, TDM_DTYPE_F32, tdm_ceil_div(n, 128), blocks, blocks};
+    scale[0] = tdm_fp8_scale(1.0f, false); /* stays where the scheme has one for all */
+    tdm_weight_quantize(&(tdm_quantize_weight){.codes = {codes, TDM_DTYPE_E4M3, n, k, stride},
+                                               .scale = {scale, TDM_DTYPE_F32, c->w.scale.rows, c->w.scale.cols, c->w.scale.stride},
+                                               .x = {w, TDM_DTYPE_F32, n, k, k},
+                                               .scheme = scheme,
+                                               .tensor_amax = 1.0f});
     free(w);
-    free(dense);
 }
 
 test_linear_case test_linear_random(int64_t t, int64_t n, int64_t k, int64_t r, tdm_scheme scheme, tdm_act_quant act, uint32_t seed)
