@@ -4,7 +4,6 @@
 #include "memory/weights_random.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 tdm_status tdm_weights_bytes(const tdm_model_file *f, const tdm_weights_options *o, size_t *bytes, tdm_error *err)
 {
@@ -110,52 +109,3 @@ bool tdm_weights_batch_dependent(const tdm_weights *w)
 }
 
 tdm_cview tdm_weights_final_norm(const tdm_weights *w) { return w->final_norm; }
-
-enum { HASH_CHUNK = 1 << 20 };
-#define HASH_START UINT64_C(0xcbf29ce484222325)
-
-static uint64_t fnv(uint64_t h, const unsigned char *p, size_t n)
-{
-    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * UINT64_C(0x100000001b3);
-    return h;
-}
-
-/* Bytes [at, at + n) of the buffer, where they lie or brought into `chunk`. */
-static tdm_status bytes_at(const tdm_weights *w, size_t at, size_t n, unsigned char *chunk, const unsigned char **out, tdm_error *err)
-{
-    tdm_status st = TDM_OK;
-    const tdm_region *r = &w->region;
-    const size_t here = at >= w->host_bytes ? 0 : w->host_bytes - at < n ? w->host_bytes - at : n; /* of them on the host */
-    const bool device = !tdm_region_is_host(r);
-    *out = here ? (const unsigned char *)w->host + at : (const unsigned char *)r->base + at;
-    if (here == n || (here == 0 && !device)) return TDM_OK;
-    memcpy(chunk, *out, here);
-    *out = chunk;
-    const unsigned char *rest = (const unsigned char *)r->base + at + here;
-    if (!device) {
-        memcpy(chunk + here, rest, n - here);
-        return TDM_OK;
-    }
-    TDM_TRY(st, r->be->download(r->s, chunk + here, rest, n - here, err), done);
-    TDM_TRY(st, r->be->stream_sync(r->s, err), done);
-done:
-    return st;
-}
-
-tdm_status tdm_weights_hash(const tdm_weights *w, uint64_t *hash, tdm_error *err)
-{
-    tdm_status st = TDM_OK;
-    unsigned char *chunk = malloc(HASH_CHUNK); /* owned here */
-    if (!chunk) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for hashing the weights");
-    *hash = HASH_START;
-    for (size_t at = 0; at < w->bytes; at += HASH_CHUNK) {
-        const size_t n = w->bytes - at < HASH_CHUNK ? w->bytes - at : HASH_CHUNK;
-        const unsigned char *p;
-        TDM_TRY(st, bytes_at(w, at, n, chunk, &p, err), done);
-        const uint64_t part = fnv(HASH_START, p, n);
-        *hash = fnv(*hash, (const unsigned char *)&part, sizeof part);
-    }
-done:
-    free(chunk);
-    return st;
-}

@@ -1,6 +1,8 @@
 #include "memory/weights_plan.h"
 #include "memory/weights_source.h"
 
+#include "kernels/parallel.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -196,4 +198,5 @@ void tdm_weights_plan_place(tdm_weights_plan *p, const tdm_region *where)
     for (int64_t i = 0; i < p->vector_count; i++) p->vectors[i].v->data = region + p->vectors[i].at;
     p->w->region = *where;
     p->w->bytes = p->bytes;
+    p->w->threads = tdm_threads(p->options->threads);
 }

@@ -18,6 +18,7 @@ struct tdm_weights {
     tdm_region region;         /* borrowed */
     void *host;                /* owned, host_open's; the buffer's first host_bytes lie there and not in the region; or NULL */
     size_t bytes, host_bytes;
+    int threads;
 };
 
 /* One matrix on its way: sources in the file, places in the region. */
