@@ -1,11 +1,12 @@
 /* Byte-pair encoding: a word's symbols are merged, lowest rank first, leftmost on a tie (huggingface/tokenizers:
  * src/models/bpe/word.rs). Three things make it fast without changing a result:
- *   - a word the merges turn into one token is looked up instead of merged (`whole`, found out once when loading);
+ *   - a word the merges turn into one token is looked up instead of merged (`whole`, found out when the word is first met);
  *   - between two symbols no merge can ever join, a word is cut in two (`joins`); without a pre-tokenizer, as in Gemma, this
  *     is what keeps segments short;
  *   - short segments are merged by scanning, long ones with a heap (bpe_long.c). */
 #include "runtime/text/bpe.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -189,29 +190,15 @@ done:
 
 const tdm_map *tdm_bpe_words(const tdm_tokenizer *t) { return t->bpe.raw ? &t->bpe.words : &t->strings; }
 
-/* Runs every token's own text through the merges. */
-static tdm_status fill_whole(tdm_tokenizer *t, tdm_error *err)
+/* Whether the merges make `id` of its own text. Threads that find it out at the same time find the same. */
+static inline bool is_whole(const tdm_bpe *b, int32_t id)
 {
-    tdm_status st = TDM_OK;
-    tdm_ids ids = {0};
-    tdm_encoder e = {.t = t, .ids = &ids, .err = err};
-    const tdm_map *words = tdm_bpe_words(t);
-    uint8_t *whole = calloc((size_t)t->vocab + 1, 1);
-    if (!whole) return TDM_FAIL(err, TDM_ERR_OTHER, t->name, NULL, "out of host memory");
-    for (uint32_t i = 0; words->slots && i <= words->mask; i++) {
-        tdm_slot s = words->slots[i];
-        if (s.id < 0 || s.key.len == 0) continue;
-        ids.count = 0;
-        TDM_TRY(st, tdm_bpe_word(&e, tdm_span_ptr(t, s.key), s.key.len), done);
-        whole[s.id] = ids.count == 1 && ids.data[0] == s.id;
-    }
-    t->bpe.whole = whole;
-    whole = NULL;
-done:
-    free(whole);
-    tdm_ids_free(&ids);
-    tdm_encoder_fini(&e);
-    return st;
+    return atomic_load_explicit(&b->whole[id], memory_order_relaxed) == TDM_WHOLE_YES;
+}
+
+static inline void learn_whole(const tdm_bpe *b, int32_t id, bool whole)
+{
+    atomic_store_explicit(&b->whole[id], whole ? TDM_WHOLE_YES : TDM_WHOLE_NO, memory_order_relaxed);
 }
 
 tdm_status tdm_bpe_finish(tdm_tokenizer *t, tdm_error *err)
@@ -227,7 +214,8 @@ tdm_status tdm_bpe_finish(tdm_tokenizer *t, tdm_error *err)
     }
     TDM_TRY(st, fill_words(t, err), done);
     fill_joins(t);
-    st = fill_whole(t, err);
+    b->whole = calloc((size_t)t->vocab + 1, sizeof *b->whole);
+    if (!b->whole) st = TDM_FAIL(err, TDM_ERR_OTHER, t->name, NULL, "out of host memory");
 done:
     return st;
 }
@@ -282,13 +270,15 @@ static tdm_status flush(tdm_encoder *e, const char *text, size_t word_len, segme
     const tdm_bpe *b = &e->t->bpe;
     int64_t n = g->n;
     size_t len = g->end - g->start;
+    int32_t id = -1;
     g->n = 0;
-    if (n > 1 && g->clean && b->whole && len <= b->longest && len < word_len) { /* the word itself was looked up already */
-        int32_t id = tdm_map_find(e->t, tdm_bpe_words(e->t), text + g->start, len);
-        if (id >= 0 && b->whole[id]) return tdm_ids_push(e->ids, id, e->err);
+    if (n > 1 && g->clean && len <= b->longest && len < word_len) { /* the word itself was looked up already */
+        id = tdm_map_find(e->t, tdm_bpe_words(e->t), text + g->start, len);
+        if (id >= 0 && is_whole(b, id)) return tdm_ids_push(e->ids, id, e->err);
     }
     if (n > TDM_BPE_SHORT) TDM_TRY(st, tdm_bpe_merge_long(e, &n), done);
     else if (n > 1) n = merge_short(b, e->symbols, n);
+    if (id >= 0) learn_whole(b, id, n == 1 && e->symbols[0] == id);
     for (int64_t i = 0; i < n; i++) TDM_TRY(st, tdm_ids_push(e->ids, e->symbols[i], e->err), done);
 done:
     return st;
@@ -336,10 +326,12 @@ tdm_status tdm_bpe_word(tdm_encoder *e, const char *s, size_t len)
     const tdm_bpe *b = &e->t->bpe;
     segment g = {0};
     bool unk = false; /* an unknown token waits: it goes out before the next known character, as in the reference */
+    const int64_t before = e->ids->count;
+    int32_t word = -1;
 
-    if (len <= b->longest && b->whole) {
-        int32_t id = tdm_map_find(e->t, tdm_bpe_words(e->t), s, len);
-        if (id >= 0 && (b->ignore_merges || b->whole[id])) return tdm_ids_push(e->ids, id, e->err);
+    if (len <= b->longest) {
+        word = tdm_map_find(e->t, tdm_bpe_words(e->t), s, len);
+        if (word >= 0 && (b->ignore_merges || is_whole(b, word))) return tdm_ids_push(e->ids, word, e->err);
     }
     for (size_t at = 0, n = 1; at < len; at += n) {
         uint32_t c = b->raw ? (uint8_t)s[at] : tdm_utf8_get(s + at, &n);
@@ -360,7 +352,8 @@ tdm_status tdm_bpe_word(tdm_encoder *e, const char *s, size_t len)
         unk = true;
     }
     if (unk) TDM_TRY(st, push_symbol(e, s, len, &g, b->unk, len, 0, false), done);
-    st = flush(e, s, len, &g);
+    TDM_TRY(st, flush(e, s, len, &g), done);
+    if (word >= 0) learn_whole(b, word, e->ids->count == before + 1 && e->ids->data[before] == word);
 done:
     return st;
 }

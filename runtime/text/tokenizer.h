@@ -1,5 +1,5 @@
-/* Text to token ids and back, from tokenizer.json (byte-level BPE; BPE with byte fallback) or a GGUF's metadata. Immutable after open;
- * encode and decode may run on any thread. */
+/* Text to token ids and back, from tokenizer.json (byte-level BPE; BPE with byte fallback) or a GGUF's metadata. Immutable after open, but
+ * for what it remembers about words it met, which changes no result; encode and decode may run on any thread. */
 #ifndef TANDEM_RUNTIME_TEXT_TOKENIZER_H
 #define TANDEM_RUNTIME_TEXT_TOKENIZER_H
 

@@ -23,6 +23,8 @@ typedef struct tdm_map { tdm_slot *slots; uint32_t mask, count; } tdm_map;
 
 typedef struct tdm_merge { uint64_t pair; uint32_t rank; int32_t id; } tdm_merge; /* pair = left << 32 | right */
 
+typedef enum tdm_whole { TDM_WHOLE_UNKNOWN, TDM_WHOLE_YES, TDM_WHOLE_NO } tdm_whole;
+
 typedef struct tdm_bpe {
     tdm_map words;         /* what a word is looked up by: bytes when raw, else the vocabulary's strings */
     tdm_merge *merges;     /* open addressing by pair */
@@ -30,7 +32,7 @@ typedef struct tdm_bpe {
     uint64_t *joins;       /* Bloom filter: symbols (last of left, first of right) of every merge */
     uint32_t joins_mask;   /* in bits */
     int32_t *chars;        /* [0x110000] or [256] when raw: id + 1 of a one-character token, 0 none */
-    uint8_t *whole;        /* [vocab] the merges make this token of its own text, so a word equal to it needs no merging */
+    _Atomic uint8_t *whole; /* [vocab] tdm_whole: the merges make this token of its own text, so a word equal to it needs no merging */
     uint32_t longest;      /* bytes of the longest key of words */
     int32_t unk, bytes[256]; /* -1: none */
     bool raw, byte_fallback, fuse_unk, ignore_merges;

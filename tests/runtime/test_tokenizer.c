@@ -54,7 +54,8 @@ static void golden(int i)
     snprintf(path, sizeof path, "tests/golden/data/tokenizer/%s.json", names[i]);
     json_t *root = test_json_open(path);
     assert_true(json_array_size(json_object_get(root, "cases")) > 100);
-    assert_int_equal(test_tokenizer_cases(tokenizer[i], names[i], json_object_get(root, "cases")), 0);
+    for (int round = 0; round < 2; round++) /* the second time with what the first one taught it about words */
+        assert_int_equal(test_tokenizer_cases(tokenizer[i], names[i], json_object_get(root, "cases")), 0);
     json_decref(root);
 }
 
