@@ -423,16 +423,17 @@ typedef struct tdm_backend {
  * this CPU lacks is an error that names it. */
 tdm_status tdm_backend_cpu(const char *isa, const tdm_backend **out, tdm_error *err);
 /* The CUDA backend for the current device. path NULL: the best for the card, or $TANDEM_CUDA_PATH (sm80, sm89, sm90, sm120). A build
- * without CUDA, a machine without a device, and a path the card cannot run are errors that say so. Streams that are not exact multiply
- * many rows with cuBLASLt, unless $TANDEM_CUDA_CUBLAS is 0. */
+ * without CUDA and a machine without a device it can use are TDM_ERR_RECIPE, for someone asked for it; a path the card cannot run is
+ * an error that says so. Streams that are not exact multiply many rows with cuBLASLt, unless $TANDEM_CUDA_CUBLAS is 0. */
 tdm_status tdm_backend_cuda(const char *path, const tdm_backend **out, tdm_error *err);
 /* The same for planning. On a machine without a device *there is false and the table is that of the path (NULL and no $TANDEM_CUDA_PATH:
  * sm89): it counts bytes as it would beside a device, and runs nothing. */
 tdm_status tdm_backend_cuda_plan(const char *path, const tdm_backend **out, bool *there, tdm_error *err);
-/* What a person asks for: "cpu", "cuda", or "auto" (a CUDA device where build and machine have one, else the CPU). NULL: $TANDEM_DEVICE, or auto. */
-tdm_status tdm_backend_open(const char *device, const tdm_backend **out, tdm_error *err);
+/* What a person asks for: "cpu", "cuda", or "auto" (a CUDA device where build and machine have one, else the CPU). NULL: $TANDEM_DEVICE, or auto.
+ * where: what the person can open to ask for something else ("a.yaml:3:9"). */
+tdm_status tdm_backend_open(const char *device, const char *where, const tdm_backend **out, tdm_error *err);
 /* The same for planning: "cuda" needs no device. "auto" is what would run here. */
-tdm_status tdm_backend_plan(const char *device, const tdm_backend **out, bool *there, tdm_error *err);
+tdm_status tdm_backend_plan(const char *device, const char *where, const tdm_backend **out, bool *there, tdm_error *err);
 
 /* ---- Host-side number formats (exact, scalar; used by loaders and tests) ----------------------------------------------------- */
 

@@ -105,7 +105,7 @@ static tdm_status count_devices(int *count, tdm_error *err)
     const cudaError_t code = cudaGetDeviceCount(count);
     if (code == cudaSuccess && *count > 0) return TDM_OK;
     (void)cudaGetLastError();
-    return TDM_FAIL(err, TDM_ERR_OTHER, "device", "use device: cpu, or check nvidia-smi", "no CUDA device: %s",
+    return TDM_FAIL(err, TDM_ERR_RECIPE, "device", "use device: cpu, or check nvidia-smi", "no CUDA device: %s",
                     code == cudaSuccess ? "the driver lists none" : cudaGetErrorString(code));
 }
 
@@ -126,7 +126,7 @@ tdm_status tdm_backend_cuda(const char *path, const tdm_backend **out, tdm_error
     if (st != TDM_OK) return st;
     const int capability = 10 * card.major + card.minor;
     if (capability < 80)
-        return TDM_FAIL(err, TDM_ERR_OTHER, "device", "use device: cpu", "%s has compute capability %d.%d; 8.0 is the least", card.name,
+        return TDM_FAIL(err, TDM_ERR_RECIPE, "device", "use device: cpu", "%s has compute capability %d.%d; 8.0 is the least", card.name,
                         card.major, card.minor);
     if (!path) path = getenv("TANDEM_CUDA_PATH");
     for (size_t i = 0; i < TDM_COUNT(paths); i++) {

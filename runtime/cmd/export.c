@@ -21,7 +21,7 @@ typedef struct request {
     bool merged;
 } request;
 
-/* The model's options without the KV cache's; they override what the run's recipe says of the model. */
+/* The model's options without the KV cache's, and on the CPU; they override what the run's recipe says of the model. */
 static int make_options(request *q, tdm_option options[TDM_MODEL_OPTIONS + OWN_OPTIONS])
 {
     tdm_option all[TDM_MODEL_OPTIONS];
@@ -37,7 +37,7 @@ static int make_options(request *q, tdm_option options[TDM_MODEL_OPTIONS + OWN_O
                                 NULL};
     options[n++] = (tdm_option){"--output", TDM_OPTION_TEXT, &q->output, 0, 0, "D", "folder to make", NULL};
     for (int i = 0; i < TDM_MODEL_OPTIONS; i++)
-        if (strcmp(all[i].name, "--kv") != 0) options[n++] = all[i];
+        if (strcmp(all[i].name, "--kv") != 0 && strcmp(all[i].name, "--device") != 0) options[n++] = all[i];
     options[n++] = (tdm_option){
         "--tokenizer", TDM_OPTION_TEXT, &q->tokenizer, 0, 0, "D", "take the tokenizer files from this folder", NULL};
     options[n++] = (tdm_option){

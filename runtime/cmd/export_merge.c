@@ -176,7 +176,7 @@ static tdm_status compare_scores(const tdm_merge *m, const char *folder, int32_t
                              .weights = {.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_NONE},
                              .kv_dtype = m->base.kv_dtype,
                              .budget_bytes = m->base.budget_bytes,
-                             .budget_where = m->base.budget_where,
+                             .where = m->base.where,
                              .threads = m->base.threads};
     for_scoring(&spec);
     TDM_TRY(st, tdm_session_plan(&s, &spec, err), done);

@@ -18,14 +18,15 @@ typedef struct request {
     double shard_gb;
 } request;
 
-/* The model's options without those that shape a run; --weights is called --scheme here. */
+/* The model's options without those that shape a run, and on the CPU; --weights is called --scheme here. */
 static int make_options(request *q, tdm_option options[TDM_MODEL_OPTIONS + OWN_OPTIONS])
 {
     tdm_option all[TDM_MODEL_OPTIONS];
     int n = 0;
     tdm_model_options_table(&q->model, all);
     for (int i = 0; i < TDM_MODEL_OPTIONS; i++) {
-        if (strcmp(all[i].name, "--adapter") == 0 || strcmp(all[i].name, "--kv") == 0) continue;
+        if (strcmp(all[i].name, "--adapter") == 0 || strcmp(all[i].name, "--kv") == 0 || strcmp(all[i].name, "--device") == 0)
+            continue;
         options[n] = all[i];
         if (strcmp(all[i].name, "--weights") == 0) {
             options[n].name = "--scheme";
@@ -153,13 +154,13 @@ tdm_status tdm_cmd_quantize(int argc, char **argv, tdm_error *err)
         .example = "tandem quantize --model models/Qwen3-0.6B --scheme fp8_channel --output models/Qwen3-0.6B-FP8"};
     tdm_status st = TDM_OK;
     tdm_session session = {0};
-    tdm_session_spec spec = {.device = "cpu"}; /* the weights are read in place */
+    tdm_session_spec spec = {0};
     bool help;
     TDM_TRY(st, tdm_args_parse(&command, argc, argv, NULL, &help, err), done);
     if (help) return TDM_OK;
     TDM_TRY(st, check(&q, err), done);
     TDM_TRY(st, tdm_model_options_apply(&q.model, &spec, err), done);
-    spec.budget_where = "command line: --budget";
+    spec.device = "cpu"; /* the weights are read in place */
     TDM_TRY(st, quantize(&q, &session, &spec, err), done);
 done:
     tdm_session_close(&session);

@@ -65,7 +65,12 @@ static tdm_status check_exact(const tdm_job *j, tdm_error *err)
     return TDM_OK;
 }
 
-static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_session_spec *s, tdm_adapter_spec *adapter, char where[TDM_RECIPE_WHERE])
+/* Where the recipe chose what the session may refuse. */
+typedef struct places {
+    char device[TDM_RECIPE_WHERE], budget[TDM_RECIPE_WHERE];
+} places;
+
+static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_session_spec *s, tdm_adapter_spec *adapter, places *where)
 {
     const tdm_recipe *r = j->r;
     const bool rollout = !tdm_job_sft(j) && !tdm_job_replays(j), offload = r->memory.offload == TDM_OFFLOAD_ACTIVATIONS;
@@ -91,7 +96,7 @@ static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_sessio
         .kv_dtype = r->memory.kv_dtype,
         .kv_bytes = r->memory.kv_bytes,
         .budget_bytes = r->memory.budget_bytes,
-        .budget_where = tdm_recipe_where(r, "memory.budget", where),
+        .where = {.device = tdm_recipe_where(r, "device", where->device), .budget = tdm_recipe_where(r, "memory.budget", where->budget)},
         .host_bytes = tdm_sequences_bytes(&store),
         .threads = (int)r->threads,
     };
@@ -178,6 +183,7 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     tdm_model_file *file = NULL;
     tdm_session_spec spec;
     tdm_adapter_spec adapter;
+    places chosen;
     memset(j, 0, sizeof *j);
     j->r = r;
     j->o = o;
@@ -203,13 +209,13 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     TDM_TRY(st, step_tables(j, err), done);
     TDM_TRY(st, try_first_row(j, err), done);
     tdm_stops_init(&j->stops, &j->language, r->rollout.stop.items);
-    session_spec(j, c, &spec, &adapter, where);
+    session_spec(j, c, &spec, &adapter, &chosen);
     const tdm_sequences_spec store = store_spec(j, c);
     TDM_TRY(st, tdm_session_plan(&j->session, &spec, err), done);
     TDM_TRY(st, tdm_recipe_check_backend(r, j->session.be, c, err), done);
     TDM_TRY(st, check_adapter(j, err), done);
     if (o->plan) goto done;
-    TDM_TRY(st, tdm_plan_check(&j->session.plan, j->session.budget_bytes, spec.budget_where, err), done);
+    TDM_TRY(st, tdm_plan_check(&j->session.plan, j->session.budget_bytes, spec.where.budget, err), done);
     if (o->check) goto done;
     TDM_TRY(st, tdm_session_load(&j->session, err), done);
     TDM_TRY(st, check_exact(j, err), done);

@@ -153,7 +153,7 @@ static size_t late_bytes(const tdm_session *s)
 static tdm_status available_on_device(const tdm_session *s, size_t *bytes, tdm_error *err)
 {
     if (!s->there)
-        return TDM_FAIL(err, TDM_ERR_RECIPE, s->spec.budget_where, "give memory.budget a size", "memory.budget: auto asks the device, and there is none");
+        return TDM_FAIL(err, TDM_ERR_RECIPE, s->spec.where.budget, "give memory.budget a size", "memory.budget: auto asks the device, and there is none");
     const tdm_status st = s->be->available(bytes, err);
     *bytes += s->driver_bytes;
     return st;
@@ -190,7 +190,8 @@ tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_er
     tdm_session_spec *p = &s->spec;
     s->there = true;
     p->weights.threads = p->threads;
-    TDM_TRY(st, p->plan_only ? tdm_backend_plan(p->device, &s->be, &s->there, err) : tdm_backend_open(p->device, &s->be, err), done);
+    const char *asked = p->where.device;
+    TDM_TRY(st, p->plan_only ? tdm_backend_plan(p->device, asked, &s->be, &s->there, err) : tdm_backend_open(p->device, asked, &s->be, err), done);
     TDM_TRY(st, p->random_weights ? tdm_model_file_open_random(&s->file, p->model, err) : tdm_model_file_open(&s->file, p->model, err), done);
     s->config = tdm_model_file_config(s->file);
     if (!s->be->device || s->config->tied_head) p->weights.embedding_on_host = false; /* a CPU's memory is the host's; a tied head is refused by the caller */
@@ -268,7 +269,7 @@ tdm_status tdm_session_load(tdm_session *s, tdm_error *err)
     tdm_status st = TDM_OK;
     tdm_session_spec *p = &s->spec;
     tdm_plan *plan = &s->plan;
-    TDM_TRY(st, tdm_plan_check(plan, s->budget_bytes, p->budget_where, err), done);
+    TDM_TRY(st, tdm_plan_check(plan, s->budget_bytes, p->where.budget, err), done);
     TDM_TRY(st, tdm_slab_open(&s->slab, s->be, plan, err), done);
     TDM_TRY(st,
             s->be->stream_open(&s->stream, tdm_slab_at(&s->slab, plan, s->item_workspace), plan->item[s->item_workspace].bytes,

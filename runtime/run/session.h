@@ -9,6 +9,11 @@
 #include "train/peft.h"
 #include "train/trainer.h"
 
+/* For errors: what a person can open to change the choice. Borrowed until load. */
+typedef struct tdm_session_where {
+    const char *device, *budget;
+} tdm_session_where;
+
 typedef struct tdm_session_spec {
     const char *device;            /* "auto", "cpu", "cuda"; NULL: $TANDEM_DEVICE, or auto */
     bool exact;                    /* numerics: exact */
@@ -25,7 +30,7 @@ typedef struct tdm_session_spec {
     tdm_dtype kv_dtype;
     int64_t kv_bytes;              /* for pages; 0: as many as useful within the budget */
     int64_t budget_bytes;          /* 0: what the machine has free */
-    const char *budget_where;      /* for the error */
+    tdm_session_where where;
     size_t host_bytes;             /* host memory the caller will use besides */
     int threads;
     bool plan_only;                /* nothing will be loaded: a device that is planned for need not be there */

@@ -275,9 +275,22 @@ static void refuses_what_it_cannot_write(void **state)
     expect_error(f, TDM_ERR_RECIPE, "fp8_channel", "--format gptq", "does not know");
     expect_error(f, TDM_ERR_RECIPE, "fp8_channel", "--tokenizer tests", "no tokenizer.json");
     expect_error(f, TDM_ERR_RECIPE, "fp8_channel", "--weights bf16", "unknown option");
+    expect_error(f, TDM_ERR_RECIPE, "fp8_channel", "--device cuda", "unknown option");
     assert_int_equal(tdm_fs_list(f->dir, &names, NULL), TDM_OK);
     assert_int_equal(names.count, 0); /* nothing half written stays */
     tdm_names_free(&names);
+}
+
+/* The host reads the weights, so a device in the environment is for other commands. */
+static void runs_on_the_cpu_whatever_the_environment_says(void **state)
+{
+    fixture *f = *state;
+    const char *before = getenv("TANDEM_DEVICE");
+    char *kept = before ? strdup(before) : NULL;
+    assert_int_equal(setenv("TANDEM_DEVICE", "cuda", 1), 0);
+    RUN(f, "qwen3", "fp8_channel", "");
+    assert_int_equal(kept ? setenv("TANDEM_DEVICE", kept, 1) : unsetenv("TANDEM_DEVICE"), 0);
+    free(kept);
 }
 
 static void refuses_a_folder_in_use(void **state)
@@ -369,7 +382,7 @@ int main(void)
         CASE(channel_is_compressed_tensors), CASE(every_model_every_scheme),      CASE(block_is_fine_grained),
         CASE(kept_modules_are_named),        CASE(shards_have_an_index),          CASE(fp8_models_are_written_again),
         CASE(refuses_a_folder_in_use),       CASE(refuses_what_it_cannot_write),  CASE(config_and_tokenizer_come_along),
-        CASE(a_failing_disk_leaves_nothing), CASE(llama3_factors_are_recognised),
+        CASE(a_failing_disk_leaves_nothing), CASE(llama3_factors_are_recognised), CASE(runs_on_the_cpu_whatever_the_environment_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,71 @@
+/* labels: unit
+ * What only the model or the machine can say against a recipe: refused before anything is loaded, at the recipe's line. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels/ops.h"
+#include "runtime/run/job.h"
+#include "testing/scratch.h"
+
+/* Checks a recipe for the golden model of two layers; `model` and `last` are more lines of it. */
+static tdm_status check(const char *model, const char *last, tdm_error *err)
+{
+    char text[2048];
+    char *dir = test_scratch_new(), *train = test_path(dir, "train.jsonl");
+    tdm_recipe *r = NULL;
+    test_file_put(train, "{\"q\":\"one\",\"answer\":\"1\"}\n");
+    snprintf(text, sizeof text,
+             "model:\n  path: tests/golden/data/models/qwen3\n  weights: fp8_channel\n%s"
+             "adapter: {rank: 4}\ndata: {train: %s, prompt: '{q}', max_prompt_tokens: 48}\n"
+             "rollout: {prompts_per_step: 2, generations: 2, max_new_tokens: 8}\nreward: [{type: exact, answer: '{answer}'}]\n"
+             "train: {steps: 1, micro_tokens: 128}\noutput: %s/run\nthreads: 1\n%s",
+             model, train, dir, last);
+    *err = (tdm_error){0};
+    tdm_status st = tdm_recipe_parse(&r, text, strlen(text), "a.yaml", NULL, 0, err);
+    if (st == TDM_OK) st = tdm_job_run(r, &(tdm_job_options){.quiet = true, .check = true}, err);
+    tdm_recipe_close(r);
+    free(train);
+    test_scratch_free(dir);
+    return st;
+}
+
+static void expect_refused(const char *model, const char *last, const char *where, const char *what)
+{
+    tdm_error err;
+    const tdm_status st = check(model, last, &err);
+    if (st != TDM_ERR_RECIPE || strncmp(err.where, where, strlen(where)) != 0 || !strstr(err.what, what))
+        fail_msg("status %d, \"%s\" (%s), expected \"%s\" (%s)", (int)st, err.what, err.where, what, where);
+    assert_string_not_equal(err.hint, "");
+}
+
+static void the_recipe_itself_is_good(void **state)
+{
+    tdm_error err;
+    (void)state;
+    if (check("", "", &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
+    if (check("", "device: cpu\n", &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
+}
+
+static void a_device_that_is_not_there(void **state)
+{
+    const tdm_backend *cuda;
+    (void)state;
+    if (tdm_backend_cuda(NULL, &cuda, NULL) == TDM_OK) skip();
+    expect_refused("", "device: cuda\n", "a.yaml:11:9", "CUDA");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_recipe_itself_is_good),
+        cmocka_unit_test(a_device_that_is_not_there),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
