@@ -26,6 +26,11 @@ typedef struct tdm_weights_options {
     int threads;            /* of the host, for loading and hashing; 0: as many as the process may use. No byte depends on it */
 } tdm_weights_options;
 
+/* Where a person chose these, for errors ("a.yaml:5:3"). */
+typedef struct tdm_weights_where {
+    const char *first_layers_bf16, *last_layers_bf16, *keep_bf16;
+} tdm_weights_where;
+
 typedef struct tdm_layer_weights {
     tdm_weight proj[TDM_PROJ_COUNT];
     tdm_cview norm_attn, norm_ffn;  /* [1, D] bf16 */
@@ -33,6 +38,9 @@ typedef struct tdm_layer_weights {
 } tdm_layer_weights;
 
 typedef struct tdm_weights tdm_weights;
+
+/* TDM_ERR_RECIPE for what a model of this config cannot mean: more layers than it has, a name that no module holds. */
+tdm_status tdm_weights_check_options(const tdm_model_config *c, const tdm_weights_options *o, const tdm_weights_where *where, tdm_error *err);
 
 /* Bytes the region needs, from the file's headers alone (nothing is read). Every tensor starts 64-byte aligned. */
 tdm_status tdm_weights_bytes(const tdm_model_file *f, const tdm_weights_options *o, size_t *bytes, tdm_error *err);

@@ -29,6 +29,8 @@ void tdm_proj_shape(const tdm_model_config *c, tdm_proj p, int64_t *n, int64_t *
     TDM_ASSERT(false && "one of the seven projections");
 }
 
+static const char embedding_module[] = "model.embed_tokens", head_module[] = "lm_head";
+
 /* The next `bytes` of the region. Dimensions are bounded where the config is read, so sums stay far inside size_t. */
 static size_t reserve(tdm_weights_plan *p, size_t bytes)
 {
@@ -94,18 +96,23 @@ static void reserve_group(tdm_weights_plan *p, int count)
     for (int i = 0; i < count; i++) m[i].bias_at = reserve(p, view_bytes(&m[i].w->bias));
 }
 
+enum { MODULE = 128 };
+static void module_name(char name[MODULE], int64_t layer, tdm_proj proj)
+{
+    snprintf(name, MODULE, "model.layers.%" PRId64 ".%s.%s", layer, proj <= TDM_PROJ_O ? "self_attn" : "mlp", tdm_proj_names[proj]);
+}
+
 static tdm_status plan_projections(tdm_weights_plan *p, int64_t layer, tdm_proj first, int count, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const tdm_model_config *c = &p->w->config;
-    char module[128];
+    char module[MODULE];
     for (int i = 0; i < count; i++) {
         const tdm_proj proj = (tdm_proj)((int)first + i);
         const bool bias = proj <= TDM_PROJ_V ? c->qkv_bias : proj == TDM_PROJ_O ? c->o_bias : c->mlp_bias;
         int64_t n, k;
         tdm_proj_shape(c, proj, &n, &k);
-        snprintf(module, sizeof module, "model.layers.%" PRId64 ".%s.%s", layer,
-                 proj <= TDM_PROJ_O ? "self_attn" : "mlp", tdm_proj_names[proj]);
+        module_name(module, layer, proj);
         TDM_TRY(st, plan_matrix(p, &p->w->layers[layer].proj[proj], module, layer, n, k, bias, err), done);
     }
     reserve_group(p, count);
@@ -163,13 +170,13 @@ tdm_status tdm_weights_plan_make(tdm_weights_plan *p, const tdm_model_file *f, c
     TDM_ASSERT(!o->embedding_on_host || !tdm_model_file_config(f)->tied_head);
     TDM_TRY(st, start(p, f, o, err), done);
     const tdm_model_config *c = &p->w->config;
-    TDM_TRY(st, plan_matrix(p, &p->w->embedding, "model.embed_tokens", -1, c->vocab, c->width, false, err), done);
+    TDM_TRY(st, plan_matrix(p, &p->w->embedding, embedding_module, -1, c->vocab, c->width, false, err), done);
     reserve_group(p, 1);
     if (o->embedding_on_host) p->host_bytes = p->bytes;
     for (int64_t i = 0; i < c->layers; i++) TDM_TRY(st, plan_layer(p, i, err), done);
     TDM_TRY(st, plan_vector(p, &p->w->final_norm, "model.norm.weight", c->width, err), done);
     if (!c->tied_head) {
-        TDM_TRY(st, plan_matrix(p, &p->w->head, "lm_head", -1, c->vocab, c->width, false, err), done);
+        TDM_TRY(st, plan_matrix(p, &p->w->head, head_module, -1, c->vocab, c->width, false, err), done);
         reserve_group(p, 1);
     }
     TDM_TRY(st, tdm_weights_check_extra(p, err), done);
@@ -199,4 +206,43 @@ void tdm_weights_plan_place(tdm_weights_plan *p, const tdm_region *where)
     p->w->region = *where;
     p->w->bytes = p->bytes;
     p->w->threads = tdm_threads(p->options->threads);
+}
+
+/* ---- What options can mean --------------------------------------------------------------------------------------------------- */
+
+/* A tied head has no weight of its own and is a module all the same. */
+static bool names_a_module(const tdm_model_config *c, const char *text)
+{
+    char module[MODULE];
+    if (!*text) return false;
+    if (strstr(embedding_module, text) || strstr(head_module, text)) return true;
+    for (int64_t l = 0; l < c->layers; l++)
+        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+            module_name(module, l, (tdm_proj)p);
+            if (strstr(module, text)) return true;
+        }
+    return false;
+}
+
+static tdm_status check_layers(const tdm_model_config *c, int64_t kept, const char *which, const char *where, tdm_error *err)
+{
+    char hint[64];
+    if (kept <= c->layers) return TDM_OK;
+    snprintf(hint, sizeof hint, "give %" PRId64 " or less", c->layers);
+    return TDM_FAIL(err, TDM_ERR_RECIPE, where, hint, "the %s %" PRId64 " layers are to stay BF16, the model has %" PRId64, which, kept, c->layers);
+}
+
+tdm_status tdm_weights_check_options(const tdm_model_config *c, const tdm_weights_options *o, const tdm_weights_where *where, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    TDM_TRY(st, check_layers(c, o->first_layers_bf16, "first", where->first_layers_bf16, err), done);
+    TDM_TRY(st, check_layers(c, o->last_layers_bf16, "last", where->last_layers_bf16, err), done);
+    for (const char *const *name = o->keep_bf16; name && *name; name++) {
+        if (names_a_module(c, *name)) continue;
+        st = TDM_FAIL(err, TDM_ERR_RECIPE, where->keep_bf16, "modules are called lm_head, or model.layers.0.mlp.down_proj, or hold a part of such a name",
+                      "no module of this model has \"%.64s\" in its name", *name);
+        goto done;
+    }
+done:
+    return st;
 }

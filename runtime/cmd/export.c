@@ -143,6 +143,7 @@ static void base_of_run(const tdm_recipe *r, const request *q, tdm_session_spec 
     w->first_layers_bf16 = m->first_layers_bf16;
     w->last_layers_bf16 = m->last_layers_bf16;
     w->keep_bf16 = m->keep_bf16.items;
+    spec->where.weights = (tdm_weights_where){q->run, q->run, q->run};
 }
 
 static tdm_status merge(const request *q, tdm_merge *m, int64_t step, tdm_error *err)

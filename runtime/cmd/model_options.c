@@ -73,7 +73,10 @@ tdm_status tdm_model_options_apply(tdm_model_options *o, tdm_session_spec *spec,
     spec->device = o->device;
     spec->exact = o->exact;
     spec->kv_dtype = TDM_DTYPE_BF16;
-    spec->where = (tdm_session_where){.device = "command line: --device", .budget = "command line: --budget"};
+    spec->where = (tdm_session_where){.device = "command line: --device", .budget = "command line: --budget",
+                                      .weights = {.first_layers_bf16 = "command line: --first-layers-bf16",
+                                                  .last_layers_bf16 = "command line: --last-layers-bf16",
+                                                  .keep_bf16 = "command line: --keep-bf16"}};
     spec->weights = (tdm_weights_options){.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_DYNAMIC, .pow2 = o->pow2,
                                           .first_layers_bf16 = o->first_bf16, .last_layers_bf16 = o->last_bf16};
     if (o->weights) {

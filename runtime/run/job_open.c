@@ -67,7 +67,7 @@ static tdm_status check_exact(const tdm_job *j, tdm_error *err)
 
 /* Where the recipe chose what the session may refuse. */
 typedef struct places {
-    char device[TDM_RECIPE_WHERE], budget[TDM_RECIPE_WHERE];
+    char device[TDM_RECIPE_WHERE], budget[TDM_RECIPE_WHERE], first_bf16[TDM_RECIPE_WHERE], last_bf16[TDM_RECIPE_WHERE], keep_bf16[TDM_RECIPE_WHERE];
 } places;
 
 static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_session_spec *s, tdm_adapter_spec *adapter, places *where)
@@ -96,7 +96,11 @@ static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_sessio
         .kv_dtype = r->memory.kv_dtype,
         .kv_bytes = r->memory.kv_bytes,
         .budget_bytes = r->memory.budget_bytes,
-        .where = {.device = tdm_recipe_where(r, "device", where->device), .budget = tdm_recipe_where(r, "memory.budget", where->budget)},
+        .where = {.device = tdm_recipe_where(r, "device", where->device),
+                  .budget = tdm_recipe_where(r, "memory.budget", where->budget),
+                  .weights = {.first_layers_bf16 = tdm_recipe_where(r, "model.first_layers_bf16", where->first_bf16),
+                              .last_layers_bf16 = tdm_recipe_where(r, "model.last_layers_bf16", where->last_bf16),
+                              .keep_bf16 = tdm_recipe_where(r, "model.keep_bf16", where->keep_bf16)}},
         .host_bytes = tdm_sequences_bytes(&store),
         .threads = (int)r->threads,
     };

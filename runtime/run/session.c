@@ -200,6 +200,7 @@ tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_er
                       (long long)s->config->head_dim);
         goto done;
     }
+    TDM_TRY(st, tdm_weights_check_options(s->config, &p->weights, &p->where.weights, err), done);
     TDM_TRY(st, describe_adapter(s, err), done);
     p->engine.rank = p->trainer.rank = s->has_adapter ? s->adapter.spec.rank : 0;
     p->trainer.forward_only = p->forward_only;

@@ -12,6 +12,7 @@
 /* For errors: what a person can open to change the choice. Borrowed until load. */
 typedef struct tdm_session_where {
     const char *device, *budget;
+    tdm_weights_where weights;
 } tdm_session_where;
 
 typedef struct tdm_session_spec {

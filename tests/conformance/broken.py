@@ -81,6 +81,8 @@ RECIPES = {  # name: change, exit codes, words of which the message has one
     "unknown algorithm": (changed("train", "algorithm", "gppo"), (2,), ["gppo", "algorithm"]),
     "unknown loss": (changed("train", "loss", "dapoo"), (2,), ["dapoo", "loss"]),
     "unknown scheme": (changed("model", "weights", "fp4"), (2,), ["fp4", "weights"]),
+    "more BF16 layers than the model has": (changed("model", "first_layers_bf16", 1000), (2,), ["1000 layers"]),
+    "a kept module that no model has": (changed("model", "keep_bf16", ["z_proj"]), (2,), ["z_proj"]),
     "unknown target": (changed("adapter", "targets", ["q_proj", "z_proj"]), (2,), ["z_proj"]),
     "no model path": (dropped("model", "path"), (2,), ["path"]),
     "no model section": (replaced("model", None), (2,), ["model"]),

@@ -61,11 +61,24 @@ static void a_device_that_is_not_there(void **state)
     expect_refused("", "device: cuda\n", "a.yaml:11:9", "CUDA");
 }
 
+static void layers_and_modules_the_model_lacks(void **state)
+{
+    tdm_error err;
+    (void)state;
+    expect_refused("  first_layers_bf16: 3\n", "", "a.yaml:4:22", "first 3 layers are to stay BF16, the model has 2");
+    expect_refused("  pow2_scale: yes\n  last_layers_bf16: 10000\n", "", "a.yaml:5:21", "last 10000 layers are to stay BF16, the model has 2");
+    expect_refused("  keep_bf16: [lm_head, layers.2.]\n", "", "a.yaml:4:14", "\"layers.2.\"");
+    expect_refused("  keep_bf16: [norm]\n", "", "a.yaml:4:14", "\"norm\"");
+    if (check("  first_layers_bf16: 2\n  last_layers_bf16: 2\n  keep_bf16: [lm_head, embed, layers.1., down_proj, self_attn.k]\n", "", &err) != TDM_OK)
+        fail_msg("%s (%s)", err.what, err.where);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_recipe_itself_is_good),
         cmocka_unit_test(a_device_that_is_not_there),
+        cmocka_unit_test(layers_and_modules_the_model_lacks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
