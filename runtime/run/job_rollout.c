@@ -1,7 +1,6 @@
 /* One step's experience: prompts from the data, completions from the engine (or a recording), rewards, advantages. */
 #include "runtime/run/job_internal.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -205,7 +204,7 @@ tdm_status tdm_job_log_rollouts(tdm_job *j, tdm_error *err)
             const tdm_rollout_record rec = {
                 .group = g, .prompt = j->prompt[g].text.data, .prompt_len = j->prompt[g].text.len, .completion = j->completion[i].data,
                 .completion_len = j->completion[i].len, .prompt_ids = s->tokens, .completion_ids = s->tokens + s->prompt, .prompt_count = s->prompt,
-                .completion_count = tdm_sequence_completion(s), .logprobs = s->logprob, .reward = isnan(j->total[i]) ? 0.0 : j->total[i],
+                .completion_count = tdm_sequence_completion(s), .logprobs = s->logprob, .reward = j->total[i],
                 .advantage = j->advantage[i], .reward_names = names, .reward_values = values, .reward_count = shown,
                 .truncated = s->finish == TDM_FINISH_LENGTH};
             st = tdm_rollout_log_put(&log, &rec, err);

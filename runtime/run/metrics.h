@@ -73,7 +73,7 @@ typedef struct tdm_rollout_record {
     const int32_t *prompt_ids, *completion_ids;
     int64_t prompt_count, completion_count;
     const float *logprobs;             /* [completion_count] of the sampler; NULL: left out */
-    double reward, advantage;
+    double reward, advantage;          /* reward NaN: none had an opinion; written as null */
     const char *const *reward_names;
     const double *reward_values;       /* NaN: this reward said None; written as null */
     int64_t reward_count;
