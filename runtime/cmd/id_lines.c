@@ -23,12 +23,12 @@ static tdm_status push(tdm_id_lines *in, int32_t *ids, int64_t count, int64_t nu
     return TDM_OK;
 }
 
-static tdm_status read_line(tdm_id_lines *in, const char *text, const char *where, int64_t number, tdm_error *err)
+static tdm_status read_line(tdm_id_lines *in, const char *text, size_t len, const char *where, int64_t number, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     int32_t *ids = NULL;
     json_error_t je;
-    json_t *o = json_loads(text, JSON_REJECT_DUPLICATES, &je);
+    json_t *o = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
     if (!o) {
         st = TDM_FAIL(err, TDM_ERR_INPUT, where, "one JSON object a line", "not JSON: %s", je.text);
         goto done;
@@ -72,7 +72,7 @@ tdm_status tdm_id_lines_read(tdm_id_lines *in, const char *path, tdm_error *err)
         while (len > 0 && (line[len - 1] == '\n' || line[len - 1] == '\r' || line[len - 1] == ' ')) line[--len] = 0;
         if (len == 0) continue;
         snprintf(where, sizeof where, "%s:%" PRId64, path, number);
-        TDM_TRY(st, read_line(in, line, where, number, err), done);
+        TDM_TRY(st, read_line(in, line, (size_t)len, where, number, err), done);
     }
     if (ferror(f)) st = TDM_FAIL(err, TDM_ERR_INPUT, path, "is it a file?", "cannot read: %s", strerror(errno));
 done:

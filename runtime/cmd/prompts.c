@@ -71,12 +71,12 @@ done:
     return st;
 }
 
-static tdm_status read_line(tdm_prompts *p, const tdm_language *l, const char *line, const char *where, const tdm_model_config *c, tdm_error *err)
+static tdm_status read_line(tdm_prompts *p, const tdm_language *l, const char *line, size_t len, const char *where, const tdm_model_config *c, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_ids *ids = NULL;
     json_error_t je;
-    json_t *v = json_loads(line, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &je);
+    json_t *v = json_loadb(line, len, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &je);
     if (!v) {
         st = TDM_FAIL(err, TDM_ERR_INPUT, where, "one JSON value a line", "not JSON: %s", je.text);
         goto done;
@@ -108,8 +108,9 @@ tdm_status tdm_prompts_read(tdm_prompts *p, const tdm_language *l, const char *p
     for (int64_t number = 1; (len = getline(&line, &room, f)) >= 0; number++) {
         if (strspn(line, " \t\r\n") == (size_t)len) continue;
         snprintf(where, sizeof where, "%s:%" PRId64, path, number);
-        TDM_TRY(st, read_line(p, l, line, where, c, err), done);
+        TDM_TRY(st, read_line(p, l, line, (size_t)len, where, c, err), done);
     }
+    if (ferror(f)) st = TDM_FAIL(err, TDM_ERR_INPUT, path, "is it a file?", "cannot read: %s", strerror(errno));
 done:
     free(line);
     if (f != stdin) fclose(f);

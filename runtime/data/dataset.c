@@ -83,14 +83,15 @@ tdm_status tdm_dataset_row(const tdm_dataset *d, int64_t row, json_t **object, t
     tdm_status st = TDM_OK;
     char where[512], *text = NULL;
     size_t room = 0;
+    ssize_t len = -1;
     json_error_t je;
     *object = NULL;
     tdm_dataset_where(d, row, where);
-    if (fseeko(d->file, (off_t)d->offset[row], SEEK_SET) != 0 || getline(&text, &room, d->file) < 0) {
+    if (fseeko(d->file, (off_t)d->offset[row], SEEK_SET) != 0 || (len = getline(&text, &room, d->file)) < 0) {
         st = TDM_FAIL(err, TDM_ERR_INPUT, where, "was the file changed?", "cannot read the row");
         goto done;
     }
-    *object = json_loads(text, JSON_REJECT_DUPLICATES, &je);
+    *object = json_loadb(text, (size_t)len, JSON_REJECT_DUPLICATES, &je);
     if (!*object) st = TDM_FAIL(err, TDM_ERR_INPUT, where, "one JSON object a line", "not JSON: %s, column %d", je.text, je.column);
     else if (!json_is_object(*object)) {
         json_decref(*object);
