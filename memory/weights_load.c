@@ -363,7 +363,7 @@ static tdm_status open_loader(loader *l, const tdm_weights_plan *p, const tdm_re
     *l = (loader){.plan = p,
                   .region = region,
                   .err = err,
-                  .threads = tdm_threads(p->options->threads),
+                  .threads = p->w->threads,
                   .staged = !tdm_region_is_host(region),
                   .buffer_floats = tdm_unit_floats((int64_t)longest),
                   .half_bytes = half_bytes(longest),

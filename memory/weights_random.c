@@ -4,6 +4,8 @@
  *   norms are 1 and biases 0, so activations stay finite however many layers there are */
 #include "memory/weights_random.h"
 
+#include "kernels/parallel.h"
+
 #include <string.h>
 
 typedef struct span {
@@ -24,23 +26,35 @@ static uint64_t splitmix(uint64_t i)
     return x ^ (x >> 31);
 }
 
-/* `bytes` of the span from its byte `first` on, to `out`. */
-static void fill(const span *s, size_t first, size_t bytes, void *out)
+typedef struct fill_job {
+    const span *s;
+    size_t first, bytes;
+    char *out;
+} fill_job;
+
+static void fill_blocks(void *ctx, int64_t begin, int64_t end, int thread)
 {
-    const int64_t blocks = (int64_t)((bytes + BLOCK - 1) / BLOCK);
-#pragma omp parallel for schedule(static)
-    for (int64_t b = 0; b < blocks; b++) {
-        const size_t from = (size_t)b * BLOCK, left = bytes - from, n = (left < BLOCK ? left : BLOCK) / sizeof(uint64_t);
-        const uint64_t word = (s->at + first + from) / sizeof(uint64_t);
-        uint64_t *to = (uint64_t *)(void *)((char *)out + from);
-        for (size_t i = 0; i < n; i++) to[i] = (splitmix(word + i) & s->keep) | s->always;
+    const fill_job *j = ctx;
+    (void)thread;
+    for (int64_t b = begin; b < end; b++) {
+        const size_t from = (size_t)b * BLOCK, left = j->bytes - from, n = (left < BLOCK ? left : BLOCK) / sizeof(uint64_t);
+        const uint64_t word = (j->s->at + j->first + from) / sizeof(uint64_t);
+        uint64_t *to = (uint64_t *)(void *)(j->out + from);
+        for (size_t i = 0; i < n; i++) to[i] = (splitmix(word + i) & j->s->keep) | j->s->always;
     }
+}
+
+/* `bytes` of the span from its byte `first` on, to `out`. */
+static void fill(const span *s, size_t first, size_t bytes, int threads, void *out)
+{
+    fill_job j = {s, first, bytes, out};
+    tdm_parallel(threads, (int64_t)((bytes + BLOCK - 1) / BLOCK), 1, fill_blocks, &j);
 }
 
 /* To a device by way of two pinned buffers: one is filled while the other's copy runs. */
 typedef struct stages {
     char *buffer[2];
-    int next;
+    int next, threads;
 } stages;
 
 static tdm_status draw(const span *s, const tdm_region *region, stages *stage, tdm_error *err)
@@ -48,14 +62,14 @@ static tdm_status draw(const span *s, const tdm_region *region, stages *stage, t
     tdm_status st = TDM_OK;
     char *base = (char *)region->base + s->at;
     if (tdm_region_is_host(region)) {
-        fill(s, 0, s->bytes, base);
+        fill(s, 0, s->bytes, stage->threads, base);
         return TDM_OK;
     }
     for (size_t at = 0; at < s->bytes; at += STAGE) {
         const size_t n = s->bytes - at < STAGE ? s->bytes - at : STAGE;
         char *buffer = stage->buffer[stage->next];
         stage->next = !stage->next;
-        fill(s, at, n, buffer);
+        fill(s, at, n, stage->threads, buffer);
         TDM_TRY(st, region->be->stream_sync(region->s, err), done); /* the other buffer's copy is done, and it may be filled */
         TDM_TRY(st, region->be->upload(region->s, base + at, buffer, n, err), done);
     }
@@ -93,7 +107,7 @@ done:
 tdm_status tdm_weights_draw(const tdm_weights_plan *p, const tdm_region *region, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    stages stage = {0};
+    stages stage = {.threads = p->w->threads};
     const bool staged = !tdm_region_is_host(region);
     for (int i = 0; staged && i < 2; i++) {
         void *buffer;
