@@ -4,7 +4,7 @@
     python3 tests/conformance/memory.py --tandem build/cpu-release/tandem --grpo-train build/cpu-release/grpo_train [--recipes qwen3_8b]
 
 With --recipes also runs those recipes whose name contains the word ("qwen3" for all four; a device is needed): the peak that the driver counts has to
-be within 3 % of `--plan`, and within the limit.
+be within 3 % of `--plan`, and within the limit; and one of them in 60 % of the memory it likes, for the same samples.
 """
 import glob
 import json
@@ -110,6 +110,25 @@ def run_is_as_planned(args, name):
         return note
 
 
+def less_memory_is_slower_and_the_same(args, name):
+    """`exact` in 60 % of what holds every sequence at once: fewer run at a time, and the samples and the adapter are the same bytes."""
+    with scratch() as tmp:
+        seen, budget, note = [], "auto", ""
+        for run in (os.path.join(tmp, "wide"), os.path.join(tmp, "tight")):
+            run_ok([args.grpo_train, f"configs/{name}_memory.yaml", f"output={run}", "numerics=exact", "memory.kv=bf16", f"memory.budget={budget}", "train.steps=1",
+                    "rollout.max_new_tokens=256", "log.rollouts=1", "--quiet"], cwd=ROOT, timeout=1800)
+            m, = metrics_of(run)
+            rollouts, = glob.glob(os.path.join(run, "rollouts", "*.jsonl"))
+            seen.append((read_bytes(rollouts), read_bytes(os.path.join(run, "checkpoints", "step-000001", "adapter", "adapter_model.safetensors"))))
+            note += f"{m['memory_peak_bytes'] / 2**30:.2f} GiB: rollout {m['rollout_s']:.1f} s, "
+            expect(budget == "auto" or m["memory_peak_bytes"] <= limit, f"{m['memory_peak_bytes']} of {budget}")
+            limit = int(0.6 * m["memory_peak_bytes"])
+            budget = f"{limit / 2**30:.4f}GiB"
+        expect(seen[0][0] == seen[1][0], "the samples differ")
+        expect(seen[0][1] == seen[1][1], "the adapters differ")
+        return note
+
+
 def main():
     args = arguments(__doc__, recipes="")
     report = Report()
@@ -119,6 +138,7 @@ def main():
                ("mask_truncated where nothing stops", refused, "leaves nothing to learn from", {"train": {"mask_truncated": True}}, "m")]
     checks += [(f"plan of {name}", plan_is_within_the_limit, name) for name in LIMITS]
     checks += [(f"run of {name}", run_is_as_planned, name) for name in LIMITS if args.recipes and args.recipes in name]
+    checks += [("60 % of the memory", less_memory_is_slower_and_the_same, "qwen3_1p7b")] if args.recipes else []
     for name, function, *more in checks:
         if args.only in name:
             report.run(name, function, args, *more)
