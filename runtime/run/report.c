@@ -1,5 +1,6 @@
 #include "runtime/run/report.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,36 +53,90 @@ static tdm_status put_memory(tdm_writer *t, const char *run_dir, tdm_error *err)
     return TDM_OK;
 }
 
-/* The run's name: the last part of its path. */
-static void put_name(tdm_writer *t, const char *run_dir)
+/* The last `parts` parts of a path, all of it when it has fewer. */
+static const char *tail_of(const char *path, int parts)
 {
-    char full[TDM_PATH_BYTES];
-    char *real = realpath(run_dir, NULL);
-    snprintf(full, sizeof full, "%s", real ? real : run_dir);
-    free(real);
-    const char *slash = strrchr(full, '/');
-    const char *name = slash && slash[1] ? slash + 1 : full;
-    tdm_writer_json(t, name, strlen(name));
+    const char *at = path + strlen(path);
+    for (; at > path; at--)
+        if (at[-1] == '/' && at[0] && --parts == 0) break;
+    return at;
 }
 
-static tdm_status put_data(tdm_writer *t, const char *run_dir, tdm_error *err)
+static bool names_differ(char *const *real, int64_t count, int parts)
+{
+    for (int64_t i = 0; i < count; i++)
+        for (int64_t k = 0; k < i; k++)
+            if (strcmp(tail_of(real[i], parts), tail_of(real[k], parts)) == 0) return false;
+    return true;
+}
+
+/* The runs of a page: where they lie, and how many parts of their paths tell them apart. */
+typedef struct page_runs {
+    const char *const *dirs;
+    int64_t count;
+    char *real[TDM_REPORT_RUNS]; /* owned */
+    int parts;
+} page_runs;
+
+static tdm_status open_runs(page_runs *p, const char *const *dirs, int64_t count, tdm_error *err)
+{
+    char path[TDM_PATH_BYTES];
+    *p = (page_runs){.dirs = dirs, .count = count, .parts = 1};
+    TDM_ASSERT(count >= 1 && count <= TDM_REPORT_RUNS);
+    for (int64_t i = 0; i < count; i++) {
+        if (!tdm_fs_is_dir(dirs[i])) return TDM_FAIL(err, TDM_ERR_INPUT, dirs[i], "give the folder that grpo_train wrote", "no run folder");
+        tdm_status st = i ? tdm_fs_join(path, dirs[i], "metrics.jsonl", err) : TDM_OK;
+        if (st != TDM_OK) return st;
+        if (i && !tdm_fs_is_file(path)) /* the page of a first run may be about its memory alone; of the others only curves are shown */
+            return TDM_FAIL(err, TDM_ERR_INPUT, dirs[i], "give the folder that grpo_train wrote", "no metrics.jsonl in the folder");
+        if (!(p->real[i] = realpath(dirs[i], NULL))) return TDM_FAIL(err, TDM_ERR_INPUT, dirs[i], "is it readable?", "cannot open the folder: %s", strerror(errno));
+        for (int64_t k = 0; k < i; k++)
+            if (strcmp(p->real[k], p->real[i]) == 0) return TDM_FAIL(err, TDM_ERR_RECIPE, dirs[i], "give each run once", "the run is given twice");
+    }
+    while (!names_differ(p->real, count, p->parts)) p->parts++;
+    return TDM_OK;
+}
+
+static void close_runs(page_runs *p)
+{
+    for (int64_t i = 0; i < p->count; i++) free(p->real[i]);
+}
+
+/* Members that every run of a page has. */
+static tdm_status put_run(tdm_writer *t, const page_runs *p, int64_t i, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const char *name = tail_of(p->real[i], p->parts);
+    tdm_writer_puts(t, "\"name\":");
+    tdm_writer_json(t, name, strlen(name));
+    tdm_writer_puts(t, ",");
+    TDM_TRY(st, tdm_report_metrics(t, p->dirs[i], err), done);
+    tdm_writer_puts(t, ",\"recipe\":");
+    TDM_TRY(st, put_recipe(t, p->dirs[i], err), done);
+done:
+    return st;
+}
+
+static tdm_status put_data(tdm_writer *t, const page_runs *p, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     char written[64] = "";
     time_t now = time(NULL);
     struct tm tm;
     if (localtime_r(&now, &tm)) strftime(written, sizeof written, "%Y-%m-%d %H:%M", &tm);
-    tdm_writer_puts(t, "{\"name\":");
-    put_name(t, run_dir);
-    tdm_writer_printf(t, ",\"written\":\"%s\",", written);
-    TDM_TRY(st, tdm_report_metrics(t, run_dir, err), done);
+    tdm_writer_printf(t, "{\"written\":\"%s\",", written);
+    TDM_TRY(st, put_run(t, p, 0, err), done);
     tdm_writer_puts(t, ",\"rollouts\":");
-    TDM_TRY(st, tdm_report_rollouts(t, run_dir, err), done);
+    TDM_TRY(st, tdm_report_rollouts(t, p->dirs[0], err), done);
     tdm_writer_puts(t, ",\"memory\":");
-    TDM_TRY(st, put_memory(t, run_dir, err), done);
-    tdm_writer_puts(t, ",\"recipe\":");
-    TDM_TRY(st, put_recipe(t, run_dir, err), done);
-    tdm_writer_puts(t, "}");
+    TDM_TRY(st, put_memory(t, p->dirs[0], err), done);
+    tdm_writer_puts(t, ",\"others\":[");
+    for (int64_t i = 1; i < p->count; i++) {
+        tdm_writer_puts(t, i > 1 ? ",{" : "{");
+        TDM_TRY(st, put_run(t, p, i, err), done);
+        tdm_writer_puts(t, "}");
+    }
+    tdm_writer_puts(t, "]}");
 done:
     return st;
 }
@@ -118,23 +173,30 @@ static void put_page(tdm_writer *t, const tdm_writer *json)
     tdm_writer_puts(t, at);
 }
 
-tdm_status tdm_report_write(const char *run_dir, tdm_error *err)
+tdm_status tdm_report_compare(const char *const *run_dirs, int64_t count, const char *path, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_writer json = {0}, page = {0}; /* owned here */
-    char path[TDM_PATH_BYTES];
-    if (!tdm_fs_is_dir(run_dir)) return TDM_FAIL(err, TDM_ERR_INPUT, run_dir, "name a run folder", "is not a folder");
-    TDM_TRY(st, tdm_fs_join(path, run_dir, "report.html", err), done);
-    TDM_TRY(st, put_data(&json, run_dir, err), done);
+    page_runs runs;                    /* owned here */
+    char inside[TDM_PATH_BYTES];
+    TDM_TRY(st, open_runs(&runs, run_dirs, count, err), done);
+    if (!path) {
+        TDM_TRY(st, tdm_fs_join(inside, run_dirs[0], "report.html", err), done);
+        path = inside;
+    }
+    TDM_TRY(st, put_data(&json, &runs, err), done);
     TDM_TRY(st, tdm_writer_check(&json, path, err), done);
     put_page(&page, &json);
     TDM_TRY(st, tdm_writer_check(&page, path, err), done);
     TDM_TRY(st, tdm_fs_write(path, page.data, page.len, err), done);
 done:
+    close_runs(&runs);
     tdm_writer_free(&json);
     tdm_writer_free(&page);
     return st;
 }
+
+tdm_status tdm_report_write(const char *run_dir, tdm_error *err) { return tdm_report_compare(&run_dir, 1, NULL, err); }
 
 /* ---- memory.json ---- */
 

@@ -152,8 +152,13 @@ def recipes(args, report, tmp):
         report.run("command line/" + name, lambda: check(start([args.grpo_train, *argv], timeout=LIMIT_S, env=ENV), (2,)))
     for name, argv in {"unknown command": ["frobnicate"], "no command": [], "score without a model": ["score"],
                        "score with an unknown engine": ["score", "--model", MODEL, "--engine", "warp", "--input", path, "--output", "/dev/null"],
-                       "generate with a bad number": ["generate", "--model", MODEL, "--prompt", "x", "--max-new", "many"]}.items():
+                       "generate with a bad number": ["generate", "--model", MODEL, "--prompt", "x", "--max-new", "many"],
+                       "report without a run": ["report"], "report into a folder": ["report", good["output"], "--output", tmp],
+                       "report of too many runs": ["report"] + 13 * [good["output"]],
+                       "report of one run twice": ["report", good["output"], good["output"]]}.items():
         report.run("command line/" + name, lambda: check(start([args.tandem, *argv], timeout=LIMIT_S, env=ENV), (2,)))
+    for name, other in {"nowhere": "nowhere", "a file": path, "no run": tmp}.items():
+        report.run("report beside/" + name, lambda: check(start([args.tandem, "report", good["output"], other], timeout=LIMIT_S, env=ENV), (3,), [other]))
 
 
 # ---- Models and tokenizers -----------------------------------------------------------------------------------------------------------

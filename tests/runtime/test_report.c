@@ -1,4 +1,4 @@
-/* report.html: one file that loads nothing, in which hostile completions stay text.  labels: unit, fault */
+/* report.html: one file that loads nothing, in which hostile completions stay text; runs beside one another.  labels: unit, fault */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -185,6 +185,115 @@ static void of_many_rollouts_the_first_and_the_last_are_shown(void **state)
     test_scratch_free(dir);
 }
 
+/* A folder with n steps, malloc'd. */
+static char *put_run(const char *dir, const char *name, int64_t n)
+{
+    tdm_error err = {0};
+    char *run = test_path(dir, name);
+    assert_int_equal(tdm_fs_mkdirs(run, &err), TDM_OK);
+    put_steps(run, n);
+    return run;
+}
+
+static void the_others_stand_beside_the_first(void **state)
+{
+    (void)state;
+    char *dir = test_scratch_new(), *path = test_path(dir, "compared.html"), *html;
+    char *runs[] = {put_run(dir, "cpu", 3), put_run(dir, "gpu", 5001), put_run(dir, "<script>", 1)};
+    char *recipe = test_path(runs[1], "recipe.yaml"), *untouched = test_path(runs[0], "report.html");
+    tdm_error err = {0};
+    test_file_put(recipe, "seed: 7 # </script>\n");
+    assert_int_equal(tdm_report_compare((const char *const *)runs, 3, path, &err), TDM_OK);
+    assert_false(tdm_fs_is_file(untouched));
+    html = test_file_get(path, NULL);
+    json_t *o = data_of(html);
+    const json_t *others = json_object_get(o, "others"), *gpu = json_array_get(others, 0), *last = json_array_get(others, 1);
+    assert_int_equal(json_array_size(others), 2);
+    assert_string_equal(json_string_value(json_object_get(o, "name")), "cpu");
+    assert_int_equal(json_array_size(json_object_get(o, "steps")), 3);
+    assert_string_equal(json_string_value(json_object_get(gpu, "name")), "gpu");
+    assert_string_equal(json_string_value(json_object_get(gpu, "recipe")), "seed: 7 # </script>\n");
+    assert_int_equal(json_integer_value(json_object_get(gpu, "rows")), 5001);
+    assert_int_equal(json_integer_value(json_object_get(gpu, "bucket")), 7);
+    size_t points = json_array_size(json_object_get(gpu, "steps"));
+    assert_int_equal(points, 715);
+    assert_int_equal(json_array_size(json_object_get(json_object_get(json_object_get(gpu, "series"), "loss"), "v")), points);
+    assert_string_equal(json_string_value(json_object_get(last, "name")), "<script>");
+    assert_int_equal(count_of(html, "<script"), 2); /* the page's own: of the data, and of the program */
+    assert_int_equal(count_of(html, "</script"), 2);
+    json_decref(o);
+    free(html);
+
+    /* without a path the page is that of the first run's folder */
+    assert_int_equal(tdm_report_compare((const char *const *)runs, 2, NULL, &err), TDM_OK);
+    html = test_file_get(untouched, NULL);
+    o = data_of(html);
+    assert_int_equal(json_array_size(json_object_get(o, "others")), 1);
+    json_decref(o);
+    free(html);
+    json_decref(write_and_read(runs[0], &html));
+    assert_null(strstr(html, "\"gpu\"")); /* and alone again */
+    free(html);
+    for (int i = 0; i < 3; i++) free(runs[i]);
+    free(recipe);
+    free(untouched);
+    free(path);
+    test_scratch_free(dir);
+}
+
+static void runs_of_one_name_are_called_by_their_folders(void **state)
+{
+    (void)state;
+    static const char *const where[] = {"a/fast/run", "b/fast/run", "b/exact/run"};
+    char *dir = test_scratch_new(), *html, *runs[3];
+    tdm_error err = {0};
+    for (int i = 0; i < 3; i++) runs[i] = put_run(dir, where[i], 1);
+    for (int count = 2; count <= 3; count++) { /* the second and third differ by two parts of the path already */
+        const char *const given[] = {runs[2], runs[1], runs[0]};
+        char *path = test_path(runs[2], "report.html");
+        assert_int_equal(tdm_report_compare(given, count, NULL, &err), TDM_OK);
+        html = test_file_get(path, NULL);
+        json_t *o = data_of(html);
+        const char *name = json_string_value(json_object_get(o, "name"));
+        assert_string_equal(name, count == 2 ? "exact/run" : where[2]);
+        for (int i = 1; i < count; i++) {
+            name = json_string_value(json_object_get(json_array_get(json_object_get(o, "others"), (size_t)i - 1), "name"));
+            assert_string_equal(name, count == 2 ? "fast/run" : where[2 - i]);
+        }
+        json_decref(o);
+        free(html);
+        free(path);
+    }
+    for (int i = 0; i < 3; i++) free(runs[i]);
+    test_scratch_free(dir);
+}
+
+static void what_is_no_other_run_is_named(void **state)
+{
+    (void)state;
+    char *dir = test_scratch_new(), *run = put_run(dir, "run", 2), *none = test_path(dir, "none"), *again = test_path(run, "../run"),
+         *page = test_path(run, "report.html");
+    const struct { const char *other, *what; tdm_status st; } cases[] = {
+        {none, "no run folder", TDM_ERR_INPUT},
+        {page, "no run folder", TDM_ERR_INPUT},
+        {dir, "no metrics.jsonl in the folder", TDM_ERR_INPUT},
+        {again, "the run is given twice", TDM_ERR_RECIPE},
+    };
+    for (size_t i = 0; i < TDM_COUNT(cases); i++) {
+        tdm_error err = {0};
+        const char *const runs[] = {run, cases[i].other};
+        assert_int_equal(tdm_report_compare(runs, 2, NULL, &err), cases[i].st);
+        assert_string_equal(err.what, cases[i].what);
+        assert_string_equal(err.where, cases[i].other);
+        assert_false(tdm_fs_is_file(page));
+    }
+    free(run);
+    free(none);
+    free(again);
+    free(page);
+    test_scratch_free(dir);
+}
+
 static void a_failed_write_leaves_the_old_page(void **state)
 {
     (void)state;
@@ -213,6 +322,9 @@ int main(void)
         cmocka_unit_test(hostile_completions_stay_text),
         cmocka_unit_test(many_steps_are_grouped_and_a_spike_is_still_seen),
         cmocka_unit_test(of_many_rollouts_the_first_and_the_last_are_shown),
+        cmocka_unit_test(the_others_stand_beside_the_first),
+        cmocka_unit_test(runs_of_one_name_are_called_by_their_folders),
+        cmocka_unit_test(what_is_no_other_run_is_named),
         cmocka_unit_test(a_failed_write_leaves_the_old_page),
     };
     return cmocka_run_group_tests_name("report", tests, NULL, NULL);

@@ -39,14 +39,17 @@ function duration(s) {
 }
 const percent = v => isNum(v) ? trim((100 * v).toFixed(v && Math.abs(v) < 0.1 ? 2 : 1)) + ' %' : '–';
 
-/* ---- series ---- */
-const steps = data.steps, n = steps.length;
-const has = key => Object.hasOwn(data.series, key) && data.series[key].v.some(isNum);
-const last = key => Object.hasOwn(data.last, key) ? data.last[key] : null;
+/* ---- runs and their series ---- */
+/* The first run has the page; the curves of the others lie over its own, each run in one colour throughout. */
+const runs = [data, ...(data.others || [])], compare = runs.length > 1, n = data.steps.length;
+const hasIn = (run, key) => Object.hasOwn(run.series, key) && run.series[key].v.some(isNum);
+const has = key => hasIn(data, key);
+const last = (run, key) => Object.hasOwn(run.last, key) ? run.last[key] : null;
 const nameOf = key => key.slice(key.indexOf('/') + 1);
-const family = prefix => Object.keys(data.series).filter(k => k.startsWith(prefix)).sort();
+const keys = [...new Set(runs.flatMap(r => Object.keys(r.series)))].sort();
+const family = prefix => keys.filter(k => k.startsWith(prefix));
 function averaged(v) { /* exponential, with the weight of what is there: no drag from a start at zero */
-  const decay = Math.exp(-1 / Math.max(2, n / 40));
+  const decay = Math.exp(-1 / Math.max(2, v.length / 40));
   let sum = 0, weight = 0;
   return v.map(x => {
     if (!isNum(x)) return null;
@@ -55,10 +58,14 @@ function averaged(v) { /* exponential, with the weight of what is there: no drag
   });
 }
 
+/* A colour is a series where there is one run, and a run where there are several: then the series of a chart differ by their dashes,
+ * those of a whole family get a chart each, and times are lines, as stacks cannot lie over one another. */
+const apart = (title, prefix, more) => compare ? family(prefix).map(k => ({ title: `${title}: ${nameOf(k)}`, series: [[k, nameOf(k)]], ...more }))
+  : [{ title: title === 'Reward' ? 'Rewards one by one' : title, series: family(prefix).map(k => [k, nameOf(k)]), ...more }];
 const specs = [
   { title: 'Reward', wide: true, series: [['reward_mean', 'mean']], band: 'reward_std', bandName: 'standard deviation' },
-  { title: 'Rewards one by one', series: family('reward/').map(k => [k, nameOf(k)]) },
-  { title: 'Evaluation', series: family('eval/').map(k => [k, nameOf(k)]), dots: true },
+  ...apart('Reward', 'reward/'),
+  ...apart('Evaluation', 'eval/', { dots: true }),
   { title: 'Loss', series: [['loss', 'loss']] },
   { title: 'KL to the reference', series: [['kl', 'KL']], zero: true },
   { title: 'Entropy', series: [['entropy', 'entropy']] },
@@ -69,12 +76,12 @@ const specs = [
   { title: 'Truncated completions', series: [['truncated_fraction', 'truncated']], fmt: percent, zero: true },
   { title: 'Trainer against sampler', unit: '|Δ log-probability|', series: [['mismatch_mean', 'mean'], ['mismatch_max', 'largest']], zero: true },
   { title: 'Throughput', unit: 'tokens per second', series: [['rollout_tokens_per_s', 'rollout'], ['train_tokens_per_s', 'train']], zero: true },
-  { title: 'Time of a step', stack: true, fmt: duration,
-    series: [['rollout_s', 'rollout'], ['reward_s', 'reward'], ['train_s', 'train'], ['flip_s', 'phase change']] },
+  compare ? { title: 'Time of a step', fmt: duration, zero: true, series: [['step_s', 'step'], ['rollout_s', 'rollout'], ['train_s', 'train']] }
+    : { title: 'Time of a step', stack: true, fmt: duration, series: [['rollout_s', 'rollout'], ['reward_s', 'reward'], ['train_s', 'train'], ['flip_s', 'phase change']] },
   { title: 'Peak memory', series: [['memory_peak_bytes', 'peak']], fmt: bytes, zero: true },
 ];
-const known = new Set(['step_s', 'prompt_tokens', 'completion_tokens', 'reward_std', ...specs.flatMap(s => s.series.map(x => x[0]))]);
-for (const key of Object.keys(data.series).sort()) if (!known.has(key)) specs.push({ title: key, series: [[key, key]] });
+const known = new Set(['step_s', 'reward_s', 'flip_s', 'prompt_tokens', 'completion_tokens', 'reward_std', ...specs.flatMap(s => s.series.map(x => x[0]))]);
+for (const key of keys) if (!known.has(key)) specs.push({ title: key, series: [[key, key]] });
 
 /* ---- charts ---- */
 const charts = [];
@@ -93,56 +100,82 @@ function ticks(lo, hi, count, binary) {
   return out;
 }
 
+const dashes = ['', '6 4', '1.5 4', '10 4 2 4'];
+const swatch = background => { const i = el('i'); i.style.background = background; return i; };
+/* A run's mark is followed by its name, cut where it is long: the whole name stands in the table of runs. */
+const runMark = r => { const name = el('span', 'name', r.name); name.title = r.name; return [swatch(color(runs.indexOf(r))), name]; };
+
 function makeChart(spec) {
-  const shown = spec.series.filter(s => has(s[0])).map(([key, label], i) => {
-    const s = data.series[key];
-    return { key, label, color: color(i), raw: s.v, lo: s.lo, hi: s.hi, mean: spec.dots ? s.v : averaged(s.v) };
+  const labels = spec.series.filter(s => runs.some(r => hasIn(r, s[0])));
+  const shown = runs.flatMap((run, r) => labels.map(([key, label], i) => ({ run, key, label, i, r })).filter(s => hasIn(run, s.key))).map(s => {
+    const v = s.run.series[s.key];
+    return { ...s, color: color(compare ? s.r : s.i), dash: compare ? dashes[s.i % 4] : '', steps: s.run.steps, raw: v.v, lo: v.lo, hi: v.hi, mean: spec.dots ? v.v : averaged(v.v) };
   });
   if (!shown.length) return;
   const fmt = spec.fmt || plain, card = el('div', 'card chart' + (spec.wide ? ' wide' : '')), row = el('div', 'row');
   row.append(el('h3', '', spec.title), el('span', 'now', spec.unit || ''));
+  const band = spec.band && !compare && has(spec.band) ? data.series[spec.band].v : null;
+  card.append(row, compare ? runLegend(shown, labels, fmt) : seriesLegend(spec, shown, band, fmt));
+  $('charts').append(card);
+  charts.push({ spec, shown, band, fmt, card, picture: null });
+}
+
+function seriesLegend(spec, shown, band, fmt) {
   const legend = el('div', 'legend');
   for (const s of shown) {
-    const item = el('span'), dot = el('i');
-    dot.style.background = s.color;
-    item.append(dot);
+    const item = el('span');
+    item.append(swatch(s.color));
     if (shown.length > 1) item.append(s.label);
-    item.append(el('b', '', fmt(last(s.key))));
+    item.append(el('b', '', fmt(last(data, s.key))));
     legend.append(item);
   }
-  const band = spec.band && has(spec.band) ? data.series[spec.band].v : null;
   if (band) {
-    const item = el('span'), dot = el('i');
-    dot.style.cssText = `background:${shown[0].color};opacity:.25`;
-    item.append(dot, '± ' + spec.bandName, el('b', '', fmt(last(spec.band))));
+    const item = el('span'), dot = swatch(shown[0].color);
+    dot.style.opacity = .25;
+    item.append(dot, '± ' + spec.bandName, el('b', '', fmt(last(data, spec.band))));
     legend.append(item);
   }
-  card.append(row, legend);
-  $('charts').append(card);
-  const chart = { spec, shown, band, fmt, card, picture: null };
-  charts.push(chart);
+  return legend;
+}
+
+/* Runs with their last figures, in the order of the dashes that stand before them. */
+function runLegend(shown, labels, fmt) {
+  const legend = el('div', 'legend');
+  if (labels.length > 1) labels.forEach(([, label], i) => {
+    const item = el('span', 'dashes'), line = svg('svg', { viewBox: '0 0 22 8', width: 22, height: 8 });
+    line.append(svg('line', { x1: 0, x2: 22, y1: 4, y2: 4, 'stroke-dasharray': dashes[i % 4] }));
+    item.append(line, label);
+    legend.append(item);
+  });
+  for (const run of new Set(shown.map(s => s.run))) {
+    const item = el('span');
+    item.append(...runMark(run), el('b', '', labels.map(([key]) => fmt(last(run, key))).join(' · ')));
+    legend.append(item);
+  }
+  return legend;
 }
 
 /* What is drawn, as arrays: stacked areas, or lines with an optional band. */
 function layers(chart) {
   const { spec, shown, band } = chart;
   if (spec.stack) {
-    let base = steps.map(() => 0);
+    let base = data.steps.map(() => 0);
     return shown.map(s => {
       const v = smooth ? s.mean : s.raw, lo = base, hi = base.map((b, i) => b + (isNum(v[i]) ? v[i] : 0));
       base = hi;
-      return { color: s.color, lo, hi, fill: .82 };
+      return { color: s.color, steps: s.steps, lo, hi, fill: .82 };
     });
   }
   const out = [];
   if (band) {
     const v = smooth ? shown[0].mean : shown[0].raw, d = smooth ? averaged(band) : band, c = shown[0].color;
-    out.push({ color: c, lo: v.map((x, i) => isNum(x) && isNum(d[i]) ? x - d[i] : null), hi: v.map((x, i) => isNum(x) && isNum(d[i]) ? x + d[i] : null), fill: .16 });
+    out.push({ color: c, steps: data.steps, lo: v.map((x, i) => isNum(x) && isNum(d[i]) ? x - d[i] : null), hi: v.map((x, i) => isNum(x) && isNum(d[i]) ? x + d[i] : null), fill: .16 });
   }
-  for (const s of shown) {
-    if (s.lo && !band && !smooth) out.push({ color: s.color, lo: s.lo, hi: s.hi, fill: .2 });
-    if (smooth) out.push({ color: s.color, line: s.raw, opacity: .28, width: 1 });
-    out.push({ color: s.color, line: smooth ? s.mean : s.raw, width: 1.7, dots: true });
+  for (const s of [...shown].reverse()) { /* the first on top */
+    const base = { color: s.color, steps: s.steps };
+    if (s.lo && !band && !smooth) out.push({ ...base, lo: s.lo, hi: s.hi, fill: compare ? .13 : .2 });
+    if (smooth && !s.dash) out.push({ ...base, line: s.raw, opacity: compare ? .2 : .28, width: 1 });
+    out.push({ ...base, line: smooth ? s.mean : s.raw, width: 1.7, dash: s.dash, dots: !s.dash });
   }
   return out;
 }
@@ -154,10 +187,11 @@ function draw(chart) {
   if (hi - lo <= Math.abs(hi) * 1e-9) { const pad = Math.abs(hi) * .1 || 1; hi += pad; if (!(spec.zero && lo === 0)) lo -= pad; }
   else { hi += (hi - lo) * .05; if (!(spec.zero || spec.stack) || lo < 0) lo -= (hi - lo) * .05; }
   const yTicks = ticks(lo, hi, 5, fmt === bytes), labels = yTicks.map(fmt), left = Math.max(26, ...labels.map(l => l.length * 6.4 + 8)), bottom = 20, top = 6, right = 6;
-  let x0 = steps[0], x1 = steps[n - 1];
+  let [x0, x1] = bounds(runs.flatMap(r => r.steps.length ? [r.steps[0], r.steps[r.steps.length - 1]] : []));
+  const first = x0, end = x1;
   if (x0 === x1) { x0 -= 1; x1 += 1; }
   const X = s => left + (s - x0) / (x1 - x0) * (width - left - right), Y = v => top + (hi - v) / (hi - lo) * (height - top - bottom);
-  const picture = svg('svg', { viewBox: `0 0 ${width} ${height}`, height, role: 'img', 'aria-label': `${spec.title}: ` + chart.shown.map(s => `${s.label} ${fmt(last(s.key))}`).join(', ') + ' at the last step' });
+  const picture = svg('svg', { viewBox: `0 0 ${width} ${height}`, height, role: 'img', 'aria-label': `${spec.title}: ` + chart.shown.map(s => `${compare ? s.run.name + ' ' : ''}${s.label} ${fmt(last(s.run, s.key))}`).join(', ') + ' at the last step' });
   yTicks.forEach((v, i) => {
     const y = Y(v).toFixed(1);
     picture.append(svg('line', { class: v === 0 ? 'axis' : 'grid', x1: left, x2: width - right, y1: y, y2: y }));
@@ -165,26 +199,26 @@ function draw(chart) {
     t.textContent = labels[i];
     picture.append(t);
   });
-  const xTicks = [...new Set(ticks(x0, x1, Math.max(3, Math.floor(width / 75))).map(Math.round))].filter(s => s >= steps[0] && s <= steps[n - 1]);
+  const xTicks = [...new Set(ticks(x0, x1, Math.max(3, Math.floor(width / 75))).map(Math.round))].filter(s => s >= first && s <= end);
   for (const s of xTicks) {
     const x = X(s), t = svg('text', { x: x.toFixed(1), y: height - 4, 'text-anchor': x > width - 24 ? 'end' : 'middle' });
     t.textContent = s;
     picture.append(t);
   }
-  const point = (v, i) => X(steps[i]).toFixed(1) + ' ' + Y(v).toFixed(1);
   for (const l of all) {
-    if (l.lo) for (const [a, b] of runs(l.lo)) {
+    const steps = l.steps, point = (v, i) => X(steps[i]).toFixed(1) + ' ' + Y(v).toFixed(1);
+    if (l.lo) for (const [a, b] of stretches(l.lo)) {
       let d = '';
       for (let i = a; i < b; i++) d += (i > a ? 'L' : 'M') + point(l.hi[i], i);
       for (let i = b - 1; i >= a; i--) d += 'L' + point(l.lo[i], i);
       if (b - a === 1) picture.append(svg('line', { x1: X(steps[a]), x2: X(steps[a]), y1: Y(l.lo[a]), y2: Y(l.hi[a]), stroke: l.color, 'stroke-width': 12, opacity: l.fill }));
       else picture.append(svg('path', { d: d + 'Z', fill: l.color, opacity: l.fill }));
     }
-    if (l.line) for (const [a, b] of runs(l.line, spec.dots)) {
+    if (l.line) for (const [a, b] of stretches(l.line, spec.dots)) {
       let d = '';
       for (let i = a; i < b; i++) if (isNum(l.line[i])) d += (!d ? 'M' : spec.step ? 'H' + X(steps[i]).toFixed(1) + 'L' : 'L') + point(l.line[i], i);
-      picture.append(svg('path', { d, fill: 'none', stroke: l.color, 'stroke-width': l.width, 'stroke-linejoin': 'round', 'stroke-linecap': 'round', opacity: l.opacity || 1 }));
-      if (l.dots && (n <= 40 || spec.dots || b - a === 1)) for (let i = a; i < b; i++)
+      picture.append(svg('path', { d, fill: 'none', stroke: l.color, 'stroke-width': l.width, 'stroke-linejoin': 'round', 'stroke-linecap': 'round', 'stroke-dasharray': l.dash || 'none', opacity: l.opacity || 1 }));
+      if (l.dots && (steps.length <= 40 || spec.dots || b - a === 1)) for (let i = a; i < b; i++)
         if (isNum(l.line[i])) picture.append(svg('circle', { cx: X(steps[i]).toFixed(1), cy: Y(l.line[i]).toFixed(1), r: 2.4, fill: l.color }));
     }
   }
@@ -192,11 +226,10 @@ function draw(chart) {
   picture.append(cursor);
   picture.addEventListener('pointermove', e => {
     const box = picture.getBoundingClientRect(), s = x0 + ((e.clientX - box.left) / box.width * width - left) / (width - left - right) * (x1 - x0);
-    let i = 0;
-    for (let j = 1; j < n; j++) if (Math.abs(steps[j] - s) < Math.abs(steps[i] - s)) i = j;
-    point_at(chart, i);
+    const near = chart.shown.map(c => c.steps[nearest(c.steps, s)]);
+    point_at(chart, near[nearest(near, s)]);
   });
-  picture.addEventListener('pointerleave', () => point_at(null, -1));
+  picture.addEventListener('pointerleave', () => point_at(null));
   if (chart.picture) chart.picture.replaceWith(picture);
   else card.append(picture);
   Object.assign(chart, { picture, cursor, X, left });
@@ -204,7 +237,7 @@ function draw(chart) {
 
 const bounds = v => { let a = Infinity, b = -Infinity; for (const x of v) { if (x < a) a = x; if (x > b) b = x; } return [a, b]; };
 /* Stretches [a, b) without a gap; sparse series (an evaluation each 20 steps) are one stretch. */
-function runs(v, sparse) {
+function stretches(v, sparse) {
   if (sparse) return [[0, v.length]];
   const out = [];
   for (let i = 0; i < v.length; i++) {
@@ -215,17 +248,26 @@ function runs(v, sparse) {
   return out;
 }
 
+/* The index of what is nearest to x in a list that is not empty. */
+const nearest = (list, x) => list.reduce((best, v, i) => Math.abs(v - x) < Math.abs(list[best] - x) ? i : best, 0);
+
 const tip = el('div', 'tip');
-/* The cursor stands at the same step in every chart; the figures beside the pointer are of the chart it is in. */
-function point_at(chart, i) {
+/* The cursor stands at the same step in every chart; the figures beside the pointer are of the chart it is in, and of each run's step
+ * nearest to the cursor where the run has come that far. */
+function point_at(chart, step) {
   for (const c of charts) {
-    c.cursor.setAttribute('visibility', i < 0 ? 'hidden' : 'visible');
-    if (i >= 0) for (const k of ['x1', 'x2']) c.cursor.setAttribute(k, c.X(steps[i]).toFixed(1));
+    c.cursor.setAttribute('visibility', chart ? 'visible' : 'hidden');
+    if (chart) for (const k of ['x1', 'x2']) c.cursor.setAttribute(k, c.X(step).toFixed(1));
   }
-  if (!chart || i < 0) { tip.remove(); return; }
-  tip.replaceChildren(el('div', 'dim', data.bucket > 1 ? `steps from ${steps[i]}` : `step ${steps[i]}`));
+  if (!chart) { tip.remove(); return; }
+  const grouped = chart.shown.some(s => s.run.bucket > 1);
+  tip.replaceChildren(el('div', 'dim', grouped ? `steps from ${step}` : `step ${step}`));
   for (const s of chart.shown) {
-    let text = `${chart.shown.length > 1 ? s.label + ' ' : ''}${chart.fmt(s.raw[i])}`;
+    const i = nearest(s.steps, step);
+    if (Math.abs(s.steps[i] - step) > s.run.bucket) continue;
+    let text = chart.fmt(s.raw[i]);
+    if (compare ? chart.shown.some(o => o.run === s.run && o !== s) : chart.shown.length > 1) text = `${s.label} ${text}`;
+    if (compare) text = `${s.run.name}: ${text}`;
     if (chart.band && isNum(chart.band[i])) text += ` ± ${chart.fmt(chart.band[i])}`;
     if (s.lo && isNum(s.lo[i])) text += `  (${chart.fmt(s.lo[i])} to ${chart.fmt(s.hi[i])})`;
     const line = el('div', '', text);
@@ -233,7 +275,7 @@ function point_at(chart, i) {
     tip.append(line);
   }
   chart.card.append(tip);
-  const x = 14 + chart.X(steps[i]), w = tip.offsetWidth, room = chart.card.clientWidth;
+  const x = 14 + chart.X(step), w = tip.offsetWidth, room = chart.card.clientWidth;
   tip.style.left = Math.max(4, x + 12 + w < room ? x + 12 : x - 12 - w) + 'px';
   tip.style.top = chart.picture.getBoundingClientRect().top - chart.card.getBoundingClientRect().top + 8 + 'px'; /* SVG has no offsetTop */
 }
@@ -258,6 +300,49 @@ function showTiles() {
   if (has('completion_tokens_mean')) tile('Completion length', plain(data.end.completion_tokens_mean), 'tokens', has('truncated_fraction') ? `${percent(data.end.truncated_fraction)} truncated` : '');
   if (has('mismatch_max')) tile('Mismatch', plain(t.mismatch_max), '', t.mismatch_max === 0 ? 'the same bits' : 'largest |Δ log-prob|');
   if (has('memory_peak_bytes')) tile('Peak memory', bytes(t.memory_peak_bytes), '', data.memory && isNum(data.memory.budget_bytes) ? `of ${bytes(data.memory.budget_bytes)}` : '');
+}
+
+function table(head, rows) {
+  const t = el('table'), top = t.createTHead().insertRow(), body = t.createTBody(), box = el('div', 'card scroll');
+  for (const h of head) { const c = el('th'); c.append(h); top.append(c); }
+  for (const cells of rows) {
+    const row = body.insertRow();
+    for (const c of cells) { const d = row.insertCell(); d.append(...[c].flat()); }
+  }
+  box.append(t);
+  return box;
+}
+
+/* The keys of a recipe with their values as they are written, "train.importance.cap": "2"; entries of a list by their number. */
+function flat(recipe) {
+  const out = new Map(), path = [];
+  for (const line of (recipe || '').split('\n')) {
+    const m = /^((?:  |- )*)([\w-]+):(?: (.*))?$/.exec(line);
+    if (!m) continue;
+    const depth = m[1].length / 2, item = m[1].endsWith('- ');
+    path.length = Math.min(path.length, depth);
+    if (path.length < depth - (item ? 1 : 0) || (item && depth < 2)) continue; /* not as grpo_train writes it */
+    if (item) path[depth - 1] = { name: `[${(path[depth - 2].items = (path[depth - 2].items ?? -1) + 1)}]` };
+    path[depth] = { name: m[2] };
+    if (m[3] !== undefined) out.set(path.map(p => p.name).join('.').replaceAll('.[', '['), m[3]);
+  }
+  return out;
+}
+
+function showRuns() {
+  if (!compare) { $('runs').remove(); document.querySelector('nav a[href="#runs"]').remove(); return; }
+  const columns = [['Reward, last tenth', r => plain(r.end.reward_mean), 'reward_mean'], ['Loss, last tenth', r => plain(r.end.loss), 'loss'],
+    ['Time', r => duration(r.totals.step_s), 'step_s'], ['Time of a step', r => duration(r.totals.step_s / r.rows), 'step_s'],
+    ['Rollout tokens / s', r => plain(r.end.rollout_tokens_per_s), 'rollout_tokens_per_s'], ['Train tokens / s', r => plain(r.end.train_tokens_per_s), 'train_tokens_per_s'],
+    ['Mismatch, largest', r => plain(r.totals.mismatch_max), 'mismatch_max'], ['Peak memory', r => bytes(r.totals.memory_peak_bytes), 'memory_peak_bytes']]
+    .filter(c => runs.some(r => hasIn(r, c[2])));
+  const mark = r => { const box = el('span', 'run'); box.append(...runMark(r)); return box; };
+  $('runs-body').append(table(['Run', 'Steps', ...columns.map(c => c[0])], runs.map(r => [mark(r), String(r.rows), ...columns.map(c => hasIn(r, c[2]) ? c[1](r) : '–')])));
+  const recipes = runs.map(r => flat(r.recipe)), all = [...new Set(recipes.flatMap(m => [...m.keys()]))].filter(k => k !== 'output');
+  const differ = all.filter(k => recipes.some(m => m.get(k) !== recipes[0].get(k)));
+  if (recipes.some(m => m.size === 0)) return;
+  if (differ.length) $('runs-body').append(table(['Recipe', ...runs.map(mark)], differ.map(k => [el('code', '', k), ...recipes.map(m => el('code', '', m.get(k) ?? '–'))])));
+  else $('runs-body').append(el('p', 'note', 'Their recipes are the same but for the folder.'));
 }
 
 function showMemory() {
@@ -350,20 +435,22 @@ function showRecipe() {
 /* ---- start ---- */
 document.title = `${data.name} · Tandem`;
 $('name').textContent = data.name;
-$('sub').textContent = [data.model, data.algorithm, n ? `step ${data.last_step}` : 'no steps yet', data.written].filter(Boolean).join(' · ');
+$('sub').textContent = [n ? `step ${data.last_step}` : 'no steps yet', data.written, compare ? `beside ${runs.length === 2 ? 'another run' : runs.length - 1 + ' other runs'}` : ''].filter(Boolean).join(' · ');
 showTiles();
+showRuns();
 showMemory();
 showSamples();
 showRecipe();
-if (n) {
+if (runs.some(r => r.rows)) {
   specs.forEach(makeChart);
   /* The last row of three is filled by charts that have use for the width. */
   let cells = charts.reduce((a, c) => a + (c.spec.wide ? 2 : 1), 0);
   for (const title of ['Time of a step', 'Throughput', 'Loss'])
     for (const c of charts) if (c.spec.title === title && cells % 3 && charts.length > 3) { c.card.classList.add('wide'); cells++; }
-  const notes = [];
-  if (data.bucket > 1) notes.push(`${data.rows} steps, drawn in groups of ${data.bucket}: the line is the mean of a group, the shade reaches from its least to its greatest value.`);
-  if (data.skipped) notes.push(`${data.skipped} unreadable lines of metrics.jsonl were left out.`);
+  const notes = [], of = r => compare ? `${r.name}: ` : '';
+  for (const r of runs) if (r.bucket > 1) notes.push(`${of(r)}${r.rows} steps, drawn in groups of ${r.bucket}.`);
+  if (notes.length) notes.push('The line is the mean of a group, the shade reaches from its least to its greatest value.');
+  for (const r of runs) if (r.skipped) notes.push(`${of(r)}${r.skipped} unreadable lines of metrics.jsonl were left out.`);
   $('curves-note').textContent = notes.join(' ');
   $('curves-note').hidden = !notes.length;
   const all = () => charts.forEach(draw);
