@@ -2,7 +2,12 @@
 
 #include <math.h>
 
-bool tdm_loss_needs_sequence(const tdm_loss_config *c) { return c->kind != TDM_LOSS_SFT && c->sequence_level; }
+static bool corrects(const tdm_loss_config *c) { return c->correction != TDM_CORRECTION_NONE; }
+
+bool tdm_loss_needs_sequence(const tdm_loss_config *c)
+{
+    return c->kind != TDM_LOSS_SFT && (c->ratio_of_sequence || (corrects(c) && c->level != TDM_LEVEL_TOKEN));
+}
 
 double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequences, int64_t total_tokens)
 {
@@ -19,15 +24,31 @@ double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequenc
 static bool in_loss(const tdm_loss_tokens *t, int64_t i) { return !t->mask || t->mask[i]; }
 static double old_of(const tdm_loss_tokens *t, int64_t i) { return t->old ? t->old[i] : t->lp[i]; }
 
-/* The correction's factor for log-ratio delta = old - sampler. */
-static double correction(const tdm_loss_config *c, double delta)
+/* The weight for a log-ratio old - sampler, of a token or of a sequence. */
+static double importance(const tdm_loss_config *c, double delta)
 {
-    if (c->correction == TDM_CORRECTION_NONE) return 1.0;
     const double ratio = exp(delta);
     if (isnan(ratio)) return 0.0; /* a sampler that gave -inf to its own token says nothing usable */
-    if (ratio <= c->cap) return ratio;
-    return c->correction == TDM_CORRECTION_TRUNCATE ? c->cap : 0.0;
+    if (ratio >= c->floor && ratio <= c->cap) return ratio;
+    if (c->correction == TDM_CORRECTION_MASK) return 0.0;
+    return ratio > c->cap ? c->cap : c->floor;
 }
+
+/* The same, counted. */
+static double weigh(const tdm_loss_config *c, double delta, tdm_loss_sums *s)
+{
+    const double u = importance(c, delta), ratio = exp(delta);
+    s->importance += u;
+    s->importance_min = s->importance_count ? fmin(s->importance_min, u) : u;
+    s->importance_max = s->importance_count ? fmax(s->importance_max, u) : u;
+    s->importance_count++;
+    s->importance_high += ratio > c->cap;
+    s->importance_low += ratio < c->floor;
+    return u;
+}
+
+static bool corrected(const tdm_loss_config *c, const tdm_loss_tokens *t) { return t->sampler && corrects(c); }
+static double delta_of(const tdm_loss_tokens *t, int64_t i) { return old_of(t, i) - (double)t->sampler[i]; }
 
 static double kl_of(tdm_kl_type kind, double lp, double ref, double *derivative)
 {
@@ -41,13 +62,15 @@ static double kl_of(tdm_kl_type kind, double lp, double ref, double *derivative)
     return exp(-d) + d - 1.0;
 }
 
-/* The clipped objective at ratio w: the loss, and d loss / d (log w). */
-static double clipped_loss(const tdm_loss_config *c, double w, double a, double *derivative, bool *clipped)
+/* The clipped objective at log-ratio d: the loss, and d loss / d d. */
+static double clipped_loss(const tdm_loss_config *c, double d, double a, double *derivative, tdm_loss_sums *s)
 {
-    const double low = 1.0 - c->clip_low, high = 1.0 + c->clip_high;
+    const double w = exp(d), low = 1.0 - c->clip_low, high = 1.0 + c->clip_high;
     const double bounded = w < low ? low : w > high ? high : w;
-    *clipped = (w < low && a < 0.0) || (w > high && a > 0.0);
-    *derivative = *clipped ? 0.0 : -w * a;
+    const bool clipped = (w < low && a < 0.0) || (w > high && a > 0.0);
+    s->clipped += clipped;
+    s->clip_count += 1.0;
+    *derivative = clipped ? 0.0 : -w * a;
     return -fmin(w * a, bounded * a);
 }
 
@@ -72,29 +95,46 @@ static double add_kl(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t
     return t->weight * c->kl * derivative;
 }
 
-static void eval_sequence(const tdm_loss_config *c, const tdm_loss_tokens *t, float *coef, tdm_loss_sums *s)
+/* What the tokens in the loss have in common. */
+typedef struct shared {
+    double length;           /* tokens in the loss, at least 1 */
+    double d;                /* mean of lp - old */
+    double delta, weight;    /* sum of old - sampler, and of the weights at token level */
+} shared;
+
+static shared shared_of(const tdm_loss_config *c, const tdm_loss_tokens *t)
 {
-    double d = 0.0, delta = 0.0;
+    shared q = {0};
     int64_t tokens = 0;
     for (int64_t i = 0; i < t->count; i++) {
         if (!in_loss(t, i)) continue;
         tokens++;
-        d += (double)t->lp[i] - old_of(t, i);
-        if (t->sampler) delta += old_of(t, i) - (double)t->sampler[i];
+        q.d += (double)t->lp[i] - old_of(t, i);
+        if (!corrected(c, t)) continue;
+        q.delta += delta_of(t, i);
+        q.weight += importance(c, delta_of(t, i));
     }
-    const double length = (double)tdm_max_i64(tokens, 1);
-    double derivative;
-    bool clipped;
-    const double loss = clipped_loss(c, exp(d / length), t->advantage, &derivative, &clipped);
-    const double u = t->sampler ? correction(c, delta) : 1.0;
-    s->clipped += clipped;
-    s->clip_count += 1.0;
+    q.length = (double)tdm_max_i64(tokens, 1);
+    q.d /= q.length;
+    return q;
+}
+
+static void eval_sequence(const tdm_loss_config *c, const tdm_loss_tokens *t, float *coef, tdm_loss_sums *s)
+{
+    const shared q = shared_of(c, t);
+    const bool by_token = corrected(c, t) && c->level == TDM_LEVEL_TOKEN;
+    double loss = 0.0, derivative = 0.0, u = 1.0;
+    if (corrected(c, t) && !by_token) u = weigh(c, c->level == TDM_LEVEL_GEOMETRIC ? q.delta / q.length : q.delta, s);
+    if (c->ratio_of_sequence) loss = clipped_loss(c, q.d, t->advantage, &derivative, s);
+    /* each token's loss is the sequence's; its ratio depends on every token by 1 / length, so a token gets the mean of their weights */
+    const double mean_u = by_token ? q.weight / q.length : u;
     for (int64_t i = 0; i < t->count; i++) {
         coef[i] = 0.0f;
         if (!in_loss(t, i)) continue;
+        if (by_token) u = weigh(c, delta_of(t, i), s);
+        if (!c->ratio_of_sequence) loss = clipped_loss(c, (double)t->lp[i] - old_of(t, i), t->advantage, &derivative, s);
         s->loss += t->weight * u * loss;
-        /* each token's loss is the sequence's; its ratio depends on every token by 1 / length: the factors cancel in the sum */
-        coef[i] = (float)(t->weight * u * derivative + add_kl(c, t, i, s));
+        coef[i] = (float)(t->weight * (c->ratio_of_sequence ? mean_u : u) * derivative + add_kl(c, t, i, s));
         count_token(t, i, s);
     }
 }
@@ -106,13 +146,9 @@ static double eval_token(const tdm_loss_config *c, const tdm_loss_tokens *t, int
         return -t->weight;
     }
     double derivative;
-    bool clipped;
-    const double old = old_of(t, i);
-    const double loss = clipped_loss(c, exp((double)t->lp[i] - old), t->advantage, &derivative, &clipped);
-    const double u = t->sampler ? correction(c, old - (double)t->sampler[i]) : 1.0;
+    const double loss = clipped_loss(c, (double)t->lp[i] - old_of(t, i), t->advantage, &derivative, s);
+    const double u = corrected(c, t) ? weigh(c, delta_of(t, i), s) : 1.0;
     s->loss += t->weight * u * loss;
-    s->clipped += clipped;
-    s->clip_count += 1.0;
     return t->weight * u * derivative + add_kl(c, t, i, s);
 }
 

@@ -4,7 +4,10 @@
  *   l = -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A), times the importance weight of the correction, plus kl * KL(lp, ref)
  *   grpo: mean over sequences of the mean over tokens | bnpo, dapo: sum over tokens / tokens of the optimizer step
  *   dr_grpo: sum over tokens / (sequences * max_new_tokens)
- * The correction exp(old - sampler), per token or the product over the sequence, is truncated at cap, or 0 above it (mask). */
+ * The correction of what sampler and trainer differ by, u = exp(old - sampler): of each token, the product over the sequence (TRL's
+ * vllm_importance_sampling_mode), or the geometric mean over it, the root of that product (verl's rollout_is_level: geometric, later its rejection by seq_mean_k1).
+ * truncate: u is clamped to [floor, cap]; mask: u outside it is 0 (token level: IcePop, arXiv:2510.18855). A weight of 0 takes a token
+ * out of the sum, not out of the count it is divided by, as in TRL. */
 #ifndef TANDEM_TRAIN_LOSS_H
 #define TANDEM_TRAIN_LOSS_H
 
@@ -12,15 +15,18 @@
 
 typedef enum tdm_loss_kind { TDM_LOSS_GRPO, TDM_LOSS_BNPO, TDM_LOSS_DR_GRPO, TDM_LOSS_DAPO, TDM_LOSS_SFT } tdm_loss_kind;
 typedef enum tdm_kl_type { TDM_KL_K1, TDM_KL_K2, TDM_KL_K3 } tdm_kl_type;
+typedef enum tdm_level { TDM_LEVEL_TOKEN, TDM_LEVEL_SEQUENCE, TDM_LEVEL_GEOMETRIC } tdm_level;
 typedef enum tdm_correction { TDM_CORRECTION_NONE, TDM_CORRECTION_TRUNCATE, TDM_CORRECTION_MASK } tdm_correction;
 typedef enum tdm_advantage { TDM_ADVANTAGE_GROUP_STD, TDM_ADVANTAGE_BATCH_STD, TDM_ADVANTAGE_NONE, TDM_ADVANTAGE_LEAVE_ONE_OUT } tdm_advantage;
 
 typedef struct tdm_loss_config {
     tdm_loss_kind kind;
-    bool sequence_level; /* ratio and correction per sequence (GSPO) */
-    double clip_low, clip_high, kl, cap;
+    bool ratio_of_sequence; /* w of the sequence (GSPO); else of each token */
+    double clip_low, clip_high, kl;
     tdm_kl_type kl_kind;
     tdm_correction correction;
+    tdm_level level;        /* of the correction */
+    double floor, cap;      /* floor 0: none */
     int64_t max_new_tokens; /* dr_grpo's constant */
 } tdm_loss_config;
 
@@ -35,17 +41,21 @@ typedef struct tdm_loss_tokens {
 typedef struct tdm_loss_sums {
     double loss;                 /* the step's loss, already normalized */
     double kl, entropy;          /* sums over tokens */
-    double clipped, clip_count;  /* tokens, or sequences at sequence level */
+    double clipped, clip_count;  /* tokens, or sequences where the ratio is theirs */
     double mismatch, mismatch_max;
     int64_t tokens, mismatch_tokens;
+    /* weights of the correction as they are used, one a token or a sequence, and how many ratios lay above cap and below floor; none
+     * without a correction or a sampler */
+    double importance, importance_min, importance_max;
+    int64_t importance_count, importance_high, importance_low;
 } tdm_loss_sums;
 
 /* True where the loss of a token depends on other tokens of its sequence, so all log-probabilities are needed first. */
 bool tdm_loss_needs_sequence(const tdm_loss_config *c);
 /* The factor of each token of a sequence with `tokens` in the loss, in an optimizer step of `sequences` and `total_tokens`. */
 double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequences, int64_t total_tokens);
-/* d loss / d lp of tokens [first, first + n) into coef [n], and their part of the sums. At token level any range may be asked for by
- * itself; at sequence level the whole sequence at once. */
+/* d loss / d lp of tokens [first, first + n) into coef [n], and their part of the sums. A range may be asked for by
+ * itself, but where the loss needs its sequence: then the whole sequence at once. */
 void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t first, int64_t n, float *coef, tdm_loss_sums *sums);
 
 /* Advantages of rewards [groups * group_size]; NaN: no reward was given (the sample gets 0 and does not count in the group).

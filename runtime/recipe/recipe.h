@@ -14,7 +14,7 @@
 #include "train/optimizer.h"
 
 typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_SFT } tdm_algorithm;
-typedef enum tdm_ratio_level { TDM_RATIO_TOKEN, TDM_RATIO_SEQUENCE } tdm_ratio_level;
+typedef enum tdm_ratio { TDM_RATIO_AUTO, TDM_RATIO_TOKEN, TDM_RATIO_SEQUENCE } tdm_ratio; /* auto: settled before anyone looks */
 typedef enum tdm_checkpointing { TDM_CHECKPOINTING_AUTO, TDM_CHECKPOINTING_NONE, TDM_CHECKPOINTING_LAYER } tdm_checkpointing;
 typedef enum tdm_place { TDM_PLACE_DEVICE, TDM_PLACE_HOST } tdm_place;
 typedef enum tdm_offload { TDM_OFFLOAD_NONE, TDM_OFFLOAD_OPTIMIZER, TDM_OFFLOAD_ACTIVATIONS } tdm_offload;
@@ -86,14 +86,15 @@ typedef struct tdm_recipe_reward {
 } tdm_recipe_reward;
 
 typedef struct tdm_recipe_importance {
-    tdm_ratio_level level;   /* of the policy ratio (GSPO: sequence) and of the correction */
+    tdm_level level;         /* of the correction */
+    tdm_ratio ratio;         /* the policy ratio's (GSPO: sequence) */
     tdm_correction correction;
-    double cap;
+    double floor, cap;       /* floor 0: none */
 } tdm_recipe_importance;
 
 typedef struct tdm_recipe_train {
     tdm_algorithm algorithm;
-    tdm_loss_kind loss;      /* `loss: gspo` is resolved to GRPO with importance.level SEQUENCE */
+    tdm_loss_kind loss;      /* `loss: gspo` is resolved to GRPO with importance.ratio SEQUENCE */
     int64_t steps, epochs_per_rollout, minibatches;
     int64_t batch_size;      /* sft: samples a step */
     double lr;

@@ -16,7 +16,8 @@ static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "adamw_8bit", NULL};
 static const char *const kl_types[] = {"k1", "k2", "k3", NULL};
 static const char *const advantages[] = {"group_std", "batch_std", "none", "leave_one_out", NULL};
-static const char *const levels[] = {"token", "sequence", NULL};
+static const char *const levels[] = {"token", "sequence", "geometric", NULL};
+static const char *const ratios[] = {"auto", "token", "sequence", NULL};
 static const char *const corrections[] = {"none", "truncate", "mask", NULL};
 static const char *const checkpointings[] = {"auto", "none", "layer", NULL};
 static const char *const offloads[] = {"none", "optimizer", "activations", NULL};
@@ -89,7 +90,9 @@ static const tdm_key recipe_keys[] = {
     {"train.kl_type", TDM_KEY_ENUM, AT(train.kl_type), "k3", 0, 0, kl_types, 0, 0},
     {"train.advantage", TDM_KEY_ENUM, AT(train.advantage), "group_std", 0, 0, advantages, 0, 0},
     {"train.importance.level", TDM_KEY_ENUM, AT(train.importance.level), "token", 0, 0, levels, 0, 0},
+    {"train.importance.ratio", TDM_KEY_ENUM, AT(train.importance.ratio), "auto", 0, 0, ratios, 0, 0},
     {"train.importance.correction", TDM_KEY_ENUM, AT(train.importance.correction), "truncate", 0, 0, corrections, 0, 0},
+    {"train.importance.floor", TDM_KEY_FLOAT, AT(train.importance.floor), "0.0", 0, 1, NULL, 0, 0},
     {"train.importance.cap", TDM_KEY_FLOAT, AT(train.importance.cap), "2.0", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"train.micro_tokens", TDM_KEY_INT, AT(train.micro_tokens), "4096", 1, 1e8, NULL, 0, 0},
     {"train.checkpointing", TDM_KEY_ENUM, AT(train.checkpointing), "auto", 0, 0, checkpointings, TDM_KEY_FREE, 0},

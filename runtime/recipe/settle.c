@@ -77,6 +77,24 @@ static tdm_status check_train(const tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
+/* The correction's weights are kept within [floor, cap], around the 1 of a sampler that agrees with the trainer. */
+static tdm_status check_importance(const tdm_recipe *r, tdm_error *err)
+{
+    const tdm_recipe_importance *i = &r->train.importance;
+    if (i->correction == TDM_CORRECTION_NONE && i->level == TDM_LEVEL_GEOMETRIC)
+        return REFUSE("train.importance.level", "use importance.correction: mask or truncate, or another level",
+                      "train.importance.level: geometric is of the correction, and importance.correction is none");
+    if (i->correction == TDM_CORRECTION_NONE && i->floor > 0.0)
+        return REFUSE("train.importance.floor", "use importance.correction: mask or truncate, or remove the floor",
+                      "train.importance.floor bounds the correction, and importance.correction is none");
+    if (i->floor >= i->cap)
+        return REFUSE("train.importance.floor", "use a floor below the cap", "train.importance.floor is %g, importance.cap is %g", i->floor, i->cap);
+    if (i->correction == TDM_CORRECTION_MASK && i->cap < 1.0)
+        return REFUSE("train.importance.cap", "use a cap of 1 or more, or importance.correction: truncate",
+                      "train.importance.cap is %g: mask would drop what sampler and trainer agree on", i->cap);
+    return TDM_OK;
+}
+
 static tdm_status check_memory(const tdm_recipe *r, tdm_error *err)
 {
     if (r->memory.offload == TDM_OFFLOAD_ACTIVATIONS && r->train.checkpointing == TDM_CHECKPOINTING_NONE)
@@ -89,11 +107,21 @@ static tdm_status check_memory(const tdm_recipe *r, tdm_error *err)
 static tdm_status settle_loss(tdm_recipe *r, tdm_error *err)
 {
     if ((int)r->train.loss <= (int)TDM_LOSS_DAPO) return TDM_OK;
-    if (tdm_recipe_given(r, "train.importance.level") && r->train.importance.level != TDM_RATIO_SEQUENCE)
+    tdm_recipe_importance *i = &r->train.importance;
+    const bool level = tdm_recipe_given(r, "train.importance.level");
+    if (level && i->level == TDM_LEVEL_TOKEN)
         return REFUSE("train.importance.level", "remove the level, or use loss: grpo", "train.loss: gspo is over sequences, importance.level is token");
+    if (i->ratio == TDM_RATIO_TOKEN)
+        return REFUSE("train.importance.ratio", "remove the ratio, or use loss: grpo", "train.loss: gspo is over sequences, importance.ratio is token");
     r->train.loss = TDM_LOSS_GRPO;
-    r->train.importance.level = TDM_RATIO_SEQUENCE;
+    i->ratio = TDM_RATIO_SEQUENCE;
+    if (!level) i->level = TDM_LEVEL_SEQUENCE;
     return TDM_OK;
+}
+
+static void settle_ratio(tdm_recipe_importance *i)
+{
+    if (i->ratio == TDM_RATIO_AUTO) i->ratio = i->level == TDM_LEVEL_SEQUENCE ? TDM_RATIO_SEQUENCE : TDM_RATIO_TOKEN;
 }
 
 /* configs/gsm8k.yaml runs in runs/gsm8k. */
@@ -112,6 +140,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     TDM_TRY(st, settle_loss(r, err), done);
+    settle_ratio(&r->train.importance);
     TDM_TRY(st, settle_output(r, err), done);
     TDM_TRY(st, tdm_recipe_settle_rewards(r, err), done);
     TDM_TRY(st, check_model(r, err), done);
@@ -119,6 +148,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_sources(r, err), done);
     TDM_TRY(st, check_rollout(r, err), done);
     TDM_TRY(st, check_train(r, err), done);
+    TDM_TRY(st, check_importance(r, err), done);
     TDM_TRY(st, check_memory(r, err), done);
 done:
     return st;

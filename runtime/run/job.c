@@ -23,6 +23,16 @@ static void reward_moments(const double *x, int64_t n, double *mean, double *std
     *std = count > 1 ? sqrt(squares / (double)(count - 1)) : 0.0;
 }
 
+static void put_importance(tdm_step_metrics *m, const tdm_job_figures *f, bool floor)
+{
+    if (!f->importance_count) return;
+    tdm_metric_set(m, TDM_METRIC_IMPORTANCE_MEAN, f->importance_mean);
+    tdm_metric_set(m, TDM_METRIC_IMPORTANCE_MIN, f->importance_min);
+    tdm_metric_set(m, TDM_METRIC_IMPORTANCE_MAX, f->importance_max);
+    tdm_metric_set(m, TDM_METRIC_IMPORTANCE_FRACTION_HIGH, f->importance_high);
+    if (floor) tdm_metric_set(m, TDM_METRIC_IMPORTANCE_FRACTION_LOW, f->importance_low);
+}
+
 static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -40,6 +50,7 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
         tdm_metric_set(&m, TDM_METRIC_TRUNCATED_FRACTION, share(f->truncated, j->sequence_count));
         tdm_metric_set(&m, TDM_METRIC_MISMATCH_MEAN, f->mismatch_mean);
         tdm_metric_set(&m, TDM_METRIC_MISMATCH_MAX, f->mismatch_max);
+        put_importance(&m, f, j->loss.floor > 0.0);
         tdm_metric_set(&m, TDM_METRIC_ROLLOUT_S, f->rollout_s);
         tdm_metric_set(&m, TDM_METRIC_REWARD_S, f->reward_s);
         tdm_metric_set(&m, TDM_METRIC_FLIP_S, f->flip_s);

@@ -28,6 +28,8 @@ typedef struct tdm_job_prompt {
 typedef struct tdm_job_figures {
     double rollout_s, reward_s, train_s, flip_s;
     double grad_norm, lr, loss, kl, entropy, clip_fraction, mismatch_mean, mismatch_max;
+    double importance_mean, importance_min, importance_max, importance_high, importance_low; /* the last two: parts of the weights */
+    int64_t importance_count; /* weights of the correction; 0: there was none */
     int64_t prompt_tokens, completion_tokens, longest, truncated;
 } tdm_job_figures;
 

@@ -101,6 +101,18 @@ done:
     return st;
 }
 
+/* Over all updates: the weights are of the frozen log-probabilities, so each epoch has the same. */
+static void importance_figures(tdm_job_figures *f, const tdm_loss_sums *s)
+{
+    const double n = (double)tdm_max_i64(1, s->importance_count);
+    f->importance_count = s->importance_count;
+    f->importance_mean = s->importance / n;
+    f->importance_min = s->importance_min;
+    f->importance_max = s->importance_max;
+    f->importance_high = (double)s->importance_high / n;
+    f->importance_low = (double)s->importance_low / n;
+}
+
 tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -132,6 +144,7 @@ tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
     /* later updates run under another policy than the sampler's: the mismatch is that of the first */
     f->mismatch_mean = first_update.mismatch / (double)tdm_max_i64(1, first_update.mismatch_tokens);
     f->mismatch_max = first_update.mismatch_max;
+    importance_figures(f, &all);
 done:
     j->fig.train_s = tdm_now_s() - start;
     return st;

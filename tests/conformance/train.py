@@ -65,7 +65,18 @@ def replay_sections(model, expected, case, run):
             "train": {"algorithm": "grpo", "steps": 1, "epochs_per_rollout": 1, "minibatches": 1, "lr": case["lr"], "loss": case["loss"],
                       "clip_low": case["clip_low"], "clip_high": case["clip_high"], "kl": case["kl"], "kl_type": case["kl_type"],
                       "advantage": case["advantage"],
-                      "importance": {"level": case["level"], "correction": case["correction"], "cap": case["cap"]}}}
+                      "importance": {k: case[k] for k in ("level", "ratio", "correction", "floor", "cap") if k in case}}}
+
+
+def compare_importance(row, want, floor):
+    """A case's bounds lie clear of every ratio, so the same of them pass; the weights themselves are those of BF16 log-probabilities."""
+    expect(want is not None or not any(k.startswith("importance") for k in row), "weights of a correction that is off")
+    for key, value in (want or {}).items():
+        if key == "fraction_low" and not floor:
+            expect("importance_fraction_low" not in row, "a part below a floor that is not there")
+            continue
+        got, bound = row["importance_" + key], 1e-6 if key.startswith("fraction") else 0.03
+        expect(abs(got - value) <= bound, f"importance_{key} {got}, TRL and verl {value}")
 
 
 def grpo(args, model, expected, name, tmp):
@@ -76,6 +87,7 @@ def grpo(args, model, expected, name, tmp):
     row, = metrics_of(run)
     compare_loss(row["loss"], case["fp32_loss"], case["bf16_loss"], "loss")
     expect(abs(row["clip_fraction"] - case["clip_fraction"]) < 1e-6, f"clip_fraction {row['clip_fraction']}, TRL {case['clip_fraction']}")
+    compare_importance(row, case.get("importance"), case.get("floor"))
     if case["kl_metric"] is not None:
         expect(math.isclose(row["kl"], case["kl_metric"], rel_tol=0.02, abs_tol=0.002), f"kl {row['kl']}, TRL {case['kl_metric']}")
     moves = {k.split("/", 1)[1]: v for k, v in read_safetensors(os.path.join(model, "grpo.safetensors")).items() if k.startswith(name + "/")}

@@ -24,6 +24,7 @@ import random
 import shutil
 import string
 import sys
+import textwrap
 from collections import defaultdict
 from types import SimpleNamespace
 
@@ -350,15 +351,39 @@ def advantages_of(rows, kind):
     return (r - mean).flatten()
 
 
-def correction_ratio(old, sampler, mask, level, kind, cap):
-    """_generate_and_score_completions of TRL 1.16, from `per_token_logps_diff` on, with clip_min None."""
-    diff = (old - sampler) * mask
-    if level == "sequence":
-        diff = diff.sum(-1, keepdim=True)
-    ratio = torch.exp(diff)
-    if kind == "truncate":
-        return torch.clamp(ratio, max=cap)
-    return ratio.masked_fill(ratio > cap, 0.0)
+def trl_ratio(source_tensors, case):
+    """TRL's own lines of GRPOTrainer._generate_and_score_completions, from the difference of log-probabilities to the bounded ratio."""
+    source = inspect.getsource(grpo_trainer.GRPOTrainer._generate_and_score_completions)
+    first, end = "                per_token_logps_diff = (old_per", "            # Compute the per-token log probabilities for the reference"
+    assert source.count(first) == 1 and source.count(end) == 1
+    settings = SimpleNamespace(vllm_importance_sampling_mode=f"{case['level']}_{case['correction']}",
+                               vllm_importance_sampling_clip_max=case["cap"], vllm_importance_sampling_clip_min=case.get("floor"))
+    scope = dict(vars(grpo_trainer), self=settings, **source_tensors)
+    exec(textwrap.dedent(source[source.index(first):source.index(end)]), scope)
+    return torch.exp(scope["logps_diff"]), scope["vllm_importance_sampling_ratio"]
+
+
+def geometric_ratio(old_per_token_logps, sampling_per_token_logps, mask, case):
+    """verl's rollout_is_level: geometric (verl/trainer/ppo/mismatch_helper.py of October 2025, compute_rollout_importance_weights):
+    exp of the masked mean of the log-ratios, truncated at the bounds, or rejected outside them. verl rejects through the mask that the loss
+    is counted with; here the weight is 0 and the counts stay, as in TRL's modes."""
+    raw = torch.exp(((old_per_token_logps - sampling_per_token_logps) * mask).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True))
+    if case["correction"] == "truncate":
+        return raw, raw.clamp(min=case.get("floor"), max=case["cap"])
+    return raw, torch.where((raw >= case.get("floor", 0.0)) & (raw <= case["cap"]), raw, torch.zeros_like(raw))
+
+
+def correction_ratio(old, sampler, mask, case):
+    """The weights of a case, and what is reported of them: TRL's sampling/importance_sampling_ratio, verl's fractions out of bounds."""
+    source = {"old_per_token_logps": old, "sampling_per_token_logps": sampler, "mask": mask}
+    raw, ratio = geometric_ratio(**source, case=case) if case["level"] == "geometric" else trl_ratio(source, case)
+    each, used = (x.flatten() if x.shape[1] == 1 else x[mask.bool()] for x in (raw, ratio))
+    floor = case.get("floor", 0.0)
+    for bound in filter(None, (floor, case["cap"])):  # a ratio near a bound could fall on either side of it in BF16
+        assert (each.log() - math.log(bound)).abs().min() > (0.005 if case["level"] == "geometric" else 0.05), (case, bound)
+    return ratio, {"mean": short(float(used.mean())), "min": short(float(used.min())), "max": short(float(used.max())),
+                   "fraction_high": short(float((each > case["cap"]).double().mean())),
+                   "fraction_low": short(float((each < floor).double().mean()))}
 
 
 def trl_compute_loss(kl_type):
@@ -396,12 +421,12 @@ def grpo_loss(model, rows, case):
     inputs = {"prompt_ids": torch.zeros(len(rows), 1, dtype=torch.long), "prompt_mask": torch.ones(len(rows), 1, dtype=torch.long),
               "completion_ids": pad([r["completion_ids"] for r in rows], 0), "completion_mask": mask,
               "advantages": advantages_of(rows, case["advantage"]), "num_items_in_batch": mask.sum()}
-    corrected = case["correction"] != "none"
+    corrected, weights = case["correction"] != "none", None
     with torch.no_grad():
         if corrected:
             old = padded_logprobs(model, rows, width)
             inputs["old_per_token_logps"] = old
-            inputs["importance_sampling_ratio"] = correction_ratio(old, sampler, mask, case["level"], case["correction"], case["cap"])
+            inputs["importance_sampling_ratio"], weights = correction_ratio(old, sampler, mask, case)
         else:
             inputs["old_per_token_logps"] = sampler
         if case["kl"]:
@@ -410,13 +435,13 @@ def grpo_loss(model, rows, case):
     logps = lambda *a, **k: (padded_logprobs(model, rows, width), torch.zeros(len(rows), width), None)
     trainer = SimpleNamespace(
         _get_per_token_logps_and_entropies=logps, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
-        importance_sampling_level=case["level"], beta=case["kl"], loss_type=case["loss"], epsilon_low=case["clip_low"],
+        importance_sampling_level=case.get("ratio", case["level"]), beta=case["kl"], loss_type=case["loss"], epsilon_low=case["clip_low"],
         epsilon_high=case["clip_high"], use_vllm=corrected, vllm_importance_sampling_correction=corrected,
         args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1), model=SimpleNamespace(training=True),
         current_gradient_accumulation_steps=1, accelerator=Accelerator, max_completion_length=MAX_NEW, aux_loss_enabled=False,
         _entropy_bonus_enabled=False, use_adaptive_entropy=False, _metrics={"train": defaultdict(list)})
     loss = trl_compute_loss(case["kl_type"])(trainer, model, inputs)
-    return loss, {k: v[0] for k, v in trainer._metrics["train"].items() if v}
+    return loss, {k: v[0] for k, v in trainer._metrics["train"].items() if v} | {"importance": weights}
 
 
 def grpo_cases(which):
@@ -432,7 +457,12 @@ def grpo_cases(which):
             "token_truncate": dict(correction="truncate"), "token_mask": dict(correction="mask", loss="grpo"),
             "sequence_truncate": dict(correction="truncate", level="sequence"),
             "sequence_mask": dict(correction="mask", level="sequence", loss="dr_grpo"),
-            "mask_kl": dict(correction="mask", kl=0.1)})
+            "mask_kl": dict(correction="mask", kl=0.1),
+            "floor_truncate": dict(correction="truncate", floor=0.85), "icepop": dict(correction="mask", floor=0.85),
+            "sequences_of_tokens": dict(correction="mask", level="sequence", ratio="token", floor=0.45),  # TRL's own default but for the bounds
+            "gspo_of_tokens": dict(correction="truncate", level="token", ratio="sequence", floor=0.85, loss="grpo"),
+            "geometric_mask": dict(correction="mask", level="geometric", ratio="token", floor=0.97, cap=1.04),
+            "geometric_gspo": dict(correction="truncate", level="geometric", ratio="sequence", floor=0.97, cap=1.04, loss="grpo", kl=0.1)})
     return {name: {**base, **case} for name, case in cases.items()}
 
 
@@ -457,6 +487,8 @@ def make_grpo(folder, which, rng):
         out[name] = {**case, "lr": lr, "fp32_loss": loss, "bf16_loss": half_loss, "bf16_distance": distances(half, reference),
                      "kl_metric": short(metrics["kl"]) if "kl" in metrics else None,
                      "clip_fraction": short(metrics["clip_ratio/region_mean"])}
+        if metrics["importance"]:
+            out[name]["importance"] = metrics["importance"]
     save_file(tensors, os.path.join(folder, "grpo.safetensors"))
     return {"max_new_tokens": MAX_NEW, "prompts_per_step": 8, "generations": 4, "cases": out}
 

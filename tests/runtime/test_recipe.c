@@ -138,6 +138,19 @@ static const struct { const char *text, *line; } broken[] = {
      "train.algorithm: sft needs data.train (a.yaml: data.train): give a JSONL file of messages, or of prompt and completion"},
     {OK "train: {loss: gspo, importance: {level: token}}\n",
      "train.loss: gspo is over sequences, importance.level is token (a.yaml:4:41): remove the level, or use loss: grpo"},
+    {OK "train: {loss: gspo, importance: {ratio: token}}\n",
+     "train.loss: gspo is over sequences, importance.ratio is token (a.yaml:4:41): remove the ratio, or use loss: grpo"},
+    {OK "train: {importance: {correction: none, level: geometric}}\n",
+     "train.importance.level: geometric is of the correction, and importance.correction is none (a.yaml:4:47): use importance.correction: mask or "
+     "truncate, or another level"},
+    {OK "train: {importance: {correction: none, floor: 0.5}}\n",
+     "train.importance.floor bounds the correction, and importance.correction is none (a.yaml:4:47): use importance.correction: mask or truncate, or "
+     "remove the floor"},
+    {OK "train: {importance: {floor: 0.9, cap: 0.9}}\n", "train.importance.floor is 0.9, importance.cap is 0.9 (a.yaml:4:29): use a floor below the cap"},
+    {OK "train: {importance: {floor: 1.5}}\n", "train.importance.floor is 1.5, the range is 0 to 1 (a.yaml:4:29): the default is 0.0"},
+    {OK "train: {importance: {correction: mask, cap: 0.9}}\n",
+     "train.importance.cap is 0.9: mask would drop what sampler and trainer agree on (a.yaml:4:45): use a cap of 1 or more, or importance.correction: "
+     "truncate"},
     {OK "rollout: {generations: 1}\n",
      "rollout.generations is 1: a completion has nothing to be better than (a.yaml:4:24): use 2 or more"},
     {OK "rollout: {temperature: 0}\n",
@@ -258,7 +271,8 @@ static void values_arrive_as_written(void **state)
     tdm_recipe *r = must_parse(full, NULL);
     assert_true(r->train.lr == 1e-5 && r->train.kl == 1e-3 && r->train.clip_high == 0.28 && r->rollout.min_p == 1e-3);
     assert_int_equal(r->train.loss, TDM_LOSS_GRPO);
-    assert_int_equal(r->train.importance.level, TDM_RATIO_SEQUENCE);
+    assert_int_equal(r->train.importance.level, TDM_LEVEL_SEQUENCE);
+    assert_int_equal(r->train.importance.ratio, TDM_RATIO_SEQUENCE);
     assert_int_equal(r->memory.budget_bytes, 3ll << 29);
     assert_int_equal(r->memory.kv_dtype, TDM_DTYPE_E4M3);
     assert_int_equal(r->memory.embedding, TDM_PLACE_HOST);
@@ -276,6 +290,30 @@ static void values_arrive_as_written(void **state)
     assert_string_equal(r->reward[5].command.items[1], "--fast");
     assert_string_equal(r->reward[6].name, "libreward");
     tdm_recipe_close(r);
+}
+
+static void the_level_of_the_ratio_follows_that_of_the_correction(void **state)
+{
+    (void)state;
+    static const struct { const char *train; tdm_level level; tdm_ratio ratio; } cases[] = {
+        {"", TDM_LEVEL_TOKEN, TDM_RATIO_TOKEN},
+        {"importance.level=sequence", TDM_LEVEL_SEQUENCE, TDM_RATIO_SEQUENCE},
+        {"importance.level=geometric", TDM_LEVEL_GEOMETRIC, TDM_RATIO_TOKEN},
+        {"importance={level: sequence, ratio: token}", TDM_LEVEL_SEQUENCE, TDM_RATIO_TOKEN},
+        {"importance={level: token, ratio: sequence}", TDM_LEVEL_TOKEN, TDM_RATIO_SEQUENCE},
+        {"importance={level: geometric, ratio: sequence}", TDM_LEVEL_GEOMETRIC, TDM_RATIO_SEQUENCE},
+        {"loss=gspo", TDM_LEVEL_SEQUENCE, TDM_RATIO_SEQUENCE},
+        {"={loss: gspo, importance: {level: geometric}}", TDM_LEVEL_GEOMETRIC, TDM_RATIO_SEQUENCE},
+    };
+    for (size_t i = 0; i < TDM_COUNT(cases); i++) {
+        char override[96];
+        const char *const overrides[] = {override, NULL};
+        snprintf(override, sizeof override, "train%s%s", cases[i].train[0] == '=' ? "" : ".", cases[i].train);
+        tdm_recipe *r = must_parse(OK, cases[i].train[0] ? overrides : NULL);
+        assert_int_equal(r->train.importance.level, cases[i].level);
+        assert_int_equal(r->train.importance.ratio, cases[i].ratio);
+        tdm_recipe_close(r);
+    }
 }
 
 static void the_resolved_recipe_reads_back_to_itself(void **state)
@@ -523,6 +561,7 @@ int main(void)
         cmocka_unit_test(a_broken_override_is_named),
         cmocka_unit_test(defaults_are_those_of_the_design),
         cmocka_unit_test(values_arrive_as_written),
+        cmocka_unit_test(the_level_of_the_ratio_follows_that_of_the_correction),
         cmocka_unit_test(the_resolved_recipe_reads_back_to_itself),
         cmocka_unit_test(the_command_line_wins_and_is_remembered),
         cmocka_unit_test(replay_needs_neither_data_nor_reward),

@@ -62,7 +62,8 @@ typedef struct config {
     const char *model;
     tdm_scheme scheme;
     int64_t micro_tokens;
-    bool checkpointing, offload, sequence_level;
+    bool checkpointing, offload;
+    tdm_level level; /* of the correction; at TDM_LEVEL_SEQUENCE of the ratio too */
     int threads;
     bool late; /* copies beside the stream are made as late as they may be */
 } config;
@@ -114,8 +115,8 @@ static float *gradient(const config *c, int64_t *n, double *loss)
     memcpy(adapter.param, start, (size_t)adapter.count * sizeof *start);
     const tdm_trainer_spec spec = {.micro_tokens = c->micro_tokens, .sequences = 8, .context = LONGEST, .head_rows = 7, .rank = 4, .checkpointing = c->checkpointing, .offload = c->offload};
     trainer_open(&o, &m, &spec);
-    const tdm_loss_config lc = {.kind = TDM_LOSS_DAPO, .sequence_level = c->sequence_level, .clip_low = 0.2, .clip_high = 0.3, .kl = 0.1, .kl_kind = TDM_KL_K3, .cap = 2.0,
-                                .correction = TDM_CORRECTION_TRUNCATE};
+    const tdm_loss_config lc = {.kind = TDM_LOSS_DAPO, .ratio_of_sequence = c->level == TDM_LEVEL_SEQUENCE, .clip_low = 0.2, .clip_high = 0.3, .kl = 0.1, .kl_kind = TDM_KL_K3,
+                                .correction = TDM_CORRECTION_TRUNCATE, .level = c->level, .cap = 2.0};
     const tdm_train_pass pass = {.adapter = &adapter, .loss = &lc, .sampling = &plain, .opt = &opt};
     tdm_loss_sums sums = {0};
     TINY_OK(tdm_optimizer_zero_grad(&opt, err));
@@ -172,8 +173,10 @@ static void gradient_does_not_depend_on_checkpointing_or_threads(void **state)
     d.scheme = e.scheme = TDM_SCHEME_FP8_BLOCK;
     e.checkpointing = true;
     e.micro_tokens = 150;
-    d.sequence_level = e.sequence_level = true;
-    expect_same_gradient(&d, &e);
+    for (d.level = TDM_LEVEL_SEQUENCE; d.level <= TDM_LEVEL_GEOMETRIC; d.level++) {
+        e.level = d.level;
+        expect_same_gradient(&d, &e);
+    }
 }
 
 /* Models of one layer, of two and of more; micro-batches of all items and of some. */
@@ -192,7 +195,7 @@ static void gradient_does_not_depend_on_offloading(void **state)
             for (int64_t micro = LONGEST; micro <= 400; micro += 310) {
                 offloaded.late = late;
                 offloaded.micro_tokens = micro;
-                offloaded.sequence_level = plain_run.sequence_level = late;
+                offloaded.level = plain_run.level = late ? TDM_LEVEL_SEQUENCE : TDM_LEVEL_TOKEN;
                 expect_same_gradient(&plain_run, &offloaded);
             }
     }

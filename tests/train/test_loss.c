@@ -1,0 +1,202 @@
+/* tests/train/test_loss.c  labels: unit
+ * The losses of train/loss.h on a few numbers: the weights of the correction and how they are counted, by hand; d loss / d log-probability
+ * against differences, for every combination of ratio, level and correction. That they are TRL's is shown in tests/conformance/train.py. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "train/loss.h"
+
+enum { TOKENS = 4 };
+/* Ratios of trainer to sampler 0.25, 1, 0.5 and 4: their product is 0.5, the geometric mean 0.5^(1/4) = 0.840896. */
+static const float old_lp[TOKENS] = {-3.0f, -2.0f, -1.0f, -4.0f};
+static const double ratios[TOKENS] = {0.25, 1.0, 0.5, 4.0};
+
+static void sampler_of(float out[TOKENS])
+{
+    for (int i = 0; i < TOKENS; i++) out[i] = (float)(old_lp[i] - log(ratios[i]));
+}
+
+static void expect_near(double got, double want, double within)
+{
+    if (!(fabs(got - want) <= within)) fail_msg("%.9g, want %.9g within %.1g", got, want, within);
+}
+
+static tdm_loss_config config_of(tdm_level level, tdm_correction correction, double floor, double cap)
+{
+    return (tdm_loss_config){.kind = TDM_LOSS_DAPO, .clip_low = 0.2, .clip_high = 0.2, .correction = correction, .level = level, .floor = floor, .cap = cap};
+}
+
+static const struct { tdm_level level; tdm_correction correction; double floor, cap, u[TOKENS], low, high; } weights[] = {
+    {TDM_LEVEL_TOKEN, TDM_CORRECTION_TRUNCATE, 0.0, 2.0, {0.25, 1, 0.5, 2}, 0, 0.25},
+    {TDM_LEVEL_TOKEN, TDM_CORRECTION_TRUNCATE, 0.4, 2.0, {0.4, 1, 0.5, 2}, 0.25, 0.25},
+    {TDM_LEVEL_TOKEN, TDM_CORRECTION_MASK, 0.0, 2.0, {0.25, 1, 0.5, 0}, 0, 0.25},
+    {TDM_LEVEL_TOKEN, TDM_CORRECTION_MASK, 0.6, 2.0, {0, 1, 0, 0}, 0.5, 0.25}, /* IcePop */
+    {TDM_LEVEL_TOKEN, TDM_CORRECTION_MASK, 0.2, 5.0, {0.25, 1, 0.5, 4}, 0, 0},
+    {TDM_LEVEL_SEQUENCE, TDM_CORRECTION_TRUNCATE, 0.0, 2.0, {0.5, 0.5, 0.5, 0.5}, 0, 0},
+    {TDM_LEVEL_SEQUENCE, TDM_CORRECTION_TRUNCATE, 0.6, 2.0, {0.6, 0.6, 0.6, 0.6}, 1, 0},
+    {TDM_LEVEL_SEQUENCE, TDM_CORRECTION_TRUNCATE, 0.0, 0.4, {0.4, 0.4, 0.4, 0.4}, 0, 1},
+    {TDM_LEVEL_SEQUENCE, TDM_CORRECTION_MASK, 0.6, 2.0, {0, 0, 0, 0}, 1, 0},
+    {TDM_LEVEL_GEOMETRIC, TDM_CORRECTION_MASK, 0.84, 1.2, {0.840896415, 0.840896415, 0.840896415, 0.840896415}, 0, 0},
+    {TDM_LEVEL_GEOMETRIC, TDM_CORRECTION_MASK, 0.85, 1.2, {0, 0, 0, 0}, 1, 0},
+    {TDM_LEVEL_GEOMETRIC, TDM_CORRECTION_TRUNCATE, 0.85, 1.2, {0.85, 0.85, 0.85, 0.85}, 1, 0},
+};
+
+/* With lp = old the ratio is 1, and an advantage of -1 gives each token its weight as loss and as coefficient. */
+static void a_weight_is_of_its_level_and_within_its_bounds(void **state)
+{
+    (void)state;
+    float sampler[TOKENS], coef[TOKENS];
+    sampler_of(sampler);
+    for (size_t k = 0; k < TDM_COUNT(weights); k++)
+        for (int frozen = 0; frozen < 2; frozen++) { /* the first pass freezes nothing: old is lp */
+            const tdm_loss_config c = config_of(weights[k].level, weights[k].correction, weights[k].floor, weights[k].cap);
+            const tdm_loss_tokens t = {.count = TOKENS, .lp = old_lp, .old = frozen ? old_lp : NULL, .sampler = sampler, .advantage = -1.0, .weight = 1.0};
+            tdm_loss_sums s = {0};
+            double sum = 0.0, least = INFINITY, most = -INFINITY;
+            assert_int_equal(tdm_loss_needs_sequence(&c), weights[k].level != TDM_LEVEL_TOKEN);
+            tdm_loss_eval(&c, &t, 0, TOKENS, coef, &s);
+            for (int i = 0; i < TOKENS; i++) {
+                expect_near((double)coef[i], weights[k].u[i], 1e-6);
+                sum += weights[k].u[i];
+                least = fmin(least, weights[k].u[i]);
+                most = fmax(most, weights[k].u[i]);
+            }
+            const double n = weights[k].level == TDM_LEVEL_TOKEN ? TOKENS : 1;
+            expect_near(s.loss, sum, 1e-6);
+            assert_int_equal(s.importance_count, n);
+            expect_near(s.importance, sum * n / TOKENS, 1e-6);
+            expect_near(s.importance_min, least, 1e-6);
+            expect_near(s.importance_max, most, 1e-6);
+            expect_near((double)s.importance_low, weights[k].low * n, 0.0);
+            expect_near((double)s.importance_high, weights[k].high * n, 0.0);
+        }
+}
+
+static void masked_tokens_have_no_part_in_their_sequence(void **state)
+{
+    (void)state;
+    static const uint8_t mask[TOKENS] = {0, 1, 1, 0}; /* ratios 1 and 0.5 */
+    float sampler[TOKENS], coef[TOKENS];
+    sampler_of(sampler);
+    const double want[] = {0.75, 0.5, sqrt(0.5)}; /* the mean of the tokens' weights, which a ratio of the sequence has; product; geometric mean */
+    for (int level = TDM_LEVEL_TOKEN; level <= TDM_LEVEL_GEOMETRIC; level++) {
+        tdm_loss_config c = config_of((tdm_level)level, TDM_CORRECTION_TRUNCATE, 0.0, 2.0);
+        c.ratio_of_sequence = true;
+        const tdm_loss_tokens t = {.count = TOKENS, .lp = old_lp, .old = old_lp, .sampler = sampler, .mask = mask, .advantage = -1.0, .weight = 1.0};
+        tdm_loss_sums s = {0};
+        tdm_loss_eval(&c, &t, 0, TOKENS, coef, &s);
+        for (int i = 0; i < TOKENS; i++) expect_near((double)coef[i], mask[i] ? want[level] : 0.0, 1e-6);
+        expect_near(s.loss, 2.0 * want[level], 1e-6);
+        assert_int_equal(s.importance_count, level == TDM_LEVEL_TOKEN ? 2 : 1);
+    }
+}
+
+static void a_sampler_at_its_limits_gives_a_bound_or_nothing(void **state)
+{
+    (void)state;
+    static const float nothing[1] = {-INFINITY}, lp[1] = {-2.0f};
+    for (int correction = TDM_CORRECTION_TRUNCATE; correction <= TDM_CORRECTION_MASK; correction++) {
+        const tdm_loss_config c = config_of(TDM_LEVEL_TOKEN, (tdm_correction)correction, 0.5, 2.0);
+        const tdm_loss_tokens never = {.count = 1, .lp = lp, .sampler = nothing, .advantage = -1.0, .weight = 1.0};
+        const tdm_loss_tokens both = {.count = 1, .lp = lp, .old = nothing, .sampler = nothing, .advantage = 0.0, .weight = 1.0};
+        tdm_loss_sums s = {0};
+        float coef;
+        tdm_loss_eval(&c, &never, 0, 1, &coef, &s);
+        expect_near((double)coef, correction == TDM_CORRECTION_TRUNCATE ? 2.0 : 0.0, 0.0);
+        assert_int_equal(s.importance_high, 1);
+        s = (tdm_loss_sums){0};
+        tdm_loss_eval(&c, &both, 0, 1, &coef, &s);
+        expect_near(s.importance_max, 0.0, 0.0); /* -inf on both sides: no ratio, no weight */
+        assert_int_equal(s.importance_low + s.importance_high, 0);
+    }
+}
+
+static void without_a_correction_or_a_sampler_nothing_is_weighed(void **state)
+{
+    (void)state;
+    float sampler[TOKENS], coef[TOKENS];
+    sampler_of(sampler);
+    for (int level = TDM_LEVEL_TOKEN; level <= TDM_LEVEL_GEOMETRIC; level++)
+        for (int by_sequence = 0; by_sequence < 2; by_sequence++)
+            for (int off = 0; off < 2; off++) {
+                tdm_loss_config c = config_of((tdm_level)level, off ? TDM_CORRECTION_NONE : TDM_CORRECTION_MASK, 0.9, 1.1);
+                c.ratio_of_sequence = by_sequence;
+                const tdm_loss_tokens t = {.count = TOKENS, .lp = old_lp, .old = old_lp, .sampler = off ? sampler : NULL, .advantage = -1.0, .weight = 1.0};
+                tdm_loss_sums s = {0};
+                tdm_loss_eval(&c, &t, 0, TOKENS, coef, &s);
+                for (int i = 0; i < TOKENS; i++) assert_true(coef[i] == 1.0f);
+                assert_int_equal(s.importance_count, 0);
+            }
+}
+
+static double loss_at(const tdm_loss_config *c, tdm_loss_tokens t, const float *lp)
+{
+    float coef[TOKENS];
+    tdm_loss_sums s = {0};
+    t.lp = lp;
+    tdm_loss_eval(c, &t, 0, TOKENS, coef, &s);
+    return s.loss;
+}
+
+/* Differences of 2^-7, exact in the floats they are made in; the second order is below 1 % of a coefficient. */
+static void coefficients_are_the_loss_s_derivatives(void **state)
+{
+    (void)state;
+    static const float lp[TOKENS] = {-2.9375f, -2.0625f, -0.96875f, -4.03125f}, ref[TOKENS] = {-3.25f, -1.75f, -1.25f, -3.5f};
+    const float step = 0x1p-7f;
+    float sampler[TOKENS], coef[TOKENS];
+    sampler_of(sampler);
+    for (int level = TDM_LEVEL_TOKEN; level <= TDM_LEVEL_GEOMETRIC; level++)
+        for (int correction = TDM_CORRECTION_NONE; correction <= TDM_CORRECTION_MASK; correction++)
+            for (int by_sequence = 0; by_sequence < 2; by_sequence++) {
+                tdm_loss_config c = config_of((tdm_level)level, (tdm_correction)correction, 0.3, 2.0);
+                c.ratio_of_sequence = by_sequence;
+                c.kl = 0.1;
+                c.kl_kind = TDM_KL_K3;
+                const tdm_loss_tokens t = {.count = TOKENS, .lp = lp, .old = old_lp, .sampler = sampler, .ref = ref, .advantage = 0.7, .weight = 0.5};
+                tdm_loss_sums s = {0};
+                tdm_loss_eval(&c, &t, 0, TOKENS, coef, &s);
+                for (int i = 0; i < TOKENS; i++) {
+                    float up[TOKENS], down[TOKENS];
+                    memcpy(up, lp, sizeof lp);
+                    memcpy(down, lp, sizeof lp);
+                    up[i] += step;
+                    down[i] -= step;
+                    const double slope = (loss_at(&c, t, up) - loss_at(&c, t, down)) / (2.0 * (double)step);
+                    expect_near((double)coef[i], slope, 1e-4);
+                }
+            }
+}
+
+static void a_range_of_tokens_has_the_bits_of_the_whole(void **state)
+{
+    (void)state;
+    float sampler[TOKENS], whole[TOKENS], part[TOKENS];
+    sampler_of(sampler);
+    const tdm_loss_config c = config_of(TDM_LEVEL_TOKEN, TDM_CORRECTION_MASK, 0.3, 2.0);
+    const tdm_loss_tokens t = {.count = TOKENS, .lp = old_lp, .sampler = sampler, .advantage = 0.7, .weight = 0.5};
+    tdm_loss_sums a = {0}, b = {0};
+    tdm_loss_eval(&c, &t, 0, TOKENS, whole, &a);
+    for (int i = 0; i < TOKENS; i++) tdm_loss_eval(&c, &t, i, 1, &part[i], &b);
+    assert_memory_equal(whole, part, sizeof whole);
+    assert_memory_equal(&a, &b, sizeof a);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_weight_is_of_its_level_and_within_its_bounds),
+        cmocka_unit_test(masked_tokens_have_no_part_in_their_sequence),
+        cmocka_unit_test(a_sampler_at_its_limits_gives_a_bound_or_nothing),
+        cmocka_unit_test(without_a_correction_or_a_sampler_nothing_is_weighed),
+        cmocka_unit_test(coefficients_are_the_loss_s_derivatives),
+        cmocka_unit_test(a_range_of_tokens_has_the_bits_of_the_whole),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
