@@ -16,24 +16,27 @@ static int64_t scale_columns(const tdm_weight *w, int64_t k)
     return w->scheme == TDM_SCHEME_FP8_BLOCK ? tdm_ceil_div(k, TDM_FP8_BLOCK) : 1;
 }
 
-/* Quantizes x for w once; projections that share an input and a kind of quantization share the result. */
+/* x quantized the way `of` wants it; projections that share an input and a kind of quantization share the result. */
 typedef struct quantized {
-    tdm_cview codes, scales; /* absent: w takes x as it is */
+    const tdm_weight *of;        /* NULL: nothing is quantized yet */
+    tdm_cview codes, scales;     /* absent: `of` takes x as it is */
+    tdm_quantize_act call;       /* what makes them */
 } quantized;
 
-static tdm_status quantize(const tdm_model *m, tdm_view codes, tdm_view scales, tdm_cview x, const tdm_weight *w, quantized *q,
-                           tdm_error *err)
+static quantized quantized_for(const tdm_weight *w, tdm_view codes, tdm_view scales, tdm_cview x)
 {
-    *q = (quantized){0};
-    if (w->scheme == TDM_SCHEME_BF16 || w->act == TDM_ACT_NONE) return TDM_OK;
+    quantized q = {.of = w};
+    if (w->scheme == TDM_SCHEME_BF16 || w->act == TDM_ACT_NONE) return q;
     const bool tensor = w->scheme == TDM_SCHEME_FP8_TENSOR || w->act == TDM_ACT_STATIC;
-    tdm_view c = as_columns(codes, x.rows, x.cols), s = as_columns(scales, tensor ? 1 : x.rows, scale_columns(w, x.cols));
-    tdm_quantize_act a = {.codes = c, .scale = s, .x = x, .scheme = w->scheme, .act = w->act, .input_scale = w->input_scale, .pow2 = w->pow2};
-    tdm_status st = m->be->quantize_act(m->s, &a, err);
-    q->codes = tdm_view_const(c);
-    if (w->act != TDM_ACT_STATIC) q->scales = tdm_view_const(s);
-    return st;
+    const tdm_view c = as_columns(codes, x.rows, x.cols), s = as_columns(scales, tensor ? 1 : x.rows, scale_columns(w, x.cols));
+    q.call = (tdm_quantize_act){.codes = c, .scale = s, .x = x, .scheme = w->scheme, .act = w->act, .input_scale = w->input_scale, .pow2 = w->pow2};
+    q.codes = tdm_view_const(c);
+    if (w->act != TDM_ACT_STATIC) q.scales = tdm_view_const(s);
+    return q;
 }
+
+/* For the operation that makes x. */
+static const tdm_quantize_act *call_of(const quantized *q) { return q->codes.data ? &q->call : NULL; }
 
 static bool same_quantization(const tdm_weight *a, const tdm_weight *b)
 {
@@ -57,28 +60,38 @@ typedef struct projection {
     bool accumulate;
 } projection;
 
-/* Projections of one input x. */
-static tdm_status project(const tdm_run *r, int64_t layer, tdm_layer_acts *a, tdm_cview x, const projection *list, int count, tdm_error *err)
+/* Projections of one input x, which the operation that made it quantized for the first. Those that need nothing made in between go
+ * together. */
+static tdm_status project(const tdm_run *r, int64_t layer, tdm_layer_acts *a, tdm_cview x, quantized q, const projection *list, int count,
+                          tdm_error *err)
 {
     const tdm_model *m = r->m;
     const tdm_layer_weights *lw = tdm_weights_layer(m->w, layer);
+    tdm_linear group[TDM_PROJ_COUNT];
+    int n = 0;
     tdm_status st = TDM_OK;
-    quantized q = {0};
     for (int i = 0; i < count; i++) {
         const tdm_proj p = list[i].p;
         const tdm_weight *w = &lw->proj[p];
-        if (i == 0 || !same_quantization(w, &lw->proj[list[i - 1].p]))
-            TDM_TRY(st, quantize(m, r->scratch.codes, r->scratch.scales, x, w, &q, err), done);
-        tdm_linear l = {.y = list[i].y, .accumulate = list[i].accumulate, .x = x, .xq = q.codes, .xs = q.scales, .w = w};
-        if (r->adapter && r->adapter->offset_a[p] >= 0) {
-            l.lora_a = tdm_adapter_a(r->adapter, layer, p);
-            l.lora_b = tdm_adapter_b(r->adapter, layer, p);
-            l.lora_h = sized(a->h[p], x.rows);
-            l.lora_scale = r->adapter->scale;
-            TDM_TRY(st, tdm_forward_dropped(r, layer, p, x, &l.lora_x, err), done);
+        const bool adapted = r->adapter && r->adapter->offset_a[p] >= 0, again = !same_quantization(w, q.of);
+        if (n > 0 && (again || r->dropout.p > 0.0f)) { /* codes and the dropped input have one place */
+            TDM_TRY(st, m->be->linear_group(m->s, group, n, err), done);
+            n = 0;
         }
-        TDM_TRY(st, m->be->linear(m->s, &l, err), done);
+        if (again) {
+            q = quantized_for(w, r->scratch.codes, r->scratch.scales, x);
+            if (call_of(&q)) TDM_TRY(st, m->be->quantize_act(m->s, &q.call, err), done);
+        }
+        tdm_linear *l = &group[n++];
+        *l = (tdm_linear){.y = list[i].y, .accumulate = list[i].accumulate, .x = x, .xq = q.codes, .xs = q.scales, .w = w};
+        if (!adapted) continue;
+        l->lora_a = tdm_adapter_a(r->adapter, layer, p);
+        l->lora_b = tdm_adapter_b(r->adapter, layer, p);
+        l->lora_h = sized(a->h[p], x.rows);
+        l->lora_scale = r->adapter->scale;
+        TDM_TRY(st, tdm_forward_dropped(r, layer, p, x, &l->lora_x, err), done);
     }
+    TDM_TRY(st, m->be->linear_group(m->s, group, n, err), done);
 done:
     return st;
 }
@@ -88,15 +101,15 @@ tdm_status tdm_forward_embed(const tdm_run *r, tdm_view x, const int32_t *ids, t
     return r->m->be->embed(r->m->s, x, tdm_weights_embedding(r->m->w), ids, err);
 }
 
-static tdm_status rotate(const tdm_run *r, tdm_view x, tdm_view pre, tdm_cview norm, int64_t heads, tdm_error *err)
+static tdm_rope rotation(const tdm_run *r, tdm_view x, tdm_view pre, tdm_cview norm, int64_t heads)
 {
     const tdm_model *m = r->m;
-    const tdm_rope a = {.x = x, .pre = pre, .cos = m->rope_cos, .sin = m->rope_sin, .norm_w = norm, .position = r->batch->position,
-                        .heads = heads, .head_dim = m->c->head_dim, .eps = m->c->norm_eps};
-    return m->be->rope(m->s, &a, err);
+    return (tdm_rope){.x = x, .pre = pre, .cos = m->rope_cos, .sin = m->rope_sin, .norm_w = norm, .position = r->batch->position,
+                      .heads = heads, .head_dim = m->c->head_dim, .eps = m->c->norm_eps};
 }
 
-static tdm_status attend(const tdm_run *r, int64_t layer, tdm_layer_acts *a, tdm_cview xn, tdm_error *err)
+/* o of the layer, quantized by `q`. */
+static tdm_status attend(const tdm_run *r, int64_t layer, tdm_layer_acts *a, tdm_cview xn, quantized xnq, const tdm_quantize_act *q_act, tdm_error *err)
 {
     const tdm_model *m = r->m;
     const tdm_model_config *c = m->c;
@@ -105,13 +118,13 @@ static tdm_status attend(const tdm_run *r, int64_t layer, tdm_layer_acts *a, tdm
     tdm_status st = TDM_OK;
     tdm_view q = sized(a->q, t), k = sized(a->k, t), v = sized(a->v, t);
     const projection qkv[] = {{TDM_PROJ_Q, q, false}, {TDM_PROJ_K, k, false}, {TDM_PROJ_V, v, false}};
-    TDM_TRY(st, project(r, layer, a, xn, qkv, 3, err), done);
-    TDM_TRY(st, rotate(r, q, sized(a->q_pre, t), lw->norm_q, c->heads, err), done);
-    TDM_TRY(st, rotate(r, k, sized(a->k_pre, t), lw->norm_k, c->kv_heads, err), done);
-    const tdm_kv_write write = {.kv = &a->kv, .batch = r->batch, .k = tdm_view_const(k), .v = tdm_view_const(v)};
-    TDM_TRY(st, m->be->kv_write(m->s, &write, err), done);
+    TDM_TRY(st, project(r, layer, a, xn, xnq, qkv, 3, err), done);
+    const tdm_rope_kv rope = {.q = rotation(r, q, sized(a->q_pre, t), lw->norm_q, c->heads),
+                              .k = rotation(r, k, sized(a->k_pre, t), lw->norm_k, c->kv_heads),
+                              .write = {.kv = &a->kv, .batch = r->batch, .k = tdm_view_const(k), .v = tdm_view_const(v)}};
+    TDM_TRY(st, m->be->rope_kv(m->s, &rope, err), done);
     const tdm_attention at = {.o = sized(a->o, t), .lse = sized(a->lse, t), .q = tdm_view_const(q), .kv = &a->kv, .batch = r->batch,
-                              .heads = c->heads, .window = tdm_layer_window(c, layer), .scale = tdm_attention_scale(c)};
+                              .heads = c->heads, .window = tdm_layer_window(c, layer), .scale = tdm_attention_scale(c), .quantize = q_act};
     TDM_TRY(st, m->be->attention(m->s, &at, err), done);
 done:
     return st;
@@ -130,19 +143,26 @@ tdm_status tdm_forward_layer(const tdm_run *r, int64_t layer, tdm_layer_acts *a,
     tdm_view xn = sized(r->scratch.xn, t), act = sized(r->scratch.act, t), gate = sized(a->gate, t), up = sized(a->up, t);
     x_out = sized(x_out, t);
 
-    TDM_TRY(st, m->be->rms_norm(m->s, xn, sized(a->rstd_attn, t), tdm_view_const(x_in), lw->norm_attn, c->norm_eps, err), done);
-    TDM_TRY(st, attend(r, layer, a, tdm_view_const(xn), err), done);
-    if (tape) TDM_TRY(st, m->be->convert(m->s, x_mid, tdm_view_const(x_in), err), done);
-    const projection o = {TDM_PROJ_O, x_mid, true};
-    TDM_TRY(st, project(r, layer, a, columns(a->o, t, c->heads * c->head_dim), &o, 1, err), done);
+    const tdm_view codes = r->scratch.codes, scales = r->scratch.scales;
+    const tdm_cview o = columns(a->o, t, c->heads * c->head_dim);
 
-    TDM_TRY(st, m->be->rms_norm(m->s, xn, sized(a->rstd_ffn, t), tdm_view_const(x_mid), lw->norm_ffn, c->norm_eps, err), done);
+    quantized q = quantized_for(&lw->proj[TDM_PROJ_Q], codes, scales, tdm_view_const(xn));
+    TDM_TRY(st, m->be->rms_norm(m->s, xn, sized(a->rstd_attn, t), tdm_view_const(x_in), lw->norm_attn, c->norm_eps, call_of(&q), err), done);
+    quantized oq = quantized_for(&lw->proj[TDM_PROJ_O], codes, scales, o);
+    TDM_TRY(st, attend(r, layer, a, tdm_view_const(xn), q, call_of(&oq), err), done);
+    if (tape) TDM_TRY(st, m->be->convert(m->s, x_mid, tdm_view_const(x_in), err), done);
+    const projection out = {TDM_PROJ_O, x_mid, true};
+    TDM_TRY(st, project(r, layer, a, o, oq, &out, 1, err), done);
+
+    q = quantized_for(&lw->proj[TDM_PROJ_GATE], codes, scales, tdm_view_const(xn));
+    TDM_TRY(st, m->be->rms_norm(m->s, xn, sized(a->rstd_ffn, t), tdm_view_const(x_mid), lw->norm_ffn, c->norm_eps, call_of(&q), err), done);
     const projection gate_up[] = {{TDM_PROJ_GATE, gate, false}, {TDM_PROJ_UP, up, false}};
-    TDM_TRY(st, project(r, layer, a, tdm_view_const(xn), gate_up, 2, err), done);
-    TDM_TRY(st, m->be->swiglu(m->s, act, tdm_view_const(gate), tdm_view_const(up), err), done);
+    TDM_TRY(st, project(r, layer, a, tdm_view_const(xn), q, gate_up, 2, err), done);
+    q = quantized_for(&lw->proj[TDM_PROJ_DOWN], codes, scales, tdm_view_const(act));
+    TDM_TRY(st, m->be->swiglu(m->s, act, tdm_view_const(gate), tdm_view_const(up), call_of(&q), err), done);
     if (x_out.data != x_mid.data) TDM_TRY(st, m->be->convert(m->s, x_out, tdm_view_const(x_mid), err), done);
     const projection down = {TDM_PROJ_DOWN, x_out, true};
-    TDM_TRY(st, project(r, layer, a, tdm_view_const(act), &down, 1, err), done);
+    TDM_TRY(st, project(r, layer, a, tdm_view_const(act), q, &down, 1, err), done);
 done:
     return st;
 }
@@ -152,10 +172,9 @@ tdm_status tdm_forward_head(const tdm_model *m, tdm_cview x, tdm_view xn, tdm_vi
 {
     tdm_status st = TDM_OK;
     const tdm_weight *head = tdm_weights_head(m->w);
-    quantized q;
     xn = sized(xn, x.rows);
-    TDM_TRY(st, m->be->rms_norm(m->s, xn, sized(rstd, x.rows), x, tdm_weights_final_norm(m->w), m->c->norm_eps, err), done);
-    TDM_TRY(st, quantize(m, codes, scales, tdm_view_const(xn), head, &q, err), done);
+    const quantized q = quantized_for(head, codes, scales, tdm_view_const(xn));
+    TDM_TRY(st, m->be->rms_norm(m->s, xn, sized(rstd, x.rows), x, tdm_weights_final_norm(m->w), m->c->norm_eps, call_of(&q), err), done);
     const tdm_linear l = {.y = sized(logits, x.rows), .x = tdm_view_const(xn), .xq = q.codes, .xs = q.scales, .w = head};
     TDM_TRY(st, m->be->linear(m->s, &l, err), done);
 done:

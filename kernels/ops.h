@@ -97,6 +97,8 @@ typedef struct tdm_limits {
  *   codes [T, K] e4m3
  *   scale f32: dynamic tensor [1, 1] | dynamic channel [T, 1] | dynamic block [T, ceil(K/128)] ; static: scale not written, w->input_scale used
  *   scale = amax / 448 in f32 (1 where amax is 0), rounded up to a power of two when pow2. The quotient is x / scale in f32.
+ * Operations whose result a linear reads take one of these too (`q`, or NULL): they quantize their bf16 result on the way, to the same
+ * bits as a call of its own; x is then that result.
  * Source  compressed-tensors FP8_DYNAMIC; DeepSeek-V3 act_quant; vLLM scaled_fp8_quant. */
 typedef struct tdm_quantize_act {
     tdm_view codes, scale;
@@ -193,6 +195,11 @@ typedef struct tdm_kv_write {
     const tdm_batch *batch;
     tdm_cview k, v;
 } tdm_kv_write;
+/* rope_kv: rope(q), rope(k) and kv_write(write) in one; write.k is k's x. */
+typedef struct tdm_rope_kv {
+    tdm_rope q, k;
+    tdm_kv_write write;
+} tdm_rope_kv;
 
 /* attention: o[t, h] = softmax(scale * q[t, h] . k[0..p]) v[0..p], causal, p the row's position; keys older than `window` positions
  * (p - j >= window) are left out when window > 0. Query head h reads KV head h / (H / Hkv).
@@ -205,6 +212,7 @@ typedef struct tdm_attention {
     const tdm_batch *batch;
     int64_t heads, window;
     float scale;
+    const tdm_quantize_act *quantize; /* of o; or NULL */
 } tdm_attention;
 /* attention_backward: every sequence of the batch stands in it whole (from position 0).
  *   dq [T, H*Dh] bf16, dk, dv [T, Hkv*Dh] bf16 written; do_ [T, H*Dh] f32; o, q, lse as forward left them.
@@ -372,25 +380,31 @@ typedef struct tdm_backend {
 
     tdm_status (*quantize_act)(tdm_stream *s, const tdm_quantize_act *a, tdm_error *err);
     tdm_status (*linear)(tdm_stream *s, const tdm_linear *a, tdm_error *err);
+    /* linear_group: `count` linears of the same x, to the bits each has alone. They write to different places. */
+    tdm_status (*linear_group)(tdm_stream *s, const tdm_linear *list, int count, tdm_error *err);
     tdm_status (*linear_backward)(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err);
 
     /* rms_norm: y[t, d] = x[t, d] * w[d] / sqrt(mean over d of x[t, d]^2 + eps)
      *   y [T, D] bf16     x [T, D] f32 (the residual stream)     w [1, D] bf16     rstd [T, 1] f32 or absent
+     *   q        quantizes y too, or NULL
      * Source  Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4; eps inside the root, as Llama has it. */
-    tdm_status (*rms_norm)(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, tdm_error *err);
+    tdm_status (*rms_norm)(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, const tdm_quantize_act *q,
+                           tdm_error *err);
     /* dx [T, D] f32 += the gradient through the norm; dy [T, D] f32; x, w, rstd as forward saw them. */
     tdm_status (*rms_norm_backward)(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd, tdm_error *err);
 
     tdm_status (*rope)(tdm_stream *s, const tdm_rope *a, tdm_error *err);
     tdm_status (*rope_backward)(tdm_stream *s, const tdm_rope_backward *a, tdm_error *err);
     tdm_status (*kv_write)(tdm_stream *s, const tdm_kv_write *a, tdm_error *err);
+    tdm_status (*rope_kv)(tdm_stream *s, const tdm_rope_kv *a, tdm_error *err);
     /* Copies page src to page dst (copy-on-write of a shared prompt's last page). */
     tdm_status (*kv_copy)(tdm_stream *s, const tdm_kv_pages *kv, int64_t dst, int64_t src, tdm_error *err);
     tdm_status (*attention)(tdm_stream *s, const tdm_attention *a, tdm_error *err);
     tdm_status (*attention_backward)(tdm_stream *s, const tdm_attention_backward *a, tdm_error *err);
 
-    /* swiglu: y = silu(gate) * up, all [T, F] bf16, f32 inside. Backward: dgate, dup bf16 from dy [T, F] f32; may overwrite gate, up. */
-    tdm_status (*swiglu)(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, tdm_error *err);
+    /* swiglu: y = silu(gate) * up, all [T, F] bf16, f32 inside; q quantizes y too, or NULL.
+     * Backward: dgate, dup bf16 from dy [T, F] f32; may overwrite gate, up. */
+    tdm_status (*swiglu)(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err);
     tdm_status (*swiglu_backward)(tdm_stream *s, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up, tdm_error *err);
 
     /* embed: y[t] = table[id[t]], table [V, D] bf16 (or e4m3 with per-row scale), y [T, D] f32. The table may lie in host_open's memory. */

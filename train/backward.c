@@ -59,11 +59,11 @@ static tdm_status ffn_back(const context *c, tdm_error *err)
     const tdm_view act = rows(c, t->scratch.act), xn = rows(c, t->scratch.xn), gate = rows(c, c->a->gate), up = rows(c, c->a->up);
 
     /* silu(gate) * up and the normalized input are made again rather than kept: the same bits, for a fraction of the bytes */
-    TDM_TRY(st, m->be->swiglu(m->s, act, tdm_view_const(gate), tdm_view_const(up), err), done);
+    TDM_TRY(st, m->be->swiglu(m->s, act, tdm_view_const(gate), tdm_view_const(up), NULL, err), done);
     TDM_TRY(st, m->be->convert(m->s, dy, tdm_view_const(dx), err), done);
     TDM_TRY(st, project_back(c, TDM_PROJ_DOWN, tdm_view_const(dy), tdm_view_const(act), dact, false, err), done);
     TDM_TRY(st, m->be->swiglu_backward(m->s, gate, up, tdm_view_const(dact), tdm_view_const(gate), tdm_view_const(up), err), done);
-    TDM_TRY(st, m->be->rms_norm(m->s, xn, (tdm_view){0}, read(c, c->a->x_mid), lw->norm_ffn, m->c->norm_eps, err), done);
+    TDM_TRY(st, m->be->rms_norm(m->s, xn, (tdm_view){0}, read(c, c->a->x_mid), lw->norm_ffn, m->c->norm_eps, NULL, err), done);
     TDM_TRY(st, project_back(c, TDM_PROJ_GATE, tdm_view_const(gate), tdm_view_const(xn), dxn, false, err), done);
     TDM_TRY(st, project_back(c, TDM_PROJ_UP, tdm_view_const(up), tdm_view_const(xn), dxn, true, err), done);
     TDM_TRY(st, m->be->rms_norm_backward(m->s, dx, tdm_view_const(dxn), read(c, c->a->x_mid), lw->norm_ffn, read(c, c->a->rstd_ffn), err), done);
@@ -101,7 +101,7 @@ static tdm_status attention_back(const context *c, tdm_error *err)
     TDM_TRY(st, m->be->attention_backward(m->s, &at, err), done);
     TDM_TRY(st, rotate_back(c, dq, c->a->q_pre, lw->norm_q, cfg->heads, err), done);
     TDM_TRY(st, rotate_back(c, dk, c->a->k_pre, lw->norm_k, cfg->kv_heads, err), done);
-    TDM_TRY(st, m->be->rms_norm(m->s, xn, (tdm_view){0}, read(c, c->a->x_in), lw->norm_attn, cfg->norm_eps, err), done);
+    TDM_TRY(st, m->be->rms_norm(m->s, xn, (tdm_view){0}, read(c, c->a->x_in), lw->norm_attn, cfg->norm_eps, NULL, err), done);
     TDM_TRY(st, project_back(c, TDM_PROJ_Q, tdm_view_const(dq), tdm_view_const(xn), dxn, false, err), done);
     TDM_TRY(st, project_back(c, TDM_PROJ_K, tdm_view_const(dk), tdm_view_const(xn), dxn, true, err), done);
     TDM_TRY(st, project_back(c, TDM_PROJ_V, tdm_view_const(dv), tdm_view_const(xn), dxn, true, err), done);

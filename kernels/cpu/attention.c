@@ -232,7 +232,6 @@ static void attention_tiles(void *ctx, int64_t first, int64_t last, int thread)
 
 tdm_status TDM_CPU(attention)(tdm_stream *s, const tdm_attention *a, tdm_error *err)
 {
-    (void)err;
     const tdm_kv_pages *kv = a->kv;
     TDM_ASSERT(a->q.dtype == TDM_DTYPE_BF16 && a->o.dtype == TDM_DTYPE_BF16 && a->heads % kv->kv_heads == 0 && kv->head_dim % 2 == 0);
     TDM_ASSERT(a->q.rows == a->batch->tokens && a->o.rows == a->batch->tokens);
@@ -244,5 +243,5 @@ tdm_status TDM_CPU(attention)(tdm_stream *s, const tdm_attention *a, tdm_error *
     job.span = (int64_t)tdm_align_up((size_t)job.span, KV_PAGE);
     job.slice = scratch_layout(NULL, NULL, rows_most(job.group), kv->head_dim, job.span);
     tdm_cpu_parallel(s, tdm_ceil_div(a->batch->tokens, job.tile) * kv->kv_heads, 1, attention_tiles, &job);
-    return TDM_OK;
+    return a->quantize ? TDM_CPU(quantize_act)(s, a->quantize, err) : TDM_OK;
 }

@@ -38,6 +38,7 @@ const tdm_backend TDM_CPU(backend) = {
 
     .quantize_act = TDM_CPU(quantize_act),
     .linear = TDM_CPU(linear),
+    .linear_group = TDM_CPU(linear_group),
     .linear_backward = TDM_CPU(linear_backward),
     .kv_page_tokens = KV_PAGE,
     .rms_norm = TDM_CPU(rms_norm),
@@ -46,6 +47,7 @@ const tdm_backend TDM_CPU(backend) = {
     .rope_backward = TDM_CPU(rope_backward),
     .kv_page_bytes = TDM_CPU(kv_page_bytes),
     .kv_write = TDM_CPU(kv_write),
+    .rope_kv = TDM_CPU(rope_kv),
     .kv_copy = TDM_CPU(kv_copy),
     .attention = TDM_CPU(attention),
     .attention_backward = TDM_CPU(attention_backward),

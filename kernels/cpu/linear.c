@@ -64,6 +64,13 @@ tdm_status TDM_CPU(linear)(tdm_stream *s, const tdm_linear *a, tdm_error *err)
     return TDM_OK;
 }
 
+tdm_status TDM_CPU(linear_group)(tdm_stream *s, const tdm_linear *list, int count, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    for (int i = 0; st == TDM_OK && i < count; i++) st = TDM_CPU(linear)(s, &list[i], err);
+    return st;
+}
+
 static size_t largest(size_t a, size_t b) { return a > b ? a : b; }
 
 /* Inner layers have rows of any length up to the width; rows as long as the vocabulary come to the head's backward alone. */

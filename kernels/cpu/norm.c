@@ -45,14 +45,14 @@ static void norm_rows(void *ctx, int64_t first, int64_t last, int thread)
     }
 }
 
-tdm_status TDM_CPU(rms_norm)(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, tdm_error *err)
+tdm_status TDM_CPU(rms_norm)(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, const tdm_quantize_act *q,
+                             tdm_error *err)
 {
-    (void)err;
     TDM_ASSERT(x.dtype == TDM_DTYPE_F32 && y.dtype == TDM_DTYPE_BF16 && w.dtype == TDM_DTYPE_BF16);
     TDM_ASSERT(y.rows == x.rows && y.cols == x.cols && w.cols == x.cols && (!rstd.data || rstd.rows == x.rows));
     norm_job job = {.y = y, .rstd = rstd, .x = x, .w = w, .eps = eps};
     tdm_cpu_parallel(s, x.rows, rows_per_piece(x.cols), norm_rows, &job);
-    return TDM_OK;
+    return q ? TDM_CPU(quantize_act)(s, q, err) : TDM_OK;
 }
 
 /* With g = w dy and xhat = x rstd: dx += rstd (g - xhat mean(g xhat)). */

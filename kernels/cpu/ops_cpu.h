@@ -12,6 +12,7 @@ tdm_status TDM_CPU(probe)(tdm_stream *s, const void *region, size_t bytes, doubl
 void TDM_CPU(quantize_weight)(const tdm_quantize_weight *a);
 tdm_status TDM_CPU(quantize_act)(tdm_stream *s, const tdm_quantize_act *a, tdm_error *err);
 tdm_status TDM_CPU(linear)(tdm_stream *s, const tdm_linear *a, tdm_error *err);
+tdm_status TDM_CPU(linear_group)(tdm_stream *s, const tdm_linear *list, int count, tdm_error *err);
 tdm_status TDM_CPU(linear_backward)(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err);
 size_t TDM_CPU(linear_workspace_bytes)(const tdm_limits *limits, int threads);
 
@@ -26,12 +27,14 @@ size_t TDM_CPU(attention_workspace_bytes)(const tdm_limits *limits, int threads)
 size_t TDM_CPU(attention_backward_workspace_bytes)(const tdm_limits *limits, int threads);
 
 /* norm.c, rope.c, swiglu.c */
-tdm_status TDM_CPU(rms_norm)(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, tdm_error *err);
+tdm_status TDM_CPU(rms_norm)(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, const tdm_quantize_act *q,
+                             tdm_error *err);
 tdm_status TDM_CPU(rms_norm_backward)(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd,
                                       tdm_error *err);
 tdm_status TDM_CPU(rope)(tdm_stream *s, const tdm_rope *a, tdm_error *err);
+tdm_status TDM_CPU(rope_kv)(tdm_stream *s, const tdm_rope_kv *a, tdm_error *err);
 tdm_status TDM_CPU(rope_backward)(tdm_stream *s, const tdm_rope_backward *a, tdm_error *err);
-tdm_status TDM_CPU(swiglu)(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, tdm_error *err);
+tdm_status TDM_CPU(swiglu)(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err);
 tdm_status TDM_CPU(swiglu_backward)(tdm_stream *s, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up,
                                     tdm_error *err);
 

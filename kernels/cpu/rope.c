@@ -95,6 +95,17 @@ tdm_status TDM_CPU(rope)(tdm_stream *s, const tdm_rope *a, tdm_error *err)
     return TDM_OK;
 }
 
+tdm_status TDM_CPU(rope_kv)(tdm_stream *s, const tdm_rope_kv *a, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    TDM_ASSERT(a->write.k.data == a->k.x.data);
+    TDM_TRY(st, TDM_CPU(rope)(s, &a->q, err), done);
+    TDM_TRY(st, TDM_CPU(rope)(s, &a->k, err), done);
+    TDM_TRY(st, TDM_CPU(kv_write)(s, &a->write, err), done);
+done:
+    return st;
+}
+
 /* Through y = w x rstd, in place on dy: dx = rstd (w dy - x rstd^2 mean(w dy x)). */
 static void head_norm_backward(float *f, const uint16_t *pre, const uint16_t *w, int64_t dh, float eps)
 {

@@ -27,14 +27,13 @@ static void swiglu_rows(void *ctx, int64_t first, int64_t last, int thread)
     }
 }
 
-tdm_status TDM_CPU(swiglu)(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, tdm_error *err)
+tdm_status TDM_CPU(swiglu)(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err)
 {
-    (void)err;
     TDM_ASSERT(y.dtype == TDM_DTYPE_BF16 && gate.dtype == TDM_DTYPE_BF16 && up.dtype == TDM_DTYPE_BF16);
     TDM_ASSERT(gate.rows == y.rows && up.rows == y.rows && gate.cols == y.cols && up.cols == y.cols);
     swiglu_job job = {.y = y, .gate = gate, .up = up};
     tdm_cpu_parallel(s, y.rows, rows_per_piece(y.cols), swiglu_rows, &job);
-    return TDM_OK;
+    return q ? TDM_CPU(quantize_act)(s, q, err) : TDM_OK;
 }
 
 /* With s = sigmoid(gate): dup = dy gate s, dgate = dy up s (1 + gate (1 - s)). */

@@ -11,8 +11,10 @@
 #include <math_constants.h>
 
 #include "kernels/cuda/attention.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/quantize.cuh"
 
-enum { PART = 512, PART_TILES = PART / ATTN_TILE, PART_THREADS = 128, MERGE_WARPS = 4 };
+enum { PART = 512, PART_TILES = PART / ATTN_TILE, PART_THREADS = 128, MERGE_WARPS = 8 };
 static const size_t PARTS_BYTES = (size_t)64 << 20; // the workspace that parts may take where the batch wants more: then in several launches
 
 struct attention_args {
@@ -265,6 +267,8 @@ template <int DHP, bool FP8, int STAGES> __global__ void __launch_bounds__(PART_
     constexpr int N = DHP / 32; // a warp's columns, in eights
     extern __shared__ __align__(16) char shared[];
     const int part = (int)blockIdx.x, g = (int)blockIdx.y % a.kv_heads, tile_of_rows = (int)blockIdx.y / a.kv_heads, b = a.first + (int)blockIdx.z;
+    tdm_let_next_begin();
+    tdm_wait_for_previous();
     const part_rows rows = part_rows_of(a, b, tile_of_rows);
     if (part >= rows.parts) return;
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x / 32;
@@ -339,16 +343,13 @@ template <int DHP, bool FP8, int STAGES> __global__ void __launch_bounds__(PART_
     }
 }
 
-// A warp takes one row. Grid: [rows / MERGE_WARPS, KV heads x tiles, sequences].
-__global__ void __launch_bounds__(MERGE_WARPS * 32) attention_merge_kernel(const attention_args a)
+// A row of o out of its parts, by a warp: what lane l has of columns n * 64 + 2l.
+TDM_DEVICE void merge_row(const attention_args &a, const part_rows &rows, int sequence, int g, int tile, int i, uint32_t (&out)[4])
 {
-    const int g = (int)blockIdx.y % a.kv_heads, tile = (int)blockIdx.y / a.kv_heads, i = (int)blockIdx.x * MERGE_WARPS + (int)threadIdx.x / 32;
-    const part_rows rows = part_rows_of(a, a.first + (int)blockIdx.z, tile);
-    if (i >= rows.rows || rows.parts < 2) return;
     const int lane = (int)threadIdx.x & 31;
     float M = -CUDART_INF_F, L = 0.0f, O[4][2] = {};
     for (int part = 0; part < rows.parts; part++) {
-        const int64_t slot = part_slot(a, (int)blockIdx.z, g, tile, part) + i;
+        const int64_t slot = part_slot(a, sequence, g, tile, part) + i;
         const float2 ml = *(const float2 *)(a.part_ml + slot * 2);
         const merge_factors f = merge_begin(M, ml.x);
         L = merge(f, L, ml.y);
@@ -364,13 +365,56 @@ __global__ void __launch_bounds__(MERGE_WARPS * 32) attention_merge_kernel(const
     const int row = rows.row0 + i, head = g * a.group + row % a.group;
     const int64_t t = rows.start + row / a.group;
     const float factor = a.v_scale / L;
-    uint16_t *out = a.o + t * a.o_stride + (int64_t)head * a.kv.head_dim;
+#pragma unroll
+    for (int n = 0; n < 4; n++) out[n] = pack_bf16(O[n][0] * factor, O[n][1] * factor);
+    if (a.lse && lane == 0) a.lse[t * a.lse_stride + head] = lse_of(M, L);
+}
+
+// A warp takes one row. Grid: [rows / MERGE_WARPS, KV heads x tiles, sequences].
+__global__ void __launch_bounds__(MERGE_WARPS * 32) attention_merge_kernel(const __grid_constant__ attention_args a)
+{
+    const int g = (int)blockIdx.y % a.kv_heads, tile = (int)blockIdx.y / a.kv_heads, i = (int)blockIdx.x * MERGE_WARPS + (int)threadIdx.x / 32;
+    tdm_let_next_begin();
+    tdm_wait_for_previous();
+    const part_rows rows = part_rows_of(a, a.first + (int)blockIdx.z, tile);
+    if (i >= rows.rows || rows.parts < 2) return;
+    uint32_t o[4];
+    merge_row(a, rows, (int)blockIdx.z, g, tile, i, o);
+    const int row = rows.row0 + i;
+    uint16_t *out = a.o + (rows.start + row / a.group) * a.o_stride + (int64_t)(g * a.group + row % a.group) * a.kv.head_dim;
 #pragma unroll
     for (int n = 0; n < 4; n++) {
-        const int c = n * 64 + lane * 2;
-        if (c < a.kv.head_dim) *(uint32_t *)(out + c) = pack_bf16(O[n][0] * factor, O[n][1] * factor);
+        const int c = n * 64 + (int)(threadIdx.x & 31) * 2;
+        if (c < a.kv.head_dim) *(uint32_t *)(out + c) = o[n];
     }
-    if (a.lse && lane == 0) a.lse[t * a.lse_stride + head] = lse_of(M, L);
+}
+
+// Decode: a block takes the token of a sequence, merges its rows where there is anything to merge, and quantizes it. Grid: [sequences].
+__global__ void __launch_bounds__(MERGE_WARPS * 32) attention_finish_kernel(const __grid_constant__ attention_args a, const tdm_quantize q,
+                                                                            tdm_quantize_kind kind)
+{
+    extern __shared__ __align__(16) uint16_t token[]; // [heads * head_dim]
+    const int sequence = (int)blockIdx.x, lane = (int)threadIdx.x & 31;
+    tdm_let_next_begin();
+    tdm_wait_for_previous();
+    const int start = a.batch.q_start[a.first + sequence];
+    if (a.batch.q_start[a.first + sequence + 1] == start) return; // no row in this call
+    for (int head = (int)threadIdx.x / 32; head < a.kv_heads * a.group; head += MERGE_WARPS) {
+        const int g = head / a.group, tile = head % a.group / a.rows, i = head % a.group % a.rows;
+        const part_rows rows = part_rows_of(a, a.first + sequence, tile);
+        uint16_t *out = a.o + start * a.o_stride + (int64_t)head * a.kv.head_dim;
+        uint32_t o[4];
+        if (rows.parts >= 2) merge_row(a, rows, sequence, g, tile, i, o);
+#pragma unroll
+        for (int n = 0; n < 4; n++) {
+            const int c = n * 64 + lane * 2;
+            if (c >= a.kv.head_dim) continue;
+            if (rows.parts >= 2) *(uint32_t *)(out + c) = o[n];
+            else o[n] = *(const uint32_t *)(out + c);
+            *(uint32_t *)(token + head * a.kv.head_dim + c) = o[n];
+        }
+    }
+    tdm_quantize_made<MERGE_WARPS * 32>(q, kind, start, token);
 }
 
 // ---- Launches -----------------------------------------------------------------------------------------------------------------------
@@ -403,7 +447,7 @@ static tdm_status rows_launch(tdm_stream *s, const tdm_attention *a, const atten
 }
 
 template <int DHP, bool FP8, int STAGES>
-static tdm_status parts_launch(tdm_stream *s, const tdm_attention *a, attention_args args, tdm_error *err)
+static tdm_status parts_launch(tdm_stream *s, const tdm_attention *a, attention_args args, const tdm_quantize_fusion *fusion, tdm_error *err)
 {
     const auto kernel = attention_parts_kernel<DHP, FP8, STAGES>;
     const int bytes = parts_shape<DHP, FP8, STAGES>::BYTES;
@@ -429,19 +473,24 @@ static tdm_status parts_launch(tdm_stream *s, const tdm_attention *a, attention_
     for (int64_t b = 0; st == TDM_OK && b < batch->sequences; b += chunk) {
         const unsigned sequences = (unsigned)tdm_min_i64(chunk, batch->sequences - b);
         args.first = (int)b;
-        kernel<<<dim3((unsigned)args.parts, heads, sequences), PART_THREADS, bytes, s->cuda>>>(args);
-        st = tdm_cuda_launched(err, "attention", batch->tokens, a->q.cols);
-        if (st != TDM_OK || args.parts == 1) continue;
-        attention_merge_kernel<<<dim3((unsigned)tdm_ceil_div(args.rows, MERGE_WARPS), heads, sequences), MERGE_WARPS * 32, 0, s->cuda>>>(args);
-        st = tdm_cuda_launched(err, "attention", batch->tokens, a->q.cols);
+        st = TDM_CUDA(tdm_cuda_launch(s, kernel, dim3((unsigned)args.parts, heads, sequences), PART_THREADS, (size_t)bytes, 1, args));
+        if (st == TDM_OK && fusion->kind != TDM_QUANTIZE_PLAIN)
+            st = TDM_CUDA(tdm_cuda_launch(s, attention_finish_kernel, dim3(sequences), MERGE_WARPS * 32, fusion->bytes, 1, args, fusion->q, fusion->kind));
+        else if (st == TDM_OK && args.parts > 1)
+            st = TDM_CUDA(tdm_cuda_launch(s, attention_merge_kernel, dim3((unsigned)tdm_ceil_div(args.rows, MERGE_WARPS), heads, sequences),
+                                          MERGE_WARPS * 32, 0, 1, args));
+        if (st == TDM_OK) st = tdm_cuda_launched(err, "attention", batch->tokens, a->q.cols);
     }
     return st;
 }
 
-template <int DHP, bool FP8> static tdm_status width_launch(tdm_stream *s, const tdm_attention *a, const attention_args *args, tdm_error *err)
+static bool by_parts(const tdm_attention *a) { return a->batch->q_most == 1 || a->batch->q_most * (a->heads / a->kv->kv_heads) <= 16; }
+
+template <int DHP, bool FP8>
+static tdm_status width_launch(tdm_stream *s, const tdm_attention *a, const attention_args *args, const tdm_quantize_fusion *fusion, tdm_error *err)
 {
     constexpr bool wide = DHP > 128;
-    if (a->batch->q_most == 1 || a->batch->q_most * args->group <= 16) return parts_launch<DHP, FP8, wide ? 1 : 2>(s, a, *args, err);
+    if (by_parts(a)) return parts_launch<DHP, FP8, wide ? 1 : 2>(s, a, *args, fusion, err);
     if constexpr (!wide) {
         int most = 0;
         const tdm_status st = attention_shared_most(&most, err);
@@ -449,6 +498,16 @@ template <int DHP, bool FP8> static tdm_status width_launch(tdm_stream *s, const
         if (rows_shape<DHP, FP8, 8, 2>::BYTES <= most) return rows_launch<DHP, FP8, 8, 2>(s, a, args, err);
     }
     return rows_launch<DHP, FP8, 4, 1>(s, a, args, err);
+}
+
+static tdm_status run(tdm_stream *s, const tdm_attention *a, const attention_args *r, const tdm_quantize_fusion *fusion, tdm_error *err)
+{
+    const bool fp8 = a->kv->dtype == TDM_DTYPE_E4M3;
+    const int64_t dh = a->kv->head_dim;
+    if (dh <= 64) return fp8 ? width_launch<64, true>(s, a, r, fusion, err) : width_launch<64, false>(s, a, r, fusion, err);
+    if (dh <= 96) return fp8 ? width_launch<96, true>(s, a, r, fusion, err) : width_launch<96, false>(s, a, r, fusion, err);
+    if (dh <= 128) return fp8 ? width_launch<128, true>(s, a, r, fusion, err) : width_launch<128, false>(s, a, r, fusion, err);
+    return fp8 ? width_launch<256, true>(s, a, r, fusion, err) : width_launch<256, false>(s, a, r, fusion, err);
 }
 
 tdm_status tdm_cuda_attention(tdm_stream *s, const tdm_attention *a, tdm_error *err)
@@ -476,9 +535,10 @@ tdm_status tdm_cuda_attention(tdm_stream *s, const tdm_attention *a, tdm_error *
     const bool fp8 = kv->dtype == TDM_DTYPE_E4M3;
     r.factor = (fp8 ? a->scale * kv->k_scale : a->scale) * ATTN_LOG2E;
     r.v_scale = fp8 ? kv->v_scale : 1.0f;
-    const int64_t dh = kv->head_dim;
-    if (dh <= 64) return fp8 ? width_launch<64, true>(s, a, &r, err) : width_launch<64, false>(s, a, &r, err);
-    if (dh <= 96) return fp8 ? width_launch<96, true>(s, a, &r, err) : width_launch<96, false>(s, a, &r, err);
-    if (dh <= 128) return fp8 ? width_launch<128, true>(s, a, &r, err) : width_launch<128, false>(s, a, &r, err);
-    return fp8 ? width_launch<256, true>(s, a, &r, err) : width_launch<256, false>(s, a, &r, err);
+    // A block of decode's second kernel holds the whole of a token; elsewhere o is quantized afterwards.
+    tdm_quantize_fusion fusion = tdm_quantize_fuse(a->quantize, tdm_view_const(a->o));
+    const bool fused = fusion.kind != TDM_QUANTIZE_PLAIN && a->batch->q_most == 1;
+    if (!fused) fusion.kind = TDM_QUANTIZE_PLAIN;
+    const tdm_status st = run(s, a, &r, &fusion, err);
+    return st == TDM_OK && a->quantize && !fused ? tdm_cuda_quantize_act(s, a->quantize, err) : st;
 }

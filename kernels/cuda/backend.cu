@@ -59,12 +59,14 @@ template <tdm_cuda_path PATH> static constexpr tdm_backend table(const char *nam
     b.probe = tdm_cuda_probe;
     b.quantize_act = tdm_cuda_quantize_act;
     b.linear = tdm_cuda_linear;
+    b.linear_group = tdm_cuda_linear_group;
     b.linear_backward = tdm_cuda_linear_backward;
     b.rms_norm = tdm_cuda_rms_norm;
     b.rms_norm_backward = tdm_cuda_rms_norm_backward;
     b.rope = tdm_cuda_rope;
     b.rope_backward = tdm_cuda_rope_backward;
     b.kv_write = tdm_cuda_kv_write;
+    b.rope_kv = tdm_cuda_rope_kv;
     b.kv_copy = tdm_cuda_kv_copy;
     b.attention = tdm_cuda_attention;
     b.attention_backward = tdm_cuda_attention_backward;

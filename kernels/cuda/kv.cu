@@ -18,45 +18,20 @@ struct write_args {
     float k_scale, v_scale;
 };
 
-// 8 values as codes, or 8 zero codes past the head.
-TDM_DEVICE uint2 codes_of(const uint16_t *x, bool in, float scale)
-{
-    if (!in) return make_uint2(0, 0);
-    const uint4 raw = *(const uint4 *)x;
-    const uint32_t pair[4] = {raw.x, raw.y, raw.z, raw.w};
-    uint32_t out[2] = {0, 0};
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const float f = tdm_bf16((uint16_t)(pair[i / 2] >> (16 * (i % 2))));
-        out[i / 4] |= (uint32_t)tdm_to_e4m3(__fdiv_rn(f, scale)) << (8 * (i % 4));
-    }
-    return make_uint2(out[0], out[1]);
-}
-
 // A block takes one token. Its sequence is the last whose first row is at or before it: empty ones are passed.
 template <bool FP8> __global__ void __launch_bounds__(WRITE_THREADS) kv_write_kernel(const write_args a)
 {
     const int64_t t = blockIdx.x;
-    int begun = 0;
-    for (int b0 = 0; b0 < a.sequences; b0 += WRITE_THREADS) {
-        const int b = b0 + (int)threadIdx.x;
-        begun += __syncthreads_count(b < a.sequences && a.q_start[b] <= t);
-    }
+    const int b = kv_sequence_of<WRITE_THREADS>(a.q_start, a.sequences, t);
     const int p = a.position[t];
-    const int32_t page = a.pages[(begun - 1) * a.pages_stride + p / TDM_CUDA_KV_PAGE];
+    const int32_t page = a.pages[b * a.pages_stride + p / TDM_CUDA_KV_PAGE];
     const int units = FP8 ? a.kv.row_bytes / 8 : a.kv.row_bytes / 16; // of 8 elements in a row
     for (int i = (int)threadIdx.x; i < a.kv_heads * units; i += WRITE_THREADS) {
         const int g = i / units, u = i % units;
-        const uint16_t *k = a.k + t * a.k_stride + g * a.kv.head_dim + u * 8, *v = a.v + t * a.v_stride + g * a.kv.head_dim + u * 8;
+        const uint16_t *k = a.k + t * a.k_stride + g * a.kv.head_dim, *v = a.v + t * a.v_stride + g * a.kv.head_dim;
         char *to = kv_head(a.kv, page, g) + p % TDM_CUDA_KV_PAGE * a.kv.row_bytes;
-        if (FP8) {
-            const bool in = u * 8 < a.kv.head_dim;
-            *(uint2 *)(to + u * 8) = codes_of(k, in, a.k_scale);
-            *(uint2 *)(to + a.kv.values_at + u * 8) = codes_of(v, in, a.v_scale);
-        } else {
-            *(uint4 *)(to + u * 16) = *(const uint4 *)k;
-            *(uint4 *)(to + a.kv.values_at + u * 16) = *(const uint4 *)v;
-        }
+        kv_put<FP8>(a.kv, to, k, u, a.k_scale);
+        kv_put<FP8>(a.kv, to + a.kv.values_at, v, u, a.v_scale);
     }
 }
 

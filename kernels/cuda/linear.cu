@@ -109,6 +109,13 @@ tdm_status tdm_cuda_linear(tdm_stream *s, const tdm_linear *a, tdm_error *err)
     return run_own(s, &part, err);
 }
 
+tdm_status tdm_cuda_linear_group(tdm_stream *s, const tdm_linear *list, int count, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    for (int i = 0; st == TDM_OK && i < count; i++) st = tdm_cuda_linear(s, &list[i], err);
+    return st;
+}
+
 // The slices' sums: slices are more than one only while their panels are few, so the product of both is bounded whatever N is.
 size_t tdm_cuda_linear_workspace_bytes(const tdm_limits *limits)
 {

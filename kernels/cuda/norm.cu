@@ -1,8 +1,9 @@
 // rms_norm and its backward: a block a row. A thread sums the same columns whatever the row's alignment (four neighbours every 1024),
 // so the order of a sum depends on D alone.
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/quantize.cuh"
 
-enum { THREADS = 256, WARPS = THREADS / 32, STEP = 4 * THREADS };
+enum { THREADS = 256, WARPS = THREADS / 32, STEP = 4 * THREADS, HELD = 4 }; // HELD: fours of a row that a thread keeps in registers
 
 static __device__ float block_sum(float v)
 {
@@ -57,28 +58,58 @@ static __device__ __forceinline__ float4 mul4(float4 a, float4 b)
     return make_float4(__fmul_rn(a.x, b.x), __fmul_rn(a.y, b.y), __fmul_rn(a.z, b.z), __fmul_rn(a.w, b.w));
 }
 
-// `aligned`: every row begins at 16 bytes (f32) or 8 (bf16).
-static __global__ void __launch_bounds__(THREADS) norm_rows(tdm_view y, tdm_view rstd, tdm_cview x, const uint16_t *w, float eps, bool aligned)
+// `aligned`: every row begins at 16 bytes (f32) or 8 (bf16). Where y is quantized too the block keeps its row in shared memory.
+static __global__ void __launch_bounds__(THREADS) norm_rows(tdm_view y, tdm_view rstd, tdm_cview x, const uint16_t *w, float eps, bool aligned,
+                                                            tdm_quantize q, tdm_quantize_kind kind)
 {
+    extern __shared__ __align__(16) uint16_t row[];
     const int64_t t = blockIdx.x;
     const int cols = (int)x.cols;
     const float *in = (const float *)x.data + t * x.stride;
     uint16_t *out = (uint16_t *)y.data + t * y.stride;
+    const auto whole = [&](int c) { return aligned && c + 4 <= cols; };
+    float4 held[HELD], weight[HELD];
+    tdm_let_next_begin();
+#pragma unroll
+    for (int i = 0; i < HELD; i++) {
+        const int c = 4 * threadIdx.x + i * STEP;
+        if (c < cols) weight[i] = load4_bf16(w + c, cols - c, whole(c));
+    }
+    tdm_wait_for_previous();
     float sum = 0.0f;
-    for (int c = 4 * threadIdx.x; c < cols; c += STEP) {
-        const float4 v = load4(in + c, cols - c, aligned && c + 4 <= cols);
+    const auto add = [&](float4 v) {
         sum = __fmaf_rn(v.x, v.x, sum);
         sum = __fmaf_rn(v.y, v.y, sum);
         sum = __fmaf_rn(v.z, v.z, sum);
         sum = __fmaf_rn(v.w, v.w, sum);
+    };
+#pragma unroll
+    for (int i = 0; i < HELD; i++) {
+        const int c = 4 * threadIdx.x + i * STEP;
+        if (c < cols) held[i] = load4(in + c, cols - c, whole(c));
     }
+#pragma unroll
+    for (int i = 0; i < HELD; i++)
+        if (4 * threadIdx.x + i * STEP < cols) add(held[i]);
+    for (int c = 4 * threadIdx.x + HELD * STEP; c < cols; c += STEP) add(load4(in + c, cols - c, whole(c)));
     const float scale = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(block_sum(sum), (float)cols), eps)));
-    for (int c = 4 * threadIdx.x; c < cols; c += STEP) {
-        const bool whole = aligned && c + 4 <= cols;
-        const float4 v = mul4(load4(in + c, cols - c, whole), make_float4(scale, scale, scale, scale));
-        store4_bf16(out + c, mul4(v, load4_bf16(w + c, cols - c, whole)), cols - c, whole);
+    const auto put = [&](int c, float4 v, float4 of_w) {
+        v = mul4(mul4(v, make_float4(scale, scale, scale, scale)), of_w);
+        store4_bf16(out + c, v, cols - c, whole(c));
+        if (kind == TDM_QUANTIZE_PLAIN) return;
+        *(ushort4 *)(row + c) = make_ushort4(tdm_to_bf16(v.x), c + 1 < cols ? tdm_to_bf16(v.y) : 0, c + 2 < cols ? tdm_to_bf16(v.z) : 0,
+                                             c + 3 < cols ? tdm_to_bf16(v.w) : 0);
+        if (c % 8 == 0 && c + 4 >= cols) *(ushort4 *)(row + c + 4) = make_ushort4(0, 0, 0, 0); // up to a multiple of 8
+    };
+#pragma unroll
+    for (int i = 0; i < HELD; i++) {
+        const int c = 4 * threadIdx.x + i * STEP;
+        if (c < cols) put(c, held[i], weight[i]);
     }
+    for (int c = 4 * threadIdx.x + HELD * STEP; c < cols; c += STEP)
+        put(c, load4(in + c, cols - c, whole(c)), load4_bf16(w + c, cols - c, whole(c)));
     if (rstd.data && threadIdx.x == 0) ((float *)rstd.data)[t * rstd.stride] = scale;
+    if (kind != TDM_QUANTIZE_PLAIN) tdm_quantize_made<THREADS>(q, kind, t, row);
 }
 
 // With g = w dy and xhat = x rstd: dx += rstd (g - xhat mean(g xhat)).
@@ -117,14 +148,18 @@ static __global__ void __launch_bounds__(THREADS) norm_backward_rows(tdm_view dx
 
 static bool rows_align(const void *data, int64_t stride, size_t element) { return (uintptr_t)data % (4 * element) == 0 && stride % 4 == 0; }
 
-tdm_status tdm_cuda_rms_norm(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, tdm_error *err)
+tdm_status tdm_cuda_rms_norm(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, const tdm_quantize_act *q,
+                             tdm_error *err)
 {
     TDM_ASSERT(x.dtype == TDM_DTYPE_F32 && y.dtype == TDM_DTYPE_BF16 && w.dtype == TDM_DTYPE_BF16);
     TDM_ASSERT(y.rows == x.rows && y.cols == x.cols && w.cols == x.cols && (!rstd.data || rstd.rows == x.rows));
     if (x.rows == 0) return TDM_OK;
     const bool aligned = rows_align(x.data, x.stride, 4) && rows_align(y.data, y.stride, 2) && (uintptr_t)w.data % 8 == 0;
-    norm_rows<<<(unsigned)x.rows, THREADS, 0, s->cuda>>>(y, rstd, x, (const uint16_t *)w.data, eps, aligned);
-    return tdm_cuda_launched(err, "rms_norm", x.rows, x.cols);
+    const tdm_quantize_fusion f = tdm_quantize_fuse(q, tdm_view_const(y));
+    tdm_status st = TDM_CUDA(tdm_cuda_launch(s, norm_rows, dim3((unsigned)x.rows), THREADS, f.bytes, 1, y, rstd, x, (const uint16_t *)w.data, eps,
+                                             aligned, f.q, f.kind));
+    if (st == TDM_OK) st = tdm_cuda_launched(err, "rms_norm", x.rows, x.cols);
+    return st == TDM_OK && f.later ? tdm_cuda_quantize_act(s, q, err) : st;
 }
 
 tdm_status tdm_cuda_rms_norm_backward(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd, tdm_error *err)

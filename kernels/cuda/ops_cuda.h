@@ -33,6 +33,7 @@ tdm_status tdm_cuda_probe(tdm_stream *s, const void *region, size_t bytes, doubl
 size_t tdm_cuda_linear_workspace_bytes(const tdm_limits *limits);
 tdm_status tdm_cuda_quantize_act(tdm_stream *s, const tdm_quantize_act *a, tdm_error *err);
 tdm_status tdm_cuda_linear(tdm_stream *s, const tdm_linear *a, tdm_error *err);
+tdm_status tdm_cuda_linear_group(tdm_stream *s, const tdm_linear *list, int count, tdm_error *err);
 tdm_status tdm_cuda_linear_backward(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err);
 
 /* rope.cu, kv.cu, attention.cu, attention_backward.cu */
@@ -41,15 +42,17 @@ size_t tdm_cuda_kv_page_bytes(tdm_dtype dtype, int64_t kv_heads, int64_t head_di
 size_t tdm_cuda_attention_workspace_bytes(const tdm_limits *limits);
 tdm_status tdm_cuda_rope(tdm_stream *s, const tdm_rope *a, tdm_error *err);
 tdm_status tdm_cuda_rope_backward(tdm_stream *s, const tdm_rope_backward *a, tdm_error *err);
+tdm_status tdm_cuda_rope_kv(tdm_stream *s, const tdm_rope_kv *a, tdm_error *err);
 tdm_status tdm_cuda_kv_write(tdm_stream *s, const tdm_kv_write *a, tdm_error *err);
 tdm_status tdm_cuda_kv_copy(tdm_stream *s, const tdm_kv_pages *kv, int64_t dst, int64_t src, tdm_error *err);
 tdm_status tdm_cuda_attention(tdm_stream *s, const tdm_attention *a, tdm_error *err);
 tdm_status tdm_cuda_attention_backward(tdm_stream *s, const tdm_attention_backward *a, tdm_error *err);
 
 /* norm.cu, swiglu.cu, rows.cu (embed, gather, scatter, zero, convert), dropout.cu */
-tdm_status tdm_cuda_rms_norm(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, tdm_error *err);
+tdm_status tdm_cuda_rms_norm(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, const tdm_quantize_act *q,
+                              tdm_error *err);
 tdm_status tdm_cuda_rms_norm_backward(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd, tdm_error *err);
-tdm_status tdm_cuda_swiglu(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, tdm_error *err);
+tdm_status tdm_cuda_swiglu(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err);
 tdm_status tdm_cuda_swiglu_backward(tdm_stream *s, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up, tdm_error *err);
 tdm_status tdm_cuda_embed(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, tdm_error *err);
 tdm_status tdm_cuda_gather_rows(tdm_stream *s, tdm_view y, tdm_cview x, const int32_t *row, tdm_error *err);

@@ -1,120 +1,31 @@
 // quantize_act: bf16 activations to e4m3 codes and scales, a block a row.
-#include "kernels/cuda/gemm.cuh"
+#include "kernels/cuda/quantize.cuh"
 
-enum { THREADS = 256, WARPS = THREADS / 32 };
+enum { THREADS = 256, ROW_MOST = 47 * 1024 }; // ROW_MOST: shared memory that a block has without asking
 
-struct quantize {
-    const uint16_t *x;
-    uint8_t *codes;
-    float *scale;
-    int64_t cols, x_stride, codes_stride, scale_stride;
-    uint32_t *amax; // of the whole call, as bits
-    float one;      // static: the scale
-    bool pow2, vector;
-};
+TDM_DEVICE const uint16_t *row_of(const tdm_quantize &q) { return q.x + blockIdx.x * q.x_stride; }
 
-// Magnitudes of bf16 compare as integers, NaN above all.
-TDM_DEVICE uint32_t magnitude(uint4 v)
-{
-    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
-    uint32_t most = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) most = max(most, max(w[i] & 0x7fffu, w[i] >> 16 & 0x7fffu));
-    return most;
-}
-
-// Of magnitude bits: a NaN leaves the scale at 1 (the NaN's own code is NaN), an infinity is its own scale.
-TDM_DEVICE float scale_of(uint32_t most, bool pow2)
-{
-    if (most > 0x7f80u) return 1.0f;
-    const float amax = tdm_bf16((uint16_t)most);
-    return most == 0x7f80u ? amax : tdm_scale_of(amax, pow2);
-}
-
-TDM_DEVICE uint4 load8(const quantize &q, int64_t t, int64_t k)
-{
-    return tdm_load16<2>((const char *)(q.x + t * q.x_stride + k), q.cols - k, q.vector);
-}
-
-TDM_DEVICE void store8(const quantize &q, int64_t t, int64_t k, uint4 v, float scale)
-{
-    const uint32_t w[4] = {v.x, v.y, v.z, v.w};
-    uint32_t c[2] = {0, 0};
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const float x = tdm_bf16((uint16_t)(w[i / 2] >> 16 * (i % 2)));
-        c[i / 4] |= (uint32_t)tdm_to_e4m3(__fdiv_rn(x, scale)) << 8 * (i % 4);
-    }
-    uint8_t *out = q.codes + t * q.codes_stride + k;
-    if (q.vector && k + 8 <= q.cols) {
-        *(uint2 *)out = make_uint2(c[0], c[1]);
-        return;
-    }
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        if (k + i < q.cols) out[i] = (uint8_t)(c[i / 4] >> 8 * (i % 4));
-}
-
-// The largest magnitude of the row, known to every thread.
-TDM_DEVICE uint32_t row_amax(const quantize &q, int64_t t)
-{
-    __shared__ uint32_t of_warp[WARPS];
-    uint32_t most = 0;
-    for (int64_t k = threadIdx.x * 8; k < q.cols; k += THREADS * 8) most = max(most, magnitude(load8(q, t, k)));
-    most = __reduce_max_sync(0xffffffffu, most);
-    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = most;
-    __syncthreads();
-    for (int i = 0; i < WARPS; i++) most = max(most, of_warp[i]);
-    return most;
-}
-
-TDM_DEVICE void round_row(const quantize &q, int64_t t, float scale)
-{
-    for (int64_t k = threadIdx.x * 8; k < q.cols; k += THREADS * 8) store8(q, t, k, load8(q, t, k), scale);
-}
-
-static __global__ void __launch_bounds__(THREADS) by_row(quantize q)
-{
-    const int64_t t = blockIdx.x;
-    const float scale = scale_of(row_amax(q, t), q.pow2);
-    if (threadIdx.x == 0) q.scale[t * q.scale_stride] = scale;
-    round_row(q, t, scale);
-}
-
-// 16 lanes take a block of 128 columns, 8 each.
-static __global__ void __launch_bounds__(THREADS) by_block(quantize q)
-{
-    const int64_t t = blockIdx.x, rounded = (q.cols + 127) / 128 * 128;
-    for (int64_t base = 0; base < rounded; base += THREADS * 8) {
-        const int64_t k = base + threadIdx.x * 8;
-        const uint4 v = k < q.cols ? load8(q, t, k) : make_uint4(0, 0, 0, 0);
-        uint32_t most = magnitude(v);
-        for (int o = 8; o > 0; o >>= 1) most = max(most, __shfl_xor_sync(0xffffffffu, most, o));
-        const float scale = scale_of(most, q.pow2);
-        if (k >= q.cols) continue; // whole rounds of the loop: every lane comes to the shuffle
-        if (k % 128 == 0) q.scale[t * q.scale_stride + k / 128] = scale;
-        store8(q, t, k, v, scale);
-    }
-}
+static __global__ void __launch_bounds__(THREADS) by_row(const tdm_quantize q) { tdm_quantize_row<THREADS, false>(q, blockIdx.x, row_of(q)); }
+static __global__ void __launch_bounds__(THREADS) by_block(const tdm_quantize q) { tdm_quantize_blocks<THREADS, false>(q, blockIdx.x, row_of(q)); }
 
 // A row with a NaN has no say in the scale of the call; its NaNs stay.
-static __global__ void __launch_bounds__(THREADS) call_amax(quantize q)
+static __global__ void __launch_bounds__(THREADS) call_amax(const tdm_quantize q)
 {
-    const uint32_t most = row_amax(q, blockIdx.x);
+    const uint32_t most = tdm_quantize_amax<THREADS, false>(q, row_of(q));
     if (threadIdx.x == 0 && most <= 0x7f80u) atomicMax(q.amax, most);
 }
 
-static __global__ void __launch_bounds__(THREADS) by_call(quantize q)
+static __global__ void __launch_bounds__(THREADS) by_call(const tdm_quantize q)
 {
     float scale = q.one;
     if (q.amax) {
-        scale = scale_of(*q.amax, q.pow2);
+        scale = tdm_scale_of_magnitude(*q.amax, q.pow2);
         if (blockIdx.x == 0 && threadIdx.x == 0) q.scale[0] = scale;
     }
-    round_row(q, blockIdx.x, scale);
+    tdm_quantize_round<THREADS, false>(q, blockIdx.x, row_of(q), scale);
 }
 
-static void check(const tdm_quantize_act *a)
+void tdm_quantize_check(const tdm_quantize_act *a)
 {
     TDM_ASSERT(a->act != TDM_ACT_NONE && a->scheme != TDM_SCHEME_BF16);
     TDM_ASSERT(a->x.dtype == TDM_DTYPE_BF16 && a->codes.dtype == TDM_DTYPE_E4M3);
@@ -126,12 +37,9 @@ static void check(const tdm_quantize_act *a)
     TDM_ASSERT_EQ(a->scale.cols, a->scheme == TDM_SCHEME_FP8_BLOCK ? tdm_ceil_div(a->x.cols, TDM_FP8_BLOCK) : 1);
 }
 
-tdm_status tdm_cuda_quantize_act(tdm_stream *s, const tdm_quantize_act *a, tdm_error *err)
+tdm_quantize tdm_quantize_of(const tdm_quantize_act *a)
 {
-    check(a);
-    const int64_t rows = a->x.rows;
-    if (rows == 0) return TDM_OK;
-    quantize q = {};
+    tdm_quantize q = {};
     q.x = (const uint16_t *)a->x.data;
     q.codes = (uint8_t *)a->codes.data;
     q.scale = (float *)a->scale.data;
@@ -142,6 +50,34 @@ tdm_status tdm_cuda_quantize_act(tdm_stream *s, const tdm_quantize_act *a, tdm_e
     q.one = a->input_scale;
     q.pow2 = a->pow2;
     q.vector = tdm_gemm_vector(a->x.data, a->x.stride, 2) && (uintptr_t)a->codes.data % 8 == 0 && a->codes.stride % 8 == 0;
+    return q;
+}
+
+tdm_quantize_fusion tdm_quantize_fuse(const tdm_quantize_act *a, tdm_cview y)
+{
+    tdm_quantize_fusion f = {};
+    if (!a) return f;
+    tdm_quantize_check(a);
+    TDM_ASSERT(a->x.data == y.data && a->x.rows == y.rows && a->x.cols == y.cols && a->x.stride == y.stride);
+    f.bytes = (size_t)tdm_ceil_div(y.cols, 8) * 16;
+    f.later = f.bytes > ROW_MOST || (a->act == TDM_ACT_DYNAMIC && a->scheme == TDM_SCHEME_FP8_TENSOR);
+    if (f.later) {
+        f.bytes = 0;
+        return f;
+    }
+    f.q = tdm_quantize_of(a);
+    f.kind = a->act == TDM_ACT_STATIC               ? TDM_QUANTIZE_STATIC
+             : a->scheme == TDM_SCHEME_FP8_CHANNEL ? TDM_QUANTIZE_ROW
+                                                   : TDM_QUANTIZE_BLOCK;
+    return f;
+}
+
+tdm_status tdm_cuda_quantize_act(tdm_stream *s, const tdm_quantize_act *a, tdm_error *err)
+{
+    tdm_quantize_check(a);
+    const int64_t rows = a->x.rows;
+    if (rows == 0) return TDM_OK;
+    tdm_quantize q = tdm_quantize_of(a);
     const unsigned blocks = (unsigned)rows;
     if (a->act == TDM_ACT_STATIC) {
         by_call<<<blocks, THREADS, 0, s->cuda>>>(q);

@@ -1,8 +1,10 @@
-// rope: optional per-head RMS norm (Qwen3), then the rotation of the head's halves; and the backward of both. A warp takes one head of
+// rope: optional per-head RMS norm (Qwen3), then the rotation of the head's halves; the same on the way to the pages (rope_kv); and the
+// backward of both. A warp takes one head of
 // one token; a lane always holds the same pairs, so sums run in an order fixed by the head's width.
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/kv.cuh"
+#include "kernels/cuda/launch.cuh"
 
-enum { HEAD_MAX = 1024, WARPS = 4 };
+enum { HEAD_MAX = 1024, WARPS = 4, KV_WARPS = 8 };
 
 struct rope_args {
     uint16_t *x, *pre; // backward only reads pre
@@ -47,12 +49,10 @@ template <int V> TDM_DEVICE float head_rstd(const uint16_t *x, int n, float eps,
     return 1.0f / sqrtf(tdm_warp_sum(sum) / (float)n + eps);
 }
 
-template <int V> __global__ void __launch_bounds__(32 * WARPS) rope_kernel(const rope_args a)
+// also(c, y): sees the values that head got from column c on.
+template <int V, class F> TDM_DEVICE void rotate_head(const rope_args &a, int64_t t, int head, int lane, F also)
 {
-    const int64_t item = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
-    if (item >= a.items) return;
-    const int lane = (int)threadIdx.x % 32, head = (int)(item % a.heads), half = a.head_dim / 2;
-    const int64_t t = item / a.heads;
+    const int half = a.head_dim / 2;
     uint16_t *x = a.x + t * a.x_stride + (int64_t)head * a.head_dim;
     uint16_t *pre = a.pre ? a.pre + t * a.pre_stride + (int64_t)head * a.head_dim : NULL;
     const float *cos = a.cos + a.position[t] * a.cos_stride, *sin = a.sin + a.position[t] * a.sin_stride;
@@ -79,7 +79,61 @@ template <int V> __global__ void __launch_bounds__(32 * WARPS) rope_kernel(const
         }
         store<V>(x + c, y1);
         store<V>(x + half + c, y2);
+        also(c, y1);
+        also(half + c, y2);
     }
+}
+
+template <int V> __global__ void __launch_bounds__(32 * WARPS) rope_kernel(const rope_args a)
+{
+    const int64_t item = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
+    if (item >= a.items) return;
+    rotate_head<V>(a, item / a.heads, (int)(item % a.heads), (int)threadIdx.x % 32, [](int, const values<V> &) {});
+}
+
+struct rope_kv_args {
+    rope_args q, k;
+    kv_layout kv;
+    const uint16_t *v;
+    int64_t v_stride, pages_stride;
+    const int32_t *q_start, *pages;
+    int sequences;
+    float k_scale, v_scale;
+};
+
+// A block takes KV_WARPS heads of a token: those of q, then of k, then of v.
+template <bool FP8> __global__ void __launch_bounds__(32 * KV_WARPS) rope_kv_kernel(const __grid_constant__ rope_kv_args a)
+{
+    const int64_t t = blockIdx.x;
+    const int first = (int)blockIdx.y * KV_WARPS, lane = (int)threadIdx.x % 32;
+    int head = first + (int)threadIdx.x / 32, b = 0;
+    tdm_let_next_begin();
+    tdm_wait_for_previous();
+    if (first + KV_WARPS > a.q.heads) b = kv_sequence_of<32 * KV_WARPS>(a.q_start, a.sequences, t);
+    if (head < a.q.heads) {
+        rotate_head<2>(a.q, t, head, lane, [](int, const values<2> &) {});
+        return;
+    }
+    const bool is_k = (head -= a.q.heads) < a.k.heads;
+    if (!is_k && (head -= a.k.heads) >= a.k.heads) return;
+    const int p = a.k.position[t];
+    char *to = kv_head(a.kv, a.pages[b * a.pages_stride + p / TDM_CUDA_KV_PAGE], head) + p % TDM_CUDA_KV_PAGE * a.kv.row_bytes;
+    if (!is_k) {
+        const int units = FP8 ? a.kv.row_bytes / 8 : a.kv.row_bytes / 16;
+        for (int u = lane; u < units; u += 32)
+            kv_put<FP8>(a.kv, to + a.kv.values_at, a.v + t * a.v_stride + (int64_t)head * a.kv.head_dim, u, a.v_scale);
+        return;
+    }
+    rotate_head<2>(a.k, t, head, lane, [&](int c, const values<2> &y) {
+        if (FP8) {
+            const uint32_t low = tdm_to_e4m3(__fdiv_rn(tdm_bf16(tdm_to_bf16(y.f[0])), a.k_scale));
+            const uint32_t high = tdm_to_e4m3(__fdiv_rn(tdm_bf16(tdm_to_bf16(y.f[1])), a.k_scale));
+            *(uint16_t *)(to + c) = (uint16_t)(low | high << 8);
+        } else {
+            store<2>((uint16_t *)to + c, y);
+        }
+    });
+    if (FP8 && lane == 0 && a.kv.row_bytes > a.kv.head_dim) *(uint2 *)(to + a.kv.head_dim) = make_uint2(0, 0);
 }
 
 // Rotates back, then through y = w x rstd: dx = rstd (w dy - x rstd^2 mean(w dy x)).
@@ -161,7 +215,7 @@ static rope_args args_of(tdm_view x, tdm_cview cos, tdm_cview sin, tdm_cview nor
     return r;
 }
 
-tdm_status tdm_cuda_rope(tdm_stream *s, const tdm_rope *a, tdm_error *err)
+static rope_args forward_args(const tdm_rope *a)
 {
     rope_args r = args_of(a->x, a->cos, a->sin, a->norm_w, a->position, a->heads, a->head_dim, a->eps);
     TDM_ASSERT(!a->pre.data || (a->pre.dtype == TDM_DTYPE_BF16 && a->pre.rows == a->x.rows && a->pre.cols == a->x.cols));
@@ -170,11 +224,43 @@ tdm_status tdm_cuda_rope(tdm_stream *s, const tdm_rope *a, tdm_error *err)
         r.pre_stride = a->pre.stride;
     }
     check(&r, a->x, a->cos, a->sin, a->norm_w);
+    return r;
+}
+
+tdm_status tdm_cuda_rope(tdm_stream *s, const tdm_rope *a, tdm_error *err)
+{
+    const rope_args r = forward_args(a);
     if (r.items == 0) return TDM_OK;
     const unsigned grid = (unsigned)tdm_ceil_div(r.items, WARPS);
     if (a->head_dim % 4 == 0) rope_kernel<2><<<grid, 32 * WARPS, 0, s->cuda>>>(r);
     else rope_kernel<1><<<grid, 32 * WARPS, 0, s->cuda>>>(r);
     return tdm_cuda_launched(err, "rope", a->x.rows, a->x.cols);
+}
+
+tdm_status tdm_cuda_rope_kv(tdm_stream *s, const tdm_rope_kv *a, tdm_error *err)
+{
+    const tdm_kv_write *w = &a->write;
+    const tdm_batch *batch = w->batch;
+    rope_kv_args r = {};
+    r.q = forward_args(&a->q);
+    r.k = forward_args(&a->k);
+    TDM_ASSERT(w->k.data == a->k.x.data && w->k.stride == a->k.x.stride && a->k.heads == w->kv->kv_heads && a->k.head_dim == w->kv->head_dim);
+    TDM_ASSERT(a->q.x.rows == batch->tokens && a->k.x.rows == batch->tokens && w->v.rows == batch->tokens);
+    TDM_ASSERT(w->v.dtype == TDM_DTYPE_BF16 && w->v.cols == w->k.cols && w->v.stride % 8 == 0 && (uintptr_t)w->v.data % 16 == 0);
+    if (batch->tokens == 0) return TDM_OK;
+    r.kv = kv_layout_of(w->kv);
+    r.v = (const uint16_t *)w->v.data;
+    r.v_stride = w->v.stride;
+    r.pages_stride = batch->pages_stride;
+    r.q_start = batch->q_start;
+    r.pages = batch->pages;
+    r.sequences = (int)batch->sequences;
+    r.k_scale = w->kv->k_scale;
+    r.v_scale = w->kv->v_scale;
+    const dim3 grid((unsigned)batch->tokens, (unsigned)tdm_ceil_div(a->q.heads + 2 * a->k.heads, KV_WARPS));
+    const auto kernel = w->kv->dtype == TDM_DTYPE_E4M3 ? rope_kv_kernel<true> : rope_kv_kernel<false>;
+    const tdm_status st = TDM_CUDA(tdm_cuda_launch(s, kernel, grid, 32 * KV_WARPS, 0, 1, r));
+    return st == TDM_OK ? tdm_cuda_launched(err, "rope_kv", batch->tokens, a->q.x.cols) : st;
 }
 
 tdm_status tdm_cuda_rope_backward(tdm_stream *s, const tdm_rope_backward *a, tdm_error *err)

@@ -85,6 +85,26 @@ static tdm_status linear(tdm_stream *s, const tdm_linear *a, tdm_error *err)
           size_of_weight(a->w) + size(a->x) + size(a->xq) + size_of(a->y) + size(a->lora_a) + size(a->lora_b), linear(s, a, err));
 }
 
+/* All under one name, that of the shapes they have together. */
+static tdm_status linear_group(tdm_stream *s, const tdm_linear *list, int count, tdm_error *err)
+{
+    char name[NAME_MOST];
+    double flops = 0.0, bytes = size(list->x) + size(list->xq);
+    int64_t rows = 0;
+    bool adapter = false;
+    if (count == 1) return linear(s, list, err);
+    for (int i = 0; i < count; i++) {
+        const tdm_linear *a = &list[i];
+        const tdm_cview w = a->w->codes;
+        rows += w.rows;
+        adapter = adapter || a->lora_a.data;
+        flops += 2.0 * (double)a->x.rows * ((double)w.rows * (double)w.cols + (double)a->lora_a.rows * (double)(w.rows + w.cols));
+        bytes += size_of_weight(a->w) + size_of(a->y) + size(a->lora_a) + size(a->lora_b);
+    }
+    snprintf(name, sizeof name, "%d linears %" PRId64 "x%" PRId64 "%s", count, rows, list->w->codes.cols, adapter ? " + adapter" : "");
+    TIMED(name, flops, bytes, linear_group(s, list, count, err));
+}
+
 static tdm_status linear_backward(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
 {
     char name[NAME_MOST];
@@ -95,9 +115,9 @@ static tdm_status linear_backward(tdm_stream *s, const tdm_linear_backward *a, t
           linear_backward(s, a, err));
 }
 
-static tdm_status rms_norm(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, tdm_error *err)
+static tdm_status rms_norm(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, const tdm_quantize_act *q, tdm_error *err)
 {
-    TIMED("rms_norm", 0.0, size(x) + size_of(y), rms_norm(s, y, rstd, x, w, eps, err));
+    TIMED("rms_norm", 0.0, size(x) + size_of(y) + (q ? size_of(q->codes) : 0.0), rms_norm(s, y, rstd, x, w, eps, q, err));
 }
 
 static tdm_status rms_norm_backward(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd, tdm_error *err)
@@ -108,6 +128,12 @@ static tdm_status rms_norm_backward(tdm_stream *s, tdm_view dx, tdm_cview dy, td
 static tdm_status rope(tdm_stream *s, const tdm_rope *a, tdm_error *err)
 {
     TIMED("rope", 0.0, 2.0 * size_of(a->x) + size_of(a->pre), rope(s, a, err));
+}
+
+static tdm_status rope_kv(tdm_stream *s, const tdm_rope_kv *a, tdm_error *err)
+{
+    TIMED("rope_kv", 0.0, 2.0 * (size_of(a->q.x) + size_of(a->k.x)) + size_of(a->q.pre) + size_of(a->k.pre) + size(a->write.k) + 2.0 * size(a->write.v),
+          rope_kv(s, a, err));
 }
 
 static tdm_status rope_backward(tdm_stream *s, const tdm_rope_backward *a, tdm_error *err)
@@ -135,9 +161,9 @@ static tdm_status attention_backward(tdm_stream *s, const tdm_attention_backward
     TIMED("attention_backward", 0.0, 0.0, attention_backward(s, a, err));
 }
 
-static tdm_status swiglu(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, tdm_error *err)
+static tdm_status swiglu(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err)
 {
-    TIMED("swiglu", 0.0, size(gate) + size(up) + size_of(y), swiglu(s, y, gate, up, err));
+    TIMED("swiglu", 0.0, size(gate) + size(up) + size_of(y) + (q ? size_of(q->codes) : 0.0), swiglu(s, y, gate, up, q, err));
 }
 
 static tdm_status swiglu_backward(tdm_stream *s, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up, tdm_error *err)
@@ -206,9 +232,9 @@ tdm_status tdm_bench_ops_open(const tdm_backend *real, tdm_stream *stream, void 
     ops.table = *real;
     tdm_backend *t = &ops.table;
     t->capture_begin = NULL, t->capture_end = NULL, t->graph_launch = NULL, t->graph_close = NULL;
-    t->quantize_act = quantize_act, t->linear = linear, t->linear_backward = linear_backward;
+    t->quantize_act = quantize_act, t->linear = linear, t->linear_group = linear_group, t->linear_backward = linear_backward;
     t->rms_norm = rms_norm, t->rms_norm_backward = rms_norm_backward, t->rope = rope, t->rope_backward = rope_backward;
-    t->kv_write = kv_write, t->kv_copy = kv_copy, t->attention = attention, t->attention_backward = attention_backward;
+    t->rope_kv = rope_kv, t->kv_write = kv_write, t->kv_copy = kv_copy, t->attention = attention, t->attention_backward = attention_backward;
     t->swiglu = swiglu, t->swiglu_backward = swiglu_backward, t->embed = embed, t->gather_rows = gather_rows, t->scatter_rows = scatter_rows;
     t->zero = zero, t->convert = convert, t->dropout = dropout, t->dropout_backward = dropout_backward;
     t->sample = sample, t->logprob = logprob, t->logprob_backward = logprob_backward, t->adamw = adamw, t->sgd = sgd, t->sum_squares = sum_squares;

@@ -5,7 +5,7 @@
 static void forward(const tdm_backend *be, int threads, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w)
 {
     test_stream s = test_stream_open(be, &ops_limits, threads);
-    TEST_OK(be->rms_norm(s.s, test_out(&s, y), test_out(&s, rstd), test_in(&s, x), test_in(&s, w), 1e-6f, err));
+    TEST_OK(be->rms_norm(s.s, test_out(&s, y), test_out(&s, rstd), test_in(&s, x), test_in(&s, w), 1e-6f, NULL, err));
     test_stream_close(&s);
 }
 

@@ -5,7 +5,7 @@
 static void forward(const tdm_backend *be, int threads, tdm_view y, tdm_cview gate, tdm_cview up)
 {
     test_stream s = test_stream_open(be, &ops_limits, threads);
-    TEST_OK(be->swiglu(s.s, test_out(&s, y), test_in(&s, gate), test_in(&s, up), err));
+    TEST_OK(be->swiglu(s.s, test_out(&s, y), test_in(&s, gate), test_in(&s, up), NULL, err));
     test_stream_close(&s);
 }
 

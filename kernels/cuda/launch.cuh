@@ -1,0 +1,47 @@
+// Launches whose blocks may start while the kernel before them still runs (programmatic dependent launch, from sm_90 on): a kernel that
+// is launched so calls tdm_wait_for_previous before it touches anything an operation may write, on every path, and may read weights
+// before that. tdm_let_next_begin says that the next kernel's blocks may come as soon as there is room.
+#pragma once
+
+#include "kernels/cuda/common.cuh"
+
+TDM_DEVICE void tdm_wait_for_previous()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+TDM_DEVICE void tdm_let_next_begin()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// The card takes launches of that kind, and clusters of blocks.
+static inline bool tdm_cuda_overlaps(const tdm_stream *s) { return s->path >= TDM_CUDA_SM90; }
+
+// cluster: blocks of the grid's x that run together and see each other's shared memory; 1: each alone.
+template <class... P, class... A>
+static cudaError_t tdm_cuda_launch(const tdm_stream *s, void (*kernel)(P...), dim3 grid, unsigned threads, size_t shared, unsigned cluster, A... args)
+{
+    cudaLaunchAttribute attributes[2];
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared;
+    config.stream = s->cuda;
+    config.attrs = attributes;
+    if (tdm_cuda_overlaps(s)) {
+        cudaLaunchAttribute *a = &attributes[config.numAttrs++];
+        a->id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        a->val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        cudaLaunchAttribute *a = &attributes[config.numAttrs++];
+        a->id = cudaLaunchAttributeClusterDimension;
+        a->val.clusterDim.x = cluster;
+        a->val.clusterDim.y = a->val.clusterDim.z = 1;
+    }
+    return cudaLaunchKernelEx(&config, kernel, P(args)...);
+}
