@@ -26,6 +26,8 @@ struct tdm_stream {
     struct tdm_blas *blas; // NULL: only our own kernels run
     cudaStream_t side;     // copies beside the stream; NULL until the first
     cudaEvent_t given, copied[TDM_SIDE_SLOTS]; // where a copy begins; where each slot's ends
+    unsigned *counters;    // of gemm_thin; 0 whenever an operation begins
+    int slot;              // which they are
 };
 
 // "what: the driver's words" as an error; TDM_OK where code is cudaSuccess.

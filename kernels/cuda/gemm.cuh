@@ -1,8 +1,8 @@
 // The matrix products under linear and linear_backward, on mma.sync m16n8k16 with f32 sums; runs on every card from sm_80 on.
 //
-// A product's bits depend on its own row of x and on (N, K) alone. Each output is one chain over k in order; where K is cut into
-// slices (so that few rows still fill the card) the cut depends on (N, K) alone and the slices' sums are added in order, whether one
-// block runs them all or a block each. Weights stand in the 16-wide operand of the instruction and tokens in the 8-wide one, so
+// A product's bits depend on its own row of x and on K alone. K is cut into at most 8 slices (so that few rows still fill the card);
+// within a slice an output is one chain over k in order, and the slices' sums are added in order, whether one block runs them all or
+// a block each. Weights stand in the 16-wide operand of the instruction and tokens in the 8-wide one, so
 // a tile may hold any number of tokens.
 #pragma once
 
@@ -44,6 +44,11 @@ struct tdm_gemm {
 // y = X W^T and so on; `scratch` of at least tdm_gemm_nt_scratch(rows, cols, depth) bytes.
 tdm_status tdm_gemm_nt(tdm_stream *s, tdm_gemm g, float *scratch, tdm_error *err);
 size_t tdm_gemm_nt_scratch(int64_t rows, int64_t cols, int64_t depth);
+// The most of it for any shape of at most so many rows.
+size_t tdm_gemm_nt_scratch_most(int64_t rows);
+// How K is cut: `slices` of `slice_tiles` times 128 (the last may be shorter). All kernels of the forward keep to it.
+enum { TDM_GEMM_SLICES_MOST = 8 };
+void tdm_gemm_nt_plan(int64_t depth, int *slices, int *slice_tiles);
 // y = X W; codes are read as bf16(code * scale), and no scale but x_scale multiplies the sum.
 tdm_status tdm_gemm_nn(tdm_stream *s, const tdm_gemm &g, tdm_error *err);
 // grad [I, J] f32 += alpha * a^T b, token by token: a [T, I], b [T, J] bf16. One chain an element, begun at what grad holds.

@@ -1,6 +1,8 @@
 // linear: quantized or bf16 weights, the adapter's part and the bias in one product.
 #include "kernels/cuda/blaslt.cuh"
 #include "kernels/cuda/gemm.cuh"
+#include "kernels/cuda/gemm_thin.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/linear_check.h"
 
 static void set_operands(tdm_gemm *g, tdm_cview x, tdm_cview w)
@@ -77,6 +79,88 @@ end:
     return st;
 }
 
+// ---- Several of one x ----------------------------------------------------------------------------------------------------------
+
+static tdm_cview adapter_x(const tdm_linear *a) { return a->lora_x.data ? a->lora_x : a->x; }
+
+// gemm_thin takes it. Without an adapter few rows are as fast one linear at a time: the gain is in h made beside the product.
+static bool is_thin(const tdm_stream *s, const tdm_linear *a)
+{
+    const int64_t t = a->x.rows;
+    if (!tdm_cuda_overlaps(s) || t > TDM_THIN_ROWS_MOST || a->w->codes.rows > TDM_THIN_COLS_MOST) return false;
+    if (!a->lora_a.data && t <= TDM_THIN_ROWS_BARE) return false;
+    return s->exact || !s->blas || t < TDM_BLAS_ROWS_LEAST;
+}
+
+// gemm_thin takes them in one launch.
+static bool go_together(const tdm_linear *a, const tdm_linear *b)
+{
+    const tdm_weight *v = a->w, *w = b->w;
+    const tdm_cview xa = adapter_x(a), xb = adapter_x(b);
+    return a->x.data == b->x.data && a->x.rows == b->x.rows && a->x.stride == b->x.stride && a->xq.data == b->xq.data &&
+           a->xs.data == b->xs.data && v->codes.cols == w->codes.cols && v->scheme == w->scheme && v->act == w->act &&
+           (v->act != TDM_ACT_STATIC || v->input_scale == w->input_scale) && xa.data == xb.data && xa.stride == xb.stride;
+}
+
+static void set_part(tdm_thin_part *p, const tdm_linear *a)
+{
+    const tdm_weight *w = a->w;
+    p->w = w->codes.data;
+    p->w_stride = w->codes.stride;
+    p->cols = w->codes.rows;
+    p->w_vector = tdm_gemm_vector(w->codes.data, w->codes.stride, w->scheme == TDM_SCHEME_BF16 ? 2 : 1);
+    if (w->scheme != TDM_SCHEME_BF16) {
+        p->ws = (const float *)w->scale.data;
+        p->ws_stride = w->scale.stride;
+    }
+    p->bias = (const uint16_t *)w->bias.data;
+    p->y = a->y.data;
+    p->y_stride = a->y.stride;
+    p->y_f32 = a->y.dtype == TDM_DTYPE_F32;
+    p->accumulate = a->accumulate;
+    if (!a->lora_a.data) return;
+    p->a = (const uint16_t *)a->lora_a.data;
+    p->b = (const uint16_t *)a->lora_b.data;
+    p->h = (uint16_t *)a->lora_h.data;
+    p->a_stride = a->lora_a.stride;
+    p->b_stride = a->lora_b.stride;
+    p->h_stride = a->lora_h.stride;
+    p->alpha = a->lora_scale;
+    p->rank = (int)a->lora_a.rows;
+    p->b_vector = tdm_gemm_vector(a->lora_b.data, a->lora_b.stride, 2);
+}
+
+static tdm_status run_thin(tdm_stream *s, const tdm_linear *list, int count, tdm_error *err)
+{
+    const tdm_weight *w = list->w;
+    tdm_thin g = {};
+    tdm_gemm shared = {}; // x and its scales are told as for gemm_nt
+    set_operands(&shared, w->act == TDM_ACT_NONE ? list->x : list->xq, w->codes);
+    set_scales(&shared, list);
+    const tdm_cview xa = adapter_x(list);
+    g.rows = shared.rows;
+    g.depth = shared.depth;
+    g.x = shared.x;
+    g.x_stride = shared.x_stride;
+    g.xa = (const uint16_t *)xa.data;
+    g.xa_stride = xa.stride;
+    g.xs = shared.xs;
+    g.xs_stride = shared.xs_stride;
+    g.x_scale = shared.x_scale;
+    g.scheme = shared.scheme;
+    g.x_codes = shared.x_codes;
+    g.w_codes = shared.w_codes;
+    g.x_vector = shared.x_vector;
+    g.xa_vector = tdm_gemm_vector(xa.data, xa.stride, 2);
+    g.a_vector = true;
+    g.parts = count;
+    for (int i = 0; i < count; i++) {
+        set_part(&g.part[i], &list[i]);
+        if (g.part[i].rank) g.a_vector = g.a_vector && tdm_gemm_vector(list[i].lora_a.data, list[i].lora_a.stride, 2);
+    }
+    return tdm_gemm_thin(s, g, err);
+}
+
 // Rows [first, first + count) of a call.
 static tdm_linear rows_of(const tdm_linear *a, int64_t first, int64_t count)
 {
@@ -95,6 +179,7 @@ tdm_status tdm_cuda_linear(tdm_stream *s, const tdm_linear *a, tdm_error *err)
     tdm_linear_check(a);
     const int64_t t = a->x.rows;
     if (t == 0) return TDM_OK;
+    if (is_thin(s, a)) return run_thin(s, a, 1, err);
     // The library takes block scales of a multiple of 8 rows alone; the few that are left are ours.
     const bool block = a->w->scheme == TDM_SCHEME_FP8_BLOCK && a->w->act != TDM_ACT_NONE;
     const int64_t first = block ? t / 8 * 8 : t;
@@ -112,15 +197,22 @@ tdm_status tdm_cuda_linear(tdm_stream *s, const tdm_linear *a, tdm_error *err)
 tdm_status tdm_cuda_linear_group(tdm_stream *s, const tdm_linear *list, int count, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    for (int i = 0; st == TDM_OK && i < count; i++) st = tdm_cuda_linear(s, &list[i], err);
+    for (int i = 0, n; st == TDM_OK && i < count; i += n) {
+        n = 1;
+        if (list[i].x.rows == 0 || !is_thin(s, &list[i])) {
+            st = tdm_cuda_linear(s, &list[i], err);
+            continue;
+        }
+        while (i + n < count && n < TDM_THIN_PARTS && is_thin(s, &list[i + n]) && go_together(&list[i], &list[i + n])) n++;
+        for (int j = i; j < i + n; j++) tdm_linear_check(&list[j]);
+        st = run_thin(s, &list[i], n, err);
+    }
     return st;
 }
 
-// The slices' sums: slices are more than one only while their panels are few, so the product of both is bounded whatever N is.
 size_t tdm_cuda_linear_workspace_bytes(const tdm_limits *limits)
 {
-    const int64_t rows = tdm_min_i64(tdm_max_i64(limits->tokens, limits->head_rows), 64);
-    const int64_t most = (2 * 264 + 2 * 264) * 64; // (slices + 1) * N with N at most 264 panels of 64 and slices at most 264 / panels + 1
-    const size_t slices = (size_t)tdm_max_i64(rows, 1) * (size_t)most * sizeof(float), fast = tdm_blas_workspace_bytes(limits->width);
+    const size_t slices = tdm_gemm_nt_scratch_most(tdm_max_i64(tdm_max_i64(limits->tokens, limits->head_rows), 1));
+    const size_t fast = tdm_blas_workspace_bytes(limits->width);
     return slices > fast ? slices : fast;
 }

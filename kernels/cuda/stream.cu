@@ -1,7 +1,7 @@
 // Streams, recorded graphs, and what turns the driver's codes into errors.
 #include <stdlib.h>
 
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/gemm_thin.cuh"
 
 struct tdm_graph {
     cudaGraphExec_t exec;
@@ -38,6 +38,7 @@ tdm_status tdm_cuda_stream_open(tdm_stream **s, void *workspace, size_t workspac
     TDM_TRY(st, TDM_CUDA(cudaGetDevice(&device)), fail);
     TDM_TRY(st, TDM_CUDA(cudaDeviceGetAttribute(&made->sms, cudaDevAttrMultiProcessorCount, device)), fail);
     TDM_TRY(st, TDM_CUDA(cudaStreamCreateWithFlags(&made->cuda, cudaStreamNonBlocking)), fail);
+    TDM_TRY(st, tdm_thin_open(made, err), fail);
     if (cublasLtCreate(&made->lt) != CUBLAS_STATUS_SUCCESS) {
         made->lt = NULL;
         st = TDM_FAIL(err, TDM_ERR_OTHER, "device", "", "cublasLtCreate failed");
@@ -58,6 +59,7 @@ void tdm_cuda_stream_close(tdm_stream *s)
     if (s->given) (void)cudaEventDestroy(s->given);
     for (int i = 0; i < TDM_SIDE_SLOTS; i++)
         if (s->copied[i]) (void)cudaEventDestroy(s->copied[i]);
+    tdm_thin_close(s);
     if (s->lt) (void)cublasLtDestroy(s->lt);
     if (s->cuda) (void)cudaStreamDestroy(s->cuda);
     free(s);

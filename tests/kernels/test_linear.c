@@ -105,9 +105,9 @@ static void agrees_with_pytorch(void **state)
     for_each_kind(check_golden);
 }
 
-/* Odd, tiny, non-multiple and longer than a panel is deep. */
+/* Odd, tiny, non-multiple and longer than a panel is deep; many rows with few and with many columns of K, as kernels differ there. */
 static const struct { int64_t t, n, k, r; } shapes[] = {
-    {1, 1, 1, 0}, {2, 3, 2, 1}, {7, 17, 31, 3}, {13, 64, 64, 8}, {29, 65, 127, 5}, {40, 130, 129, 0}, {64, 96, 300, 16}, {6, 20, 1100, 4}, {530, 70, 66, 2},
+    {1, 1, 1, 0}, {2, 3, 2, 1}, {7, 17, 31, 3}, {13, 64, 64, 8}, {29, 65, 127, 5}, {40, 130, 129, 0}, {64, 96, 300, 16}, {6, 20, 1100, 4}, {530, 70, 66, 2}, {270, 40, 1100, 4}, {65, 131, 2050, 16},
 };
 
 static void check_rows(tdm_scheme scheme, tdm_act_quant act)
