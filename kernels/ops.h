@@ -7,8 +7,8 @@
  * Promises every operation keeps, on every backend:
  *   - no allocation, no hidden state: scratch comes from the stream's workspace;
  *   - a row of the output depends on that row of the input alone: the same bits whatever T and whatever stands around it
- *     (reductions run in an order fixed by the reduced length). Gradients summed over tokens (dA, dB) are summed token by
- *     token in order onto what the buffer holds, so splitting a batch into micro-batches does not change a bit;
+ *     (reductions run in an order fixed by the reduced length). Gradients summed over tokens (dA, dB) are summed sequence by
+ *     sequence in order onto what the buffer holds, so splitting a batch into micro-batches of whole sequences does not change a bit;
  *   - an empty batch is a batch (T = 0 is fine);
  *   - bytes outside a view (between cols and stride) are left alone;
  *   - shapes and dtypes are the caller's promise (TDM_ASSERT); what a device can do wrong is an error;
@@ -133,6 +133,8 @@ typedef struct tdm_linear {
  *   dh [T, R] bf16 = bf16(lora_scale * dy B)                      (written; scratch of the caller)
  *   dx [T, K] f32  (+)= dy bf16(W) + dh A                        (absent: not wanted; W dequantized to bf16 tile by tile)
  *   dB [N, R] f32  += lora_scale * dy^T h,   dA [R, K] f32 += dh^T lora_x (or x)   (absent: adapter not trained)
+ * q_start [sequences + 1] says which rows are one sequence's (absent: all of them): the gradients of A and B are added sequence by
+ * sequence, however a backend sums the tokens of one.
  * With lora_dx [T, K] f32 present (dropout), dh A goes there (overwritten) instead of into dx. */
 typedef struct tdm_linear_backward {
     tdm_view dx;
@@ -142,6 +144,8 @@ typedef struct tdm_linear_backward {
     tdm_cview lora_a, lora_b;
     tdm_view lora_dh, grad_a, grad_b, lora_dx;
     float lora_scale;
+    const int32_t *q_start;
+    int64_t sequences;
 } tdm_linear_backward;
 
 /* ---- Attention over a paged KV cache ----------------------------------------------------------------------------------------- */

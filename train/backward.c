@@ -29,6 +29,8 @@ static tdm_status project_back(const context *c, tdm_proj p, tdm_cview dy, tdm_c
         l.lora_a = tdm_adapter_a(ad, c->layer, p);
         l.lora_b = tdm_adapter_b(ad, c->layer, p);
         l.lora_scale = ad->scale;
+        l.q_start = c->run->batch->q_start;
+        l.sequences = c->run->batch->sequences;
         l.h = read(c, c->a->h[p]);
         l.lora_dh = rows(c, c->t->back.dh);
         l.grad_a = tdm_view_make(c->opt->grad + offset + ad->offset_a[p], TDM_DTYPE_F32, r, ad->k[p]);

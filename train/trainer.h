@@ -2,7 +2,7 @@
  * same bytes the rollout reads.
  *   - sequences are packed without padding; a sequence is never split;
  *   - logits exist for `head_rows` tokens at a time, and only for tokens that are in the loss;
- *   - gradients are summed token by token in the order of the items, so the micro-batch split does not change a bit;
+ *   - gradients are summed sequence by sequence in the order of the items, so the micro-batch split does not change a bit;
  *   - with checkpointing a layer keeps its input only and is run again in backward: the same bits; with offload that input waits in host memory. */
 #ifndef TANDEM_TRAIN_TRAINER_H
 #define TANDEM_TRAIN_TRAINER_H

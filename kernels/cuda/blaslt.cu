@@ -64,11 +64,11 @@ static bool set_scales(call *c, const tdm_blas_product &p)
 static bool describe(call *c, const tdm_blas_product &p)
 {
     const cudaDataType_t in = p.kind == TDM_BLAS_BF16 ? CUDA_R_16BF : CUDA_R_8F_E4M3, out = p.y_f32 ? CUDA_R_32F : CUDA_R_16BF;
-    const cublasOperation_t of_w = p.w_turned ? CUBLAS_OP_T : CUBLAS_OP_N, of_x = p.x_turned ? CUBLAS_OP_T : CUBLAS_OP_N;
+    const cublasOperation_t of_w = p.w_turned ? CUBLAS_OP_T : CUBLAS_OP_N, of_x = CUBLAS_OP_N;
     return cublasLtMatmulDescInit(&c->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
            set(c, CUBLASLT_MATMUL_DESC_TRANSA, of_w) && set(c, CUBLASLT_MATMUL_DESC_TRANSB, of_x) && set_scales(c, p) &&
            lay(&c->a, in, p.w_turned ? p.cols : p.depth, p.w_turned ? p.depth : p.cols, p.w_stride) &&
-           lay(&c->b, in, p.x_turned ? p.depth : p.rows, p.x_turned ? p.rows : p.depth, p.x_stride) &&
+           lay(&c->b, in, p.rows, p.depth, p.x_stride) &&
            lay(&c->d, out, p.rows, p.cols, p.y_stride);
 }
 
@@ -119,7 +119,7 @@ static const tdm_blas_entry *find(tdm_stream *s, const tdm_blas_product &p)
     k.rows = p.rows, k.cols = p.cols, k.depth = p.depth;
     k.x_stride = p.x_stride, k.w_stride = p.w_stride, k.y_stride = p.y_stride;
     k.kind = p.kind;
-    k.x_turned = p.x_turned, k.w_turned = p.w_turned, k.y_f32 = p.y_f32, k.accumulate = p.beta != 0.0f;
+    k.w_turned = p.w_turned, k.y_f32 = p.y_f32, k.accumulate = p.beta != 0.0f;
     tdm_blas_entry *e = &s->blas->entries[hash(&k) % TDM_BLAS_ENTRIES];
     if (memcmp(&e->key, &k, sizeof k) == 0) return e;
     const relaxed while_asking;

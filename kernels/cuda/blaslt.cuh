@@ -14,10 +14,10 @@ enum { TDM_BLAS_ROWS_LEAST = 256 };
 struct tdm_blas_product {
     tdm_blas_kind kind;
     int64_t rows, cols, depth;
-    const void *x; // [rows, depth], or [depth, rows] when x_turned; bf16, or e4m3 codes for the FP8 kinds
+    const void *x; // [rows, depth]; bf16, or e4m3 codes for the FP8 kinds
     const void *w; // [depth, cols], or [cols, depth] when w_turned (P = W^T)
     int64_t x_stride, w_stride;
-    bool x_turned, w_turned;
+    bool w_turned;
     const float *xs, *ws; // scales on the device, laid out as the kind wants them; NULL: 1
     void *y;
     int64_t y_stride;
@@ -29,7 +29,7 @@ struct tdm_blas_product {
 struct tdm_blas_key {
     int64_t rows, cols, depth, x_stride, w_stride, y_stride;
     int32_t kind;
-    uint8_t x_turned, w_turned, y_f32, accumulate;
+    uint8_t w_turned, y_f32, accumulate, unused;
 };
 struct tdm_blas_entry {
     tdm_blas_key key; // rows 0: free

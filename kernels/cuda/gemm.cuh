@@ -49,10 +49,21 @@ size_t tdm_gemm_nt_scratch_most(int64_t rows);
 // How K is cut: `slices` of `slice_tiles` times 128 (the last may be shorter). All kernels of the forward keep to it.
 enum { TDM_GEMM_SLICES_MOST = 8 };
 void tdm_gemm_nt_plan(int64_t depth, int *slices, int *slice_tiles);
+// The same on Hopper's warpgroup products with the same bits, for more rows than a block of gemm_nt takes; tdm_gemm_nt comes here by
+// itself. Only after ready.
+bool tdm_gemm_nt_wide_ready(const tdm_stream *s, const tdm_gemm &g);
+tdm_status tdm_gemm_nt_wide(tdm_stream *s, const tdm_gemm &g, tdm_error *err);
 // y = X W; codes are read as bf16(code * scale), and no scale but x_scale multiplies the sum.
 tdm_status tdm_gemm_nn(tdm_stream *s, const tdm_gemm &g, tdm_error *err);
-// grad [I, J] f32 += alpha * a^T b, token by token: a [T, I], b [T, J] bf16. One chain an element, begun at what grad holds.
-tdm_status tdm_grad_add(tdm_stream *s, tdm_view grad, tdm_cview a, tdm_cview b, float alpha, tdm_error *err);
+// The same on Hopper's warpgroup products, for any number of rows: another order of sums, so a shape takes one or the other. `w` gives
+// the codes' scales. Only after ready, which asks nothing but shapes, strides and the workspace.
+bool tdm_gemm_nn_wide_ready(const tdm_stream *s, const tdm_gemm &g);
+tdm_status tdm_gemm_nn_wide(tdm_stream *s, const tdm_gemm &g, const tdm_weight *w, tdm_error *err);
+// out [rows, cols] bf16, dense = bf16(code * scale) of rows [first, first + rows), columns [col, col + cols) of an FP8 weight whose rows
+// begin at 16 bytes; col and cols are multiples of 16.
+tdm_status tdm_dequantize(tdm_stream *s, const tdm_weight *w, int64_t first, int64_t rows, int64_t col, int64_t cols, void *out, tdm_error *err);
+// grad_a and grad_b of a linear_backward whose lora_dh is there; linear_grad.cu.
+tdm_status tdm_linear_grads(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err);
 
 // Rows may be read 16 bytes at a time.
 static inline bool tdm_gemm_vector(const void *data, int64_t stride, int64_t bytes)

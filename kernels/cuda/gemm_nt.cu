@@ -1,26 +1,6 @@
 // y = X W^T, both with rows along k: the forward. See gemm.cuh for the order of summation.
 #include "kernels/cuda/gemm_tile.cuh"
 
-TDM_DEVICE float x_scale(const tdm_gemm &g, int64_t t, int64_t block)
-{
-    if (!g.xs) return g.x_scale;
-    return t < g.rows ? __ldg(g.xs + t * g.xs_stride + block) : 0.0f;
-}
-// What the sum becomes: scaled (a block's sum is already), bias and the second product added.
-TDM_DEVICE float finish(const tdm_gemm &g, int64_t t, int64_t n, float sum, float second)
-{
-    if (g.scheme != TDM_SCHEME_FP8_BLOCK) sum = __fmul_rn(sum, __fmul_rn(x_scale(g, t, 0), w_scale(g.ws, g.ws_stride, g.scheme, n)));
-    if (g.bias) sum = __fadd_rn(sum, tdm_bf16(__ldg(g.bias + n)));
-    if (g.depth2) sum = __fadd_rn(sum, __fmul_rn(second, g.alpha));
-    return sum;
-}
-
-// Where a thread's block and warp stand: the tile in the result, the warp in the tile.
-struct spot {
-    int64_t n0, t0;
-    int row_n, row_t;
-};
-
 // total = the slices' sums in order.
 template <class C> TDM_DEVICE void first_product(float (&total)[C::MT][C::NT][4], const tdm_gemm &g, char *shared, spot at)
 {
@@ -49,7 +29,7 @@ template <class C> TDM_DEVICE void first_product(float (&total)[C::MT][C::NT][4]
 #pragma unroll
             for (int n = 0; n < C::NT; n++)
 #pragma unroll
-                for (int i = 0; i < 2; i++) xs[n][i] = x_scale(g, at.t0 + at.row_t + n * 8 + threadIdx.x % 4 * 2 + i, tile);
+                for (int i = 0; i < 2; i++) xs[n][i] = tdm_x_scale(g, at.t0 + at.row_t + n * 8 + threadIdx.x % 4 * 2 + i, tile);
         }
         tdm_cp_wait<C::STAGES - 2>();
         __syncthreads();
@@ -81,44 +61,6 @@ template <class C> TDM_DEVICE void first_product(float (&total)[C::MT][C::NT][4]
     tdm_cp_wait<0>();
 }
 
-// acc = X2 W2^T, chunk by chunk through the front of the shared memory.
-template <class C> TDM_DEVICE void second_product(float (&acc)[C::MT][C::NT][4], const tdm_gemm &g, char *shared, spot at)
-{
-    char *x = shared + C::BN * CHUNK * 2;
-    for (int64_t k = 0; k < g.depth2; k += CHUNK) {
-        __syncthreads();
-        load_tile<false, C::BN, 1, C::THREADS>(shared, g.w2, g.w2_stride, g.w2_vector, at.n0, g.cols, k, g.depth2);
-        load_tile<false, C::BT, 1, C::THREADS>(x, g.x2, g.x2_stride, g.x2_vector, at.t0, g.rows, k, g.depth2);
-        tdm_cp_commit();
-        tdm_cp_wait<0>();
-        __syncthreads();
-        multiply<C, false, false>(acc, x, shared, 0, at.row_n, at.row_t);
-    }
-}
-
-// The block's tile through shared memory, so that a row's elements are stored side by side.
-template <class C, class F>
-TDM_DEVICE void store_tile(const float (&v)[C::MT][C::NT][4], const tdm_gemm &g, char *shared, spot at, F store)
-{
-    float *tile = (float *)shared;
-    const int row = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
-    __syncthreads();
-#pragma unroll
-    for (int m = 0; m < C::MT; m++)
-#pragma unroll
-        for (int n = 0; n < C::NT; n++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int t = at.row_t + n * 8 + c * 2 + i % 2, of_n = at.row_n + m * 16 + row + i / 2 * 8;
-                tile[t * C::PITCH + of_n] = v[m][n][i];
-            }
-    __syncthreads();
-    for (int i = threadIdx.x; i < C::BN * C::BT; i += C::THREADS) {
-        const int t = i / C::BN, n = i % C::BN;
-        if (at.t0 + t < g.rows && at.n0 + n < g.cols) store(at.t0 + t, at.n0 + n, tile[t * C::PITCH + n]);
-    }
-}
-
 template <class C> static __global__ void __launch_bounds__(C::THREADS, 1) gemm_nt(const __grid_constant__ tdm_gemm g)
 {
     extern __shared__ __align__(128) char shared[];
@@ -147,7 +89,7 @@ template <class C> static __global__ void __launch_bounds__(C::THREADS, 1) gemm_
 #pragma unroll
             for (int n = 0; n < C::NT; n++) {
                 const int64_t of_n = at.n0 + at.row_n + m * 16 + row + i / 2 * 8, of_t = at.t0 + at.row_t + n * 8 + c * 2 + i % 2;
-                if (of_n < g.cols && of_t < g.rows) total[m][n][i] = finish(g, of_t, of_n, total[m][n][i], second[m][n][i]);
+                if (of_n < g.cols && of_t < g.rows) total[m][n][i] = tdm_gemm_finish(g, of_t, of_n, total[m][n][i], second[m][n][i]);
             }
     store_tile<C>(total, g, shared, at, [&](int64_t t, int64_t n, float v) { tdm_gemm_store(g, t, n, v); });
 }
@@ -161,7 +103,7 @@ static __global__ void __launch_bounds__(256) gemm_nt_reduce(const __grid_consta
     float sum = NOTHING;
 #pragma unroll 8
     for (int z = 0; z < g.slices; z++) sum = __fadd_rn(sum, at[z * plane]);
-    tdm_gemm_store(g, t, n, finish(g, t, n, sum, g.depth2 ? at[g.slices * plane] : 0.0f));
+    tdm_gemm_store(g, t, n, tdm_gemm_finish(g, t, n, sum, g.depth2 ? at[g.slices * plane] : 0.0f));
 }
 
 // ---- Host --------------------------------------------------------------------------------------------------------------------
@@ -218,6 +160,11 @@ tdm_status tdm_gemm_nt(tdm_stream *s, tdm_gemm g, float *scratch, tdm_error *err
     TDM_ASSERT(g.depth > 0 && !(g.x_codes && !g.w_codes) && tdm_ceil_div(g.rows, 64) <= 65535);
     const bool block = g.scheme == TDM_SCHEME_FP8_BLOCK;
     tdm_gemm_nt_plan(g.depth, &g.slices, &g.slice_tiles);
+    if (g.rows > ROWS_BY_SLICE) {
+        // An adapter's rank is narrow: then reading x is all there is to do.
+        if (!g.w_codes && g.cols <= 64) return launch<config<false, false, false, 16, 128, 1, 4>>(s, g, err);
+        if (tdm_gemm_nt_wide_ready(s, g)) return tdm_gemm_nt_wide(s, g, err);
+    }
     if (g.slices > 1 && by_slice(g.rows, g.cols)) g.partial = scratch;
     if (!g.w_codes) return by_rows<false, false, false>(s, g, err);
     if (!g.x_codes) return block ? by_rows<false, true, true>(s, g, err) : by_rows<false, true, false>(s, g, err);

@@ -147,3 +147,60 @@ TDM_DEVICE float w_scale(const float *ws, int64_t stride, tdm_scheme scheme, int
     if (!ws) return 1.0f;
     return scheme == TDM_SCHEME_FP8_TENSOR ? __ldg(ws) : __ldg(ws + n * stride);
 }
+TDM_DEVICE float tdm_x_scale(const tdm_gemm &g, int64_t t, int64_t block)
+{
+    if (!g.xs) return g.x_scale;
+    return t < g.rows ? __ldg(g.xs + t * g.xs_stride + block) : 0.0f;
+}
+// What the sum becomes: scaled (a block's sum is already), bias and the second product added.
+TDM_DEVICE float tdm_gemm_finish(const tdm_gemm &g, int64_t t, int64_t n, float sum, float second)
+{
+    if (g.scheme != TDM_SCHEME_FP8_BLOCK) sum = __fmul_rn(sum, __fmul_rn(tdm_x_scale(g, t, 0), w_scale(g.ws, g.ws_stride, g.scheme, n)));
+    if (g.bias) sum = __fadd_rn(sum, tdm_bf16(__ldg(g.bias + n)));
+    if (g.depth2) sum = __fadd_rn(sum, __fmul_rn(second, g.alpha));
+    return sum;
+}
+
+// Where a thread's block and warp stand: the tile in the result, the warp in the tile.
+struct spot {
+    int64_t n0, t0;
+    int row_n, row_t;
+};
+
+// acc = X2 W2^T, chunk by chunk through the front of the shared memory.
+template <class C> TDM_DEVICE void second_product(float (&acc)[C::MT][C::NT][4], const tdm_gemm &g, char *shared, spot at)
+{
+    char *x = shared + C::BN * CHUNK * 2;
+    for (int64_t k = 0; k < g.depth2; k += CHUNK) {
+        __syncthreads();
+        load_tile<false, C::BN, 1, C::THREADS>(shared, g.w2, g.w2_stride, g.w2_vector, at.n0, g.cols, k, g.depth2);
+        load_tile<false, C::BT, 1, C::THREADS>(x, g.x2, g.x2_stride, g.x2_vector, at.t0, g.rows, k, g.depth2);
+        tdm_cp_commit();
+        tdm_cp_wait<0>();
+        __syncthreads();
+        multiply<C, false, false>(acc, x, shared, 0, at.row_n, at.row_t);
+    }
+}
+
+// The block's tile through shared memory, so that a row's elements are stored side by side.
+template <class C, class F>
+TDM_DEVICE void store_tile(const float (&v)[C::MT][C::NT][4], const tdm_gemm &g, char *shared, spot at, F store)
+{
+    float *tile = (float *)shared;
+    const int row = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+    __syncthreads();
+#pragma unroll
+    for (int m = 0; m < C::MT; m++)
+#pragma unroll
+        for (int n = 0; n < C::NT; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int t = at.row_t + n * 8 + c * 2 + i % 2, of_n = at.row_n + m * 16 + row + i / 2 * 8;
+                tile[t * C::PITCH + of_n] = v[m][n][i];
+            }
+    __syncthreads();
+    for (int i = threadIdx.x; i < C::BN * C::BT; i += C::THREADS) {
+        const int t = i / C::BN, n = i % C::BN;
+        if (at.t0 + t < g.rows && at.n0 + n < g.cols) store(at.t0 + t, at.n0 + n, tile[t * C::PITCH + n]);
+    }
+}

@@ -43,6 +43,11 @@ static tdm_blas_product blas_of(tdm_view y, bool accumulate, float alpha)
     return p;
 }
 
+static tdm_status run_gemm(tdm_stream *s, const tdm_gemm &g, const tdm_weight *w, tdm_error *err)
+{
+    return tdm_gemm_nn_wide_ready(s, g) ? tdm_gemm_nn_wide(s, g, w, err) : tdm_gemm_nn(s, g, err);
+}
+
 // y = alpha * x w, or y += ...
 static tdm_status run_product(tdm_stream *s, const tdm_linear_backward *a, tdm_view y, bool accumulate, tdm_cview x, tdm_cview w,
                               float alpha, tdm_error *err)
@@ -58,22 +63,7 @@ static tdm_status run_product(tdm_stream *s, const tdm_linear_backward *a, tdm_v
     set_first(&g, x, w);
     set_result(&g, y, accumulate);
     g.x_scale = alpha;
-    return tdm_gemm_nn(s, g, err);
-}
-
-// grad += alpha * u^T v, over tokens.
-static tdm_status run_grad(tdm_stream *s, const tdm_linear_backward *a, tdm_view grad, tdm_cview u, tdm_cview v, float alpha,
-                           tdm_error *err)
-{
-    if (fast(s, a)) {
-        tdm_blas_product p = blas_of(grad, true, alpha);
-        p.depth = u.rows;
-        p.x = u.data, p.x_stride = u.stride;
-        p.w = v.data, p.w_stride = v.stride;
-        p.x_turned = true;
-        if (tdm_blas_ready(s, p)) return tdm_blas_run(s, p, err);
-    }
-    return tdm_grad_add(s, grad, u, v, alpha, err);
+    return run_gemm(s, g, NULL, err);
 }
 
 // dh = bf16(lora_scale * dy B)
@@ -105,7 +95,7 @@ static tdm_status run_dx(tdm_stream *s, const tdm_linear_backward *a, tdm_error 
     g.scheme = w->scheme;
     g.ws = (const float *)w->scale.data;
     g.ws_stride = w->scale.stride;
-    if (!a->lora_a.data) return tdm_gemm_nn(s, g, err);
+    if (!a->lora_a.data) return run_gemm(s, g, w, err);
     g.x2 = (const uint16_t *)a->lora_dh.data;
     g.w2 = (const uint16_t *)a->lora_a.data;
     g.x2_stride = a->lora_dh.stride;
@@ -118,7 +108,7 @@ static tdm_status run_dx(tdm_stream *s, const tdm_linear_backward *a, tdm_error 
         g.side = (float *)a->lora_dx.data;
         g.side_stride = a->lora_dx.stride;
     }
-    return tdm_gemm_nn(s, g, err);
+    return run_gemm(s, g, w, err);
 }
 
 tdm_status tdm_cuda_linear_backward(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
@@ -131,8 +121,7 @@ tdm_status tdm_cuda_linear_backward(tdm_stream *s, const tdm_linear_backward *a,
         TDM_TRY(st, run_dx(s, a, err), end);
     else if (a->lora_dx.data)
         TDM_TRY(st, run_side(s, a, err), end);
-    if (a->grad_b.data) TDM_TRY(st, run_grad(s, a, a->grad_b, a->dy, a->h, a->lora_scale, err), end);
-    if (a->grad_a.data) TDM_TRY(st, run_grad(s, a, a->grad_a, tdm_view_const(a->lora_dh), a->x, 1.0f, err), end);
+    st = tdm_linear_grads(s, a, err);
 end:
     return st;
 }

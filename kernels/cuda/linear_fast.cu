@@ -3,54 +3,9 @@
 #include "kernels/cuda/blaslt.cuh"
 #include "kernels/cuda/gemm.cuh"
 
-enum { THREADS = 256, UNIT = 16 };
+enum { THREADS = 256 };
 
 // ---- What is made ready in the workspace -------------------------------------------------------------------------------------
-
-struct dequantize {
-    const uint8_t *codes; // [rows, cols]
-    const float *scale;   // of the whole weight, by scheme
-    uint4 *out;           // [rows, cols] bf16, dense
-    int64_t rows, units, stride, scale_stride, first_row; // units: 16 columns each
-    tdm_scheme scheme;
-};
-
-static __global__ void __launch_bounds__(THREADS) dequantize_rows(const __grid_constant__ dequantize d)
-{
-    const int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i >= d.rows * d.units) return;
-    const int64_t r = i / d.units, k = i % d.units * UNIT, row = d.first_row + r;
-    const uint4 c = __ldg((const uint4 *)(d.codes + r * d.stride + k));
-    float scale;
-    if (d.scheme == TDM_SCHEME_FP8_TENSOR) scale = __ldg(d.scale);
-    else if (d.scheme == TDM_SCHEME_FP8_CHANNEL) scale = __ldg(d.scale + row * d.scale_stride);
-    else scale = __ldg(d.scale + row / TDM_FP8_BLOCK * d.scale_stride + k / TDM_FP8_BLOCK);
-    const uint32_t four[4] = {c.x, c.y, c.z, c.w};
-    uint32_t out[8];
-#pragma unroll
-    for (int j = 0; j < 8; j++) {
-        const float2 v = tdm_codes_f32(four[j / 2] >> 16 * (j % 2) & 0xffffu);
-        out[j] = tdm_pack_bf16(__fmul_rn(v.x, scale), __fmul_rn(v.y, scale));
-    }
-    d.out[2 * i] = make_uint4(out[0], out[1], out[2], out[3]);
-    d.out[2 * i + 1] = make_uint4(out[4], out[5], out[6], out[7]);
-}
-
-static tdm_status run_dequantize(tdm_stream *s, const tdm_weight *w, int64_t first, int64_t rows, void *out, tdm_error *err)
-{
-    dequantize d = {};
-    d.codes = (const uint8_t *)w->codes.data + first * w->codes.stride;
-    d.scale = (const float *)w->scale.data;
-    d.out = (uint4 *)out;
-    d.rows = rows;
-    d.units = w->codes.cols / UNIT;
-    d.stride = w->codes.stride;
-    d.scale_stride = w->scale.stride;
-    d.first_row = first;
-    d.scheme = w->scheme;
-    dequantize_rows<<<(unsigned)tdm_ceil_div(rows * d.units, THREADS), THREADS, 0, s->cuda>>>(d);
-    return tdm_cuda_launched(err, "dequantize", rows, w->codes.cols);
-}
 
 // out[b * rows + t] = x[t * stride + b]; x NULL: `one` everywhere.
 static __global__ void __launch_bounds__(THREADS) turn_scales(float *out, const float *x, int64_t stride, int64_t rows, float one)
@@ -116,7 +71,7 @@ static bool weight_fits(const tdm_stream *s, const tdm_weight *w)
     return tdm_gemm_vector(w->codes.data, w->codes.stride, w->scheme == TDM_SCHEME_BF16 ? 2 : 1);
 }
 
-// Rows [first, first + rows) of W in bf16: W itself, or our part of the workspace (which run_dequantize fills).
+// Rows [first, first + rows) of W in bf16: W itself, or our part of the workspace (which tdm_dequantize fills).
 static tdm_cview weight_rows(const tdm_stream *s, const tdm_weight *w, int64_t first, int64_t rows)
 {
     size_t bytes;
@@ -143,7 +98,7 @@ static bool run_bf16(tdm_stream *s, const tdm_linear *a, bool add, bool ask, tdm
             if (!tdm_blas_ready(s, p)) return false;
             continue;
         }
-        if (w->scheme != TDM_SCHEME_BF16) *st = run_dequantize(s, w, first, rows, (void *)p.w, err);
+        if (w->scheme != TDM_SCHEME_BF16) *st = tdm_dequantize(s, w, first, rows, 0, w->codes.cols, (void *)p.w, err);
         if (*st == TDM_OK) *st = tdm_blas_run(s, p, err);
         if (*st != TDM_OK) return false;
     }
@@ -264,7 +219,7 @@ tdm_status tdm_dx_fast(tdm_stream *s, const tdm_linear_backward *a, bool *done, 
                 continue;
             }
             *done = true;
-            if (w->scheme != TDM_SCHEME_BF16) TDM_TRY(st, run_dequantize(s, w, first, rows, (void *)part.data, err), end);
+            if (w->scheme != TDM_SCHEME_BF16) TDM_TRY(st, tdm_dequantize(s, w, first, rows, 0, w->codes.cols, (void *)part.data, err), end);
             TDM_TRY(st, tdm_blas_run(s, p, err), end);
         }
 end:

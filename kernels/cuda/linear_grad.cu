@@ -1,112 +1,175 @@
-// Sums over tokens for the adapter's gradients: each element is one chain of fused multiply-adds in order of t, begun at what the
-// buffer holds, as on the CPU.
+// Sums over tokens for the adapter's gradients, dA += dh^T x and dB += lora_scale dy^T h, in one launch. A sequence's sum goes 16 tokens
+// at a time from its first one on, and is added, scaled, to what the buffer holds before the next sequence's: micro-batches of whole
+// sequences leave the bits of the whole batch.
 #include "kernels/cuda/gemm.cuh"
 
-// A block: 16 along the rank by 64 along the width, 2 by 4 a thread; 64 tokens in shared memory at a time.
-enum { RANK = 16, WIDTH = 64, TOKENS = 64, THREADS = 128, U_UNITS = RANK / 8, V_UNITS = WIDTH / 8 };
+// A block: 16 along the rank by 64 along the width; a warp has 16 by 16 of it. 64 tokens of one sequence are a stage.
+enum { RANK = 16, WIDTH = 64, TOKENS = 64, STAGES = 3, THREADS = 128, U_PITCH = RANK + 8, V_PITCH = WIDTH + 8, JOBS = 2 };
 
-// g[r * g_rank + w * g_width] += (alpha_u * u[t, r]) * (alpha_v * v[t, w])
-struct grad {
+// g[r * g_rank + w * g_width] += alpha * sum over t of u[t, r] v[t, w]
+struct job {
     float *g;
     const uint16_t *u, *v;
-    int64_t rank, width, tokens, g_rank, g_width, u_stride, v_stride;
-    float alpha_u, alpha_v;
+    int64_t rank, width, g_rank, g_width, u_stride, v_stride;
+    float alpha;
     bool u_vector, v_vector;
+    int first_block; // of the launch
+};
+struct grads {
+    job of[JOBS];
+    int jobs;
+    const int32_t *q_start; // [sequences + 1]; NULL: one sequence of all tokens
+    int sequences;
+    int64_t tokens;
 };
 
-// What a thread fetches of TOKENS tokens: one unit of 8 elements of u and four of v.
-struct fetched {
-    uint4 u, v[TOKENS * V_UNITS / THREADS];
+struct stage {
+    uint16_t u[TOKENS][U_PITCH], v[TOKENS][V_PITCH];
 };
 
-TDM_DEVICE uint4 fetch_unit(const uint16_t *from, int64_t stride, bool vector, int64_t t, int64_t tokens, int64_t c, int64_t cols)
+// Goes through the stages of all sequences in order.
+struct walk {
+    int sequence;
+    int64_t at, end; // tokens [at, min(at + TOKENS, end)) are the stage; at >= end: none is left
+};
+TDM_DEVICE void start_sequence(walk &w, const grads &a)
 {
-    if (t >= tokens || c >= cols) return make_uint4(0, 0, 0, 0);
-    return tdm_load16<2>((const char *)(from + t * stride + c), cols - c, vector);
+    for (; w.sequence < a.sequences; w.sequence++) {
+        w.at = a.q_start ? __ldg(a.q_start + w.sequence) : 0;
+        w.end = a.q_start ? __ldg(a.q_start + w.sequence + 1) : a.tokens;
+        if (w.at < w.end) return;
+    }
+    w.at = w.end = 0;
 }
-TDM_DEVICE void fetch(fetched &f, const grad &a, int64_t t0, int64_t r0, int64_t w0)
+TDM_DEVICE void next(walk &w, const grads &a)
 {
+    w.at += TOKENS;
+    if (w.at < w.end) return;
+    w.sequence++;
+    start_sequence(w, a);
+}
+
+TDM_DEVICE void fetch_unit(uint16_t *to, const uint16_t *from, int64_t stride, bool vector, int64_t t, int64_t end, int64_t c, int64_t cols)
+{
+    const int64_t valid = t < end && c < cols ? min((long long)(cols - c), 8ll) : 0;
+    if (vector) tdm_cp_async(to, valid ? from + t * stride + c : from, (int)valid * 2);
+    else *(uint4 *)to = tdm_load16<2>((const char *)(valid ? from + t * stride + c : from), valid, false);
+}
+TDM_DEVICE void fetch(stage &s, const job &j, const walk &w, int64_t r0, int64_t w0)
+{
+    constexpr int U_UNITS = RANK / 8, V_UNITS = WIDTH / 8;
     static_assert(TOKENS * U_UNITS == THREADS, "one unit of u a thread");
-    f.u = fetch_unit(a.u, a.u_stride, a.u_vector, t0 + threadIdx.x / U_UNITS, a.tokens, r0 + threadIdx.x % U_UNITS * 8, a.rank);
+    const int id = threadIdx.x;
+    fetch_unit(&s.u[id / U_UNITS][id % U_UNITS * 8], j.u, j.u_stride, j.u_vector, w.at + id / U_UNITS, w.end, r0 + id % U_UNITS * 8, j.rank);
 #pragma unroll
     for (int i = 0; i < TOKENS * V_UNITS / THREADS; i++) {
-        const int unit = i * THREADS + (int)threadIdx.x;
-        f.v[i] = fetch_unit(a.v, a.v_stride, a.v_vector, t0 + unit / V_UNITS, a.tokens, w0 + unit % V_UNITS * 8, a.width);
+        const int unit = i * THREADS + id;
+        fetch_unit(&s.v[unit / V_UNITS][unit % V_UNITS * 8], j.v, j.v_stride, j.v_vector, w.at + unit / V_UNITS, w.end, w0 + unit % V_UNITS * 8,
+                   j.width);
     }
 }
-TDM_DEVICE void put_unit(float *to, uint4 unit, float alpha)
-{
-    const uint32_t w[4] = {unit.x, unit.y, unit.z, unit.w};
-    float f[8];
-#pragma unroll
-    for (int i = 0; i < 8; i++) f[i] = __fmul_rn(alpha, tdm_bf16((uint16_t)(w[i / 2] >> 16 * (i % 2))));
-    ((float4 *)to)[0] = make_float4(f[0], f[1], f[2], f[3]);
-    ((float4 *)to)[1] = make_float4(f[4], f[5], f[6], f[7]);
-}
 
-static __global__ void __launch_bounds__(THREADS) grad_add(const __grid_constant__ grad a)
+TDM_DEVICE void load_turned(uint32_t (&out)[4], const void *row)
 {
-    __shared__ __align__(16) float u[TOKENS][RANK], v[TOKENS][WIDTH];
-    const int64_t w0 = (int64_t)blockIdx.x * WIDTH, r0 = (int64_t)blockIdx.y * RANK;
-    const int r = threadIdx.x / 16 * 2, w = threadIdx.x % 16 * 4;
-    float acc[2][4];
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3]) : "r"(tdm_smem(row)) : "memory");
+}
+// acc [16 of the rank] x [two of 8 of the width] += over a stage's tokens.
+TDM_DEVICE void multiply(float (&acc)[2][4], const stage &s, int col)
+{
+    const int lane = threadIdx.x % 32, of = lane / 8, row = lane % 8; // the lane names a row of matrix `of`
 #pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            acc[i][j] = r0 + r + i < a.rank && w0 + w + j < a.width ? a.g[(r0 + r + i) * a.g_rank + (w0 + w + j) * a.g_width] : 0.0f;
-    fetched f;
-    fetch(f, a, 0, r0, w0);
-    for (int64_t t0 = 0; t0 < a.tokens; t0 += TOKENS) {
-        put_unit(&u[threadIdx.x / U_UNITS][threadIdx.x % U_UNITS * 8], f.u, a.alpha_u);
-#pragma unroll
-        for (int i = 0; i < TOKENS * V_UNITS / THREADS; i++) {
-            const int unit = i * THREADS + (int)threadIdx.x;
-            put_unit(&v[unit / V_UNITS][unit % V_UNITS * 8], f.v[i], a.alpha_v);
-        }
-        __syncthreads();
-        if (t0 + TOKENS < a.tokens) fetch(f, a, t0 + TOKENS, r0, w0);
-        const int n = (int)min((int64_t)TOKENS, a.tokens - t0); // tokens that are not there would turn -0 into +0
-#pragma unroll 8
-        for (int t = 0; t < n; t++) {
-            const float2 x = *(const float2 *)&u[t][r];
-            const float4 y = *(const float4 *)&v[t][w];
-            const float xs[2] = {x.x, x.y}, ys[4] = {y.x, y.y, y.z, y.w};
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-#pragma unroll
-                for (int j = 0; j < 4; j++) acc[i][j] = __fmaf_rn(xs[i], ys[j], acc[i][j]);
-        }
-        __syncthreads();
+    for (int t = 0; t < TOKENS; t += 16) {
+        uint32_t a[4], b[4];
+        load_turned(a, &s.u[t + of / 2 * 8 + row][of % 2 * 8]);
+        load_turned(b, &s.v[t + of % 2 * 8 + row][col + of / 2 * 8]);
+        tdm_mma<false>(acc[0], a, b[0], b[1]);
+        tdm_mma<false>(acc[1], a, b[2], b[3]);
     }
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            if (r0 + r + i < a.rank && w0 + w + j < a.width) a.g[(r0 + r + i) * a.g_rank + (w0 + w + j) * a.g_width] = acc[i][j];
 }
 
-tdm_status tdm_grad_add(tdm_stream *s, tdm_view g, tdm_cview a, tdm_cview b, float alpha, tdm_error *err)
+static __global__ void __launch_bounds__(THREADS) grads_add(const __grid_constant__ grads a)
 {
-    if (a.rows == 0 || g.rows == 0 || g.cols == 0) return TDM_OK;
-    const bool rank_first = g.rows < g.cols; // the smaller side is the rank
-    const tdm_cview u = rank_first ? a : b, v = rank_first ? b : a;
-    grad z = {};
-    z.g = (float *)g.data;
-    z.u = (const uint16_t *)u.data;
-    z.v = (const uint16_t *)v.data;
-    z.rank = u.cols;
-    z.width = v.cols;
-    z.tokens = a.rows;
-    z.g_rank = rank_first ? g.stride : 1;
-    z.g_width = rank_first ? 1 : g.stride;
-    z.u_stride = u.stride;
-    z.v_stride = v.stride;
-    z.alpha_u = rank_first ? alpha : 1.0f;
-    z.alpha_v = rank_first ? 1.0f : alpha;
-    z.u_vector = tdm_gemm_vector(u.data, u.stride, 2);
-    z.v_vector = tdm_gemm_vector(v.data, v.stride, 2);
-    TDM_ASSERT(tdm_ceil_div(z.rank, RANK) <= 65535);
-    grad_add<<<dim3((unsigned)tdm_ceil_div(z.width, WIDTH), (unsigned)tdm_ceil_div(z.rank, RANK)), THREADS, 0, s->cuda>>>(z);
-    return tdm_cuda_launched(err, "grad_add", g.rows, g.cols);
+    __shared__ __align__(16) stage stages[STAGES];
+    const job &j = a.of[a.jobs > 1 && (int)blockIdx.x >= a.of[1].first_block];
+    const int64_t w0 = ((int64_t)blockIdx.x - j.first_block) * WIDTH, r0 = (int64_t)blockIdx.y * RANK;
+    const int col = threadIdx.x / 32 * 16, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+    if (r0 >= j.rank) return;
+    float total[2][4], acc[2][4];
+    const auto each = [&](auto f) {
+#pragma unroll
+        for (int n = 0; n < 2; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int64_t r = r0 + g + i / 2 * 8, w = w0 + col + n * 8 + 2 * c + i % 2;
+                f(r < j.rank && w < j.width ? j.g + r * j.g_rank + w * j.g_width : NULL, total[n][i], acc[n][i]);
+            }
+    };
+    each([](float *p, float &sum, float &part) { sum = p ? *p : 0.0f, part = 0.0f; });
+    walk now = {}, ahead;
+    start_sequence(now, a);
+    ahead = now;
+    int put = 0, take = 0;
+    const auto prefetch = [&]() {
+        if (ahead.at < ahead.end) {
+            fetch(stages[put], j, ahead, r0, w0);
+            next(ahead, a);
+        }
+        tdm_cp_commit();
+        put = put + 1 == STAGES ? 0 : put + 1;
+    };
+#pragma unroll
+    for (int i = 0; i < STAGES - 1; i++) prefetch();
+    while (now.at < now.end) {
+        tdm_cp_wait<STAGES - 2>();
+        __syncthreads();
+        prefetch();
+        multiply(acc, stages[take], col);
+        take = take + 1 == STAGES ? 0 : take + 1;
+        const int of = now.sequence;
+        next(now, a);
+        if (now.sequence != of) each([&](float *, float &sum, float &part) { sum = __fmaf_rn(j.alpha, part, sum), part = 0.0f; });
+    }
+    tdm_cp_wait<0>();
+    each([](float *p, float &sum, float &) {
+        if (p) *p = sum;
+    });
+}
+
+static job job_of(tdm_view g, tdm_cview u, tdm_cview v, bool rank_first, float alpha)
+{
+    job j = {};
+    j.g = (float *)g.data;
+    j.u = (const uint16_t *)u.data;
+    j.v = (const uint16_t *)v.data;
+    j.rank = u.cols;
+    j.width = v.cols;
+    j.g_rank = rank_first ? g.stride : 1;
+    j.g_width = rank_first ? 1 : g.stride;
+    j.u_stride = u.stride;
+    j.v_stride = v.stride;
+    j.alpha = alpha;
+    j.u_vector = tdm_gemm_vector(u.data, u.stride, 2);
+    j.v_vector = tdm_gemm_vector(v.data, v.stride, 2);
+    return j;
+}
+
+tdm_status tdm_linear_grads(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
+{
+    grads z = {};
+    int64_t blocks = 0, rank = 0;
+    z.q_start = a->q_start;
+    z.sequences = a->q_start ? (int)a->sequences : 1;
+    z.tokens = a->dy.rows;
+    if (a->grad_a.data) z.of[z.jobs++] = job_of(a->grad_a, tdm_view_const(a->lora_dh), a->x, true, 1.0f);
+    if (a->grad_b.data) z.of[z.jobs++] = job_of(a->grad_b, a->h, a->dy, false, a->lora_scale);
+    for (int i = 0; i < z.jobs; i++) {
+        z.of[i].first_block = (int)blocks;
+        blocks += tdm_ceil_div(z.of[i].width, WIDTH);
+        rank = z.of[i].rank;
+    }
+    if (z.tokens == 0 || blocks == 0 || rank == 0) return TDM_OK;
+    TDM_ASSERT(tdm_ceil_div(rank, RANK) <= 65535);
+    grads_add<<<dim3((unsigned)blocks, (unsigned)tdm_ceil_div(rank, RANK)), THREADS, 0, s->cuda>>>(z);
+    return tdm_cuda_launched(err, "linear_grads", rank, blocks * WIDTH);
 }

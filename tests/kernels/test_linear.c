@@ -108,6 +108,7 @@ static void agrees_with_pytorch(void **state)
 /* Odd, tiny, non-multiple and longer than a panel is deep; many rows with few and with many columns of K, as kernels differ there. */
 static const struct { int64_t t, n, k, r; } shapes[] = {
     {1, 1, 1, 0}, {2, 3, 2, 1}, {7, 17, 31, 3}, {13, 64, 64, 8}, {29, 65, 127, 5}, {40, 130, 129, 0}, {64, 96, 300, 16}, {6, 20, 1100, 4}, {530, 70, 66, 2}, {270, 40, 1100, 4}, {65, 131, 2050, 16},
+    {150, 200, 576, 16}, {260, 136, 192, 4}, /* a device has other kernels for many rows of whole chunks */
 };
 
 static void check_rows(tdm_scheme scheme, tdm_act_quant act)

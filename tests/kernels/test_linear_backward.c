@@ -63,8 +63,9 @@ static void results_free(results *r)
 enum { ACCUMULATE = 1, SIDE = 2, NO_DX = 4 };
 
 /* Rows [first, first + count) of the case; gradients are added to r's. */
-static void run(const tdm_backend *be, int threads, const test_linear_case *c, tdm_cview h, int64_t first, int64_t count, results *r,
-                int flags)
+/* starts [count of them + 1]: the rows of each sequence, counted from `first`; NULL: one sequence. */
+static void run_sequences(const tdm_backend *be, int threads, const test_linear_case *c, tdm_cview h, int64_t first, int64_t count, const int32_t *starts,
+                          int64_t sequences, results *r, int flags)
 {
     const int64_t width = c->k > c->n ? c->k : c->n;
     const bool head = width > 16384;
@@ -83,10 +84,16 @@ static void run(const tdm_backend *be, int threads, const test_linear_case *c, t
         b.grad_a = test_out(&s, r->grad_a);
         b.grad_b = test_out(&s, r->grad_b);
         b.lora_scale = 0.7f;
+        b.q_start = starts ? test_in_bytes(&s, starts, (size_t)(sequences + 1) * sizeof *starts) : NULL;
+        b.sequences = sequences;
         if (flags & SIDE) b.lora_dx = test_out(&s, r->side);
     }
     TEST_OK(be->linear_backward(s.s, &b, err));
     test_stream_close(&s);
+}
+static void run(const tdm_backend *be, int threads, const test_linear_case *c, tdm_cview h, int64_t first, int64_t count, results *r, int flags)
+{
+    run_sequences(be, threads, c, h, first, count, NULL, 1, r, flags);
 }
 
 static test_linear_case golden_case(tdm_scheme scheme)
@@ -154,8 +161,10 @@ static void agrees_with_pytorch(void **state)
 }
 
 static const struct { int64_t t, n, k, r; } shapes[] = {
-    {1, 1, 1, 1}, {5, 3, 2, 1}, {17, 33, 31, 3}, {13, 64, 64, 8}, {70, 65, 127, 5}, {40, 130, 129, 16}, {12, 600, 66, 4}, {530, 21, 70, 17},
+    {1, 1, 1, 1}, {5, 3, 2, 1}, {17, 33, 31, 3}, {13, 64, 64, 8}, {70, 65, 127, 5}, {40, 130, 129, 16}, {12, 600, 66, 4}, {530, 21, 70, 17}, {150, 192, 160, 16}, {260, 200, 64, 8},
 };
+
+enum { MOST_SEQUENCES = 32 };
 
 static void a_split_batch_gives_the_same_gradients_and_dx(void **state)
 {
@@ -167,13 +176,20 @@ static void a_split_batch_gives_the_same_gradients_and_dx(void **state)
                 uint16_t *hs = test_noise_bf16(c.t, c.r, 77);
                 const tdm_cview h = {hs, TDM_DTYPE_BF16, c.t, c.r, c.r};
                 results whole = results_new(&c, c.t), split = results_new(&c, c.t);
-                run(backends[i], 2, &c, h, 0, c.t, &whole, 0);
-                for (int64_t first = 0, count = 1; first < c.t; first += count, count = count % 5 + 1 + first / 2) {
-                    const int64_t rows = tdm_min_i64(count, c.t - first);
+                int32_t starts[MOST_SEQUENCES + 1] = {0};
+                int64_t sequences = 0;
+                for (int64_t count = 1; starts[sequences] < c.t; count = count % 5 + 1 + starts[sequences] / 2, sequences++)
+                    starts[sequences + 1] = (int32_t)tdm_min_i64(starts[sequences] + count, c.t);
+                run_sequences(backends[i], 2, &c, h, 0, c.t, starts, sequences, &whole, 0);
+                for (int64_t at = 0, count = 1; at < sequences; at += count, count = count % 3 + 1) { /* one, two, three, one ... sequences at a time */
+                    count = tdm_min_i64(count, sequences - at);
+                    const int64_t first = starts[at], rows = starts[at + count] - first;
+                    int32_t own[4] = {0};
+                    for (int64_t k = 1; k <= count; k++) own[k] = starts[at + k] - starts[at];
                     results part = split;
                     part.dx = tdm_view_rows(split.dx, first, rows);
                     part.dh = tdm_view_rows(split.dh, first, rows);
-                    run(backends[i], 1 + (int)(first % 3), &c, h, first, rows, &part, 0);
+                    run_sequences(backends[i], 1 + (int)(first % 3), &c, h, first, rows, own, count, &part, 0);
                 }
                 test_same_bits("dx", tdm_view_const(split.dx), tdm_view_const(whole.dx));
                 test_same_bits("dh", tdm_view_const(split.dh), tdm_view_const(whole.dh));
@@ -184,27 +200,6 @@ static void a_split_batch_gives_the_same_gradients_and_dx(void **state)
                 free(hs);
                 test_linear_free(&c);
             }
-}
-
-/* The head's backward: rows so long that they are expanded fewer at a time, odd so that no instruction set reads them in place. */
-static void rows_as_long_as_a_vocabulary_fit_the_workspace(void **state)
-{
-    (void)state;
-    for (size_t i = 0; i < backends_n; i++) {
-        test_linear_case c = test_linear_random(70, 16401, 6, 2, TDM_SCHEME_BF16, TDM_ACT_NONE, 31);
-        uint16_t *hs = test_noise_bf16(c.t, c.r, 80);
-        const tdm_cview h = {hs, TDM_DTYPE_BF16, c.t, c.r, c.r};
-        results whole = results_new(&c, c.t), one = results_new(&c, 1);
-        run(backends[i], 2, &c, h, 0, c.t, &whole, 0);
-        for (int64_t row = 0; row < c.t; row += 23) {
-            run(backends[i], 1, &c, h, row, 1, &one, 0);
-            test_same_bits("dx", tdm_view_const(one.dx), tdm_cview_rows(tdm_view_const(whole.dx), row, 1));
-        }
-        results_free(&whole);
-        results_free(&one);
-        free(hs);
-        test_linear_free(&c);
-    }
 }
 
 /* A device against the CPU. Operands are below 1 (a block's scale is at most 1 / 448), so a sum of n terms is below n: f32 sums stay
@@ -220,6 +215,36 @@ static void check_device(const char *what, const test_linear_case *c, const resu
     test_near(what, tdm_view_const(got->dx), tdm_view_const(want->dx), 0, none * (double)c->n + dh * (double)c->r, flat);
     test_near(what, tdm_view_const(got->grad_a), tdm_view_const(want->grad_a), 0, dh * (double)c->t, flat);
     test_near(what, tdm_view_const(got->grad_b), tdm_view_const(want->grad_b), 0, none * (double)c->t, flat);
+}
+
+/* The head's backward: rows so long that they are expanded fewer at a time, odd so that no instruction set reads them in place; and a
+ * length that a device cuts into slices. */
+static void rows_as_long_as_a_vocabulary_fit_the_workspace(void **state)
+{
+    (void)state;
+    static const struct { int64_t n, k, r; } heads[] = {{16401, 6, 2}, {65600, 64, 0}};
+    for (size_t i = 0; i < backends_n; i++)
+        for (size_t s = 0; s < TDM_COUNT(heads); s++) {
+            test_linear_case c = test_linear_random(70, heads[s].n, heads[s].k, heads[s].r, TDM_SCHEME_BF16, TDM_ACT_NONE, 31);
+            uint16_t *hs = test_noise_bf16(c.t, c.r, 80);
+            const tdm_cview h = {hs, TDM_DTYPE_BF16, c.t, c.r, c.r};
+            results whole = results_new(&c, c.t), one = results_new(&c, 1);
+            run(backends[i], 2, &c, h, 0, c.t, &whole, 0);
+            for (int64_t row = 0; row < c.t; row += 23) {
+                run(backends[i], 1, &c, h, row, 1, &one, 0);
+                test_same_bits("dx", tdm_view_const(one.dx), tdm_cview_rows(tdm_view_const(whole.dx), row, 1));
+            }
+            if (backends[i]->device) {
+                results first = results_new(&c, c.t);
+                run(test_reference(), 1, &c, h, 0, c.t, &first, 0);
+                check_device(backends[i]->name, &c, &whole, &first);
+                results_free(&first);
+            }
+            results_free(&whole);
+            results_free(&one);
+            free(hs);
+            test_linear_free(&c);
+        }
 }
 
 /* dx is products of bf16 summed in one order; the gradients of B are not (lora_scale * dy has more than 8 bits), so a fused

@@ -5,7 +5,7 @@
 #include "testing/arrays.h"
 #include "testing/backend.h"
 
-/* Every buffer is the case's own; strides are cols + TEST_GUARD. */
+/* Every buffer is the case's own; rows have a gap between them. */
 typedef struct test_linear_case {
     int64_t t, n, k, r; /* r 0: no adapter */
     tdm_weight w;
