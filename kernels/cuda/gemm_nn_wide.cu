@@ -3,7 +3,7 @@
 // that of a vocabulary it is cut into SLICES chains, summed in order, so that a few rows fill the card.
 #include "kernels/cuda/wgmma.cuh"
 
-enum { TOKENS = 128, STEP = 64, THREADS = 256, SLICES = 8, SLICED_DEPTH = 65536 };
+enum { TOKENS = 128, STEP = 64, THREADS = 256, SLICES = 8, SLICED_DEPTH = 32768 };
 
 // 256 columns read the least, and take a multiprocessor alone.
 template <int BN> struct wide {
@@ -74,8 +74,8 @@ template <int BN> static __global__ void __launch_bounds__(THREADS, wide<BN>::BL
         tdm_wgmma_fence();
 #pragma unroll
         for (int k = 0; k < STEP / 16; k++)
-            tdm_wgmma_ss_turned<BN>(acc, tdm_wgmma_operand(x + group * 64 * TDM_ROW_BYTES + k * 32, 16),
-                                    tdm_wgmma_operand(w + k * 16 * TDM_ROW_BYTES, STEP * TDM_ROW_BYTES));
+            tdm_wgmma_ss_turned(acc, tdm_wgmma_operand(x + group * 64 * TDM_ROW_BYTES + k * 32, 16),
+                                tdm_wgmma_operand(w + k * 16 * TDM_ROW_BYTES, STEP * TDM_ROW_BYTES));
         tdm_wgmma_commit();
         if (tile + STAGES - 2 < end) fetch(tile + STAGES - 2); // over what tile - 2 read
         tdm_cp_commit();

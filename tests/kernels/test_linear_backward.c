@@ -222,7 +222,7 @@ static void check_device(const char *what, const test_linear_case *c, const resu
 static void rows_as_long_as_a_vocabulary_fit_the_workspace(void **state)
 {
     (void)state;
-    static const struct { int64_t n, k, r; } heads[] = {{16401, 6, 2}, {65600, 64, 0}};
+    static const struct { int64_t n, k, r; } heads[] = {{16401, 6, 2}, {32800, 64, 0}};
     for (size_t i = 0; i < backends_n; i++)
         for (size_t s = 0; s < TDM_COUNT(heads); s++) {
             test_linear_case c = test_linear_random(70, heads[s].n, heads[s].k, heads[s].r, TDM_SCHEME_BF16, TDM_ACT_NONE, 31);
