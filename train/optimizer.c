@@ -83,14 +83,14 @@ tdm_optimizer_tensor tdm_optimizer_tensor_of(const tdm_optimizer *o, int64_t lay
     const tdm_adapter *a = o->adapter;
     const int64_t offset = b ? a->offset_b[p] : a->offset_a[p];
     TDM_ASSERT(offset >= 0);
-    tdm_optimizer_tensor t = {.first = layer * a->layer_count + offset, .count = size_of(a, p, b)};
+    tdm_optimizer_tensor t = {.first = layer * a->layer_count + offset, .count = size_of(a, (int)p, b)};
     t.master = o->master + t.first;
     if (o->config.kind == TDM_OPTIMIZER_ADAMW) {
         t.m = o->m + t.first;
         t.v = o->v + t.first;
     }
     if (o->config.kind != TDM_OPTIMIZER_ADAMW_8BIT) return t;
-    const before here = state_before(a, p, b), all = state_before(a, TDM_PROJ_COUNT, false);
+    const before here = state_before(a, (int)p, b), all = state_before(a, TDM_PROJ_COUNT, false);
     if (is_small(t.count)) {
         t.m = o->m + layer * all.small + here.small;
         t.v = o->v + layer * all.small + here.small;
