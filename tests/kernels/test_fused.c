@@ -1,8 +1,12 @@
 /* labels: unit
+ * timeout: 300
  * What does several operations in one gives the bits of the operations one by one: linear_group, rope_kv, and quantization inside
  * rms_norm, swiglu and attention. */
 #include "testing/linear_case.h"
 #include "testing/paged.h"
+
+/* Large shapes are there for a device's kernels; the CPU's fused operations are its plain ones, one after the other. */
+enum { CPU_MOST = 20000 };
 
 /* ---- Quantization on the way ------------------------------------------------------------------------------------------------- */
 
@@ -55,6 +59,7 @@ static void check_made(make_fn *make, tdm_dtype dtype, int64_t b_rows, int64_t t
     tdm_view a = test_random_aligned(t, cols, dtype, 3, 1), b = test_random_aligned(b_rows ? b_rows : t, cols, TDM_DTYPE_BF16, 2, 2);
     for (size_t kind = 0; kind < TDM_COUNT(kinds); kind++)
         OPS_EACH_BACKEND(be) {
+            if (!be->device && t * cols > CPU_MOST) continue;
             const result one = result_open(t, cols, kind), two = result_open(t, cols, kind);
             for (int fused = 0; fused < 2; fused++) {
                 const result *r = fused ? &one : &two;
@@ -96,6 +101,7 @@ static void attention_quantizes_as_quantize_act_does(void **state)
     for (size_t i = 0; i < TDM_COUNT(shapes); i++)
         for (size_t kind = 0; kind < TDM_COUNT(kinds); kind++)
             OPS_EACH_BACKEND(be) {
+                if (!be->device && shapes[i].len[0] * shapes[i].dh > CPU_MOST) continue;
                 paged_case c = paged_random(shapes[i].heads, shapes[i].kv_heads, shapes[i].dh, 0, TDM_DTYPE_BF16, 3, shapes[i].len);
                 for (int decode = 0; decode < 2; decode++) {
                     int64_t first[3], rows[3], t = 0;
@@ -249,6 +255,7 @@ static void check_group(int64_t t, int64_t k, const int64_t *n, const int64_t *r
     test_linear_case c[GROUP];
     for (int i = 0; i < GROUP; i++) c[i] = test_linear_random(t, n[i], k, r[i], scheme, act, 21 + (uint32_t)i * (i > 0));
     OPS_EACH_BACKEND(be) {
+        if (!be->device && t * k > CPU_MOST) continue;
         tdm_view y[2][GROUP], h[2][GROUP];
         for (int together = 0; together < 2; together++) {
             for (int i = 0; i < GROUP; i++) {
