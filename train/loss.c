@@ -193,6 +193,8 @@ static moments moments_of(const double *x, int64_t first, int64_t last)
     return m;
 }
 
+bool tdm_rewards_equal(const double *reward, int64_t first, int64_t last) { return moments_of(reward, first, last).equal; }
+
 void tdm_advantages(tdm_advantage kind, const double *reward, const int64_t *group_start, int64_t groups, double *advantage)
 {
     const moments batch = moments_of(reward, 0, group_start[groups]);

@@ -63,5 +63,7 @@ void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t f
  *   none        r - mean of group                                  leave_one_out  r - mean of the others
  * A group of equal rewards says nothing about the policy: its advantages are 0. */
 void tdm_advantages(tdm_advantage kind, const double *reward, const int64_t *group_start, int64_t groups, double *advantage);
+/* Whether the rewards that were given in [first, last) are one value, or none at all: such a group tells no completion from another. */
+bool tdm_rewards_equal(const double *reward, int64_t first, int64_t last);
 
 #endif

@@ -57,6 +57,13 @@ typedef struct tdm_recipe_data {
     int64_t max_prompt_tokens;
 } tdm_recipe_data;
 
+/* DAPO's dynamic sampling, by verl's names: groups whose metric is equal throughout are generated anew, from the next prompts. */
+typedef struct tdm_recipe_filter_groups {
+    bool enable;
+    const char *metric;          /* a reward's name; "": the weighted sum */
+    int64_t max_num_gen_batches; /* of a step, the first included */
+} tdm_recipe_filter_groups;
+
 typedef struct tdm_recipe_rollout {
     int64_t prompts_per_step, generations, max_new_tokens;
     double temperature, top_p, min_p, repetition_penalty;
@@ -66,6 +73,7 @@ typedef struct tdm_recipe_rollout {
     bool ignore_eos;         /* the model's own end tokens end nothing */
     const char *replay;      /* "": generate; else recorded rollouts */
     int64_t max_sequences;   /* sequences decoded together; 0: as many as fit */
+    tdm_recipe_filter_groups filter_groups;
 } tdm_recipe_rollout;
 
 typedef struct tdm_recipe_reward {
@@ -162,6 +170,9 @@ enum { TDM_RECIPE_WHERE = 512 };
 const char *tdm_recipe_where(const tdm_recipe *r, const char *key, char buf[TDM_RECIPE_WHERE]);
 /* Whether file or command line gave the key a value (otherwise it is the default). */
 bool tdm_recipe_given(const tdm_recipe *r, const char *key);
+
+/* The reward of this name, -1: none. */
+int64_t tdm_recipe_reward_find(const tdm_recipe *r, const char *name);
 
 /* A model with a short context: data.max_prompt_tokens and rollout.max_new_tokens shrink until both fit, where the recipe gives them no value.
  * Values that were given stay, and the caller refuses them. */

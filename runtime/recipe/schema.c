@@ -69,6 +69,9 @@ static const tdm_key recipe_keys[] = {
     {"rollout.ignore_eos", TDM_KEY_BOOL, AT(rollout.ignore_eos), "false", 0, 0, NULL, 0, 0},
     {"rollout.replay", TDM_KEY_TEXT, AT(rollout.replay), "null", 0, 0, NULL, 0, 0},
     {"rollout.max_sequences", TDM_KEY_INT, AT(rollout.max_sequences), "0", 0, 1e6, NULL, TDM_KEY_FREE, 0},
+    {"rollout.filter_groups.enable", TDM_KEY_BOOL, AT(rollout.filter_groups.enable), "false", 0, 0, NULL, 0, 0},
+    {"rollout.filter_groups.metric", TDM_KEY_TEXT, AT(rollout.filter_groups.metric), "null", 0, 0, NULL, 0, 0},
+    {"rollout.filter_groups.max_num_gen_batches", TDM_KEY_INT, AT(rollout.filter_groups.max_num_gen_batches), "10", 2, 1e6, NULL, 0, 0},
 
     {"train.algorithm", TDM_KEY_ENUM, AT(train.algorithm), "grpo", 0, 0, algorithms, 0, 0},
     {"train.loss", TDM_KEY_ENUM, AT(train.loss), "dapo", 0, 0, losses, 0, 0},

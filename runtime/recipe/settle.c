@@ -65,6 +65,35 @@ static tdm_status check_rollout(const tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
+int64_t tdm_recipe_reward_find(const tdm_recipe *r, const char *name)
+{
+    for (int64_t i = 0; i < r->reward_count; i++)
+        if (strcmp(r->reward[i].name, name) == 0) return i;
+    return -1;
+}
+
+/* A key that takes a reward's name: the error lists those there are. */
+static tdm_status check_reward_name(const tdm_recipe *r, const char *key, const char *name, tdm_error *err)
+{
+    char hint[200] = "name one of the recipe's rewards:";
+    size_t at = strlen(hint);
+    if (!name[0] || tdm_recipe_reward_find(r, name) >= 0) return TDM_OK;
+    for (int64_t i = 0; i < r->reward_count && at < sizeof hint - 1; i++)
+        at += (size_t)snprintf(hint + at, sizeof hint - at, "%s %s", i ? "," : "", r->reward[i].name);
+    return REFUSE(key, hint, "%s: no reward is called \"%.64s\"", key, name);
+}
+
+static tdm_status check_filter(const tdm_recipe *r, tdm_error *err)
+{
+    const tdm_recipe_filter_groups *f = &r->rollout.filter_groups;
+    if (!f->enable) return TDM_OK;
+    if (r->train.algorithm != TDM_ALGORITHM_GRPO)
+        return REFUSE("rollout.filter_groups.enable", "remove it, or use train.algorithm: grpo", "rollout.filter_groups looks at rewards, and this algorithm has none");
+    if (r->rollout.replay[0])
+        return REFUSE("rollout.filter_groups.enable", "remove it, or generate", "rollout.filter_groups generates other groups, and a replay has only its own");
+    return check_reward_name(r, "rollout.filter_groups.metric", f->metric, err);
+}
+
 static tdm_status check_train(const tdm_recipe *r, tdm_error *err)
 {
     const tdm_recipe_train *t = &r->train;
@@ -147,6 +176,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_exact(r, err), done);
     TDM_TRY(st, check_sources(r, err), done);
     TDM_TRY(st, check_rollout(r, err), done);
+    TDM_TRY(st, check_filter(r, err), done);
     TDM_TRY(st, check_train(r, err), done);
     TDM_TRY(st, check_importance(r, err), done);
     TDM_TRY(st, check_memory(r, err), done);

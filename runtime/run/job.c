@@ -33,6 +33,14 @@ static void put_importance(tdm_step_metrics *m, const tdm_job_figures *f, bool f
     if (floor) tdm_metric_set(m, TDM_METRIC_IMPORTANCE_FRACTION_LOW, f->importance_low);
 }
 
+/* Groups of the step that say nothing about the policy. */
+static int64_t zero_std(const tdm_job *j)
+{
+    int64_t n = 0;
+    for (int64_t g = 0; g < j->group_count; g++) n += tdm_rewards_equal(j->total, j->group_start[g], j->group_start[g + 1]);
+    return n;
+}
+
 static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -45,6 +53,11 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
         reward_moments(j->total, j->sequence_count, &mean, &std);
         tdm_metric_set(&m, TDM_METRIC_REWARD_MEAN, mean);
         tdm_metric_set(&m, TDM_METRIC_REWARD_STD, std);
+        tdm_metric_set(&m, TDM_METRIC_FRAC_REWARD_ZERO_STD, share(zero_std(j), j->group_count));
+        if (j->r->rollout.filter_groups.enable) {
+            tdm_metric_set(&m, TDM_METRIC_NUM_GEN_BATCHES, (double)f->gen_batches);
+            tdm_metric_set(&m, TDM_METRIC_GROUPS_DROPPED, (double)f->groups_dropped);
+        }
         tdm_metric_set(&m, TDM_METRIC_KL, f->kl);
         tdm_metric_set(&m, TDM_METRIC_CLIP_FRACTION, f->clip_fraction);
         tdm_metric_set(&m, TDM_METRIC_TRUNCATED_FRACTION, share(f->truncated, j->sequence_count));
@@ -54,7 +67,7 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
         tdm_metric_set(&m, TDM_METRIC_ROLLOUT_S, f->rollout_s);
         tdm_metric_set(&m, TDM_METRIC_REWARD_S, f->reward_s);
         tdm_metric_set(&m, TDM_METRIC_FLIP_S, f->flip_s);
-        tdm_metric_set(&m, TDM_METRIC_ROLLOUT_TOKENS_PER_S, rate(f->completion_tokens, f->rollout_s));
+        tdm_metric_set(&m, TDM_METRIC_ROLLOUT_TOKENS_PER_S, rate(f->generated_tokens, f->rollout_s));
     }
     tdm_metric_set(&m, TDM_METRIC_LOSS, f->loss);
     tdm_metric_set(&m, TDM_METRIC_ENTROPY, f->entropy);

@@ -31,6 +31,8 @@ typedef struct tdm_job_figures {
     double importance_mean, importance_min, importance_max, importance_high, importance_low; /* the last two: parts of the weights */
     int64_t importance_count; /* weights of the correction; 0: there was none */
     int64_t prompt_tokens, completion_tokens, longest, truncated;
+    int64_t generated_tokens; /* completion_tokens and those of dropped groups */
+    int64_t gen_batches, groups_dropped;
 } tdm_job_figures;
 
 typedef struct tdm_job {
@@ -57,12 +59,14 @@ typedef struct tdm_job {
     /* the step at hand */
     tdm_job_prompt *prompt;     /* [groups] */
     tdm_request *request;       /* [groups] */
+    int64_t *fresh;             /* [groups] the groups that are generated and scored next */
     int64_t *group_start;       /* [groups + 1] into sequences */
     int64_t group_count, sequence_count;
     double *scores;             /* [rewards, samples] */
     double *total, *advantage;  /* [samples] */
     tdm_text *completion;       /* [samples] */
-    tdm_reward_sample *reward_sample;
+    tdm_reward_sample *reward_sample; /* [samples] */
+    double *fresh_scores;       /* [rewards, samples of the fresh groups] */
     tdm_train_item *item;       /* [samples] */
     uint8_t **mask;             /* sft: [samples] -> [context] */
     uint8_t *mask_bytes;
@@ -93,8 +97,8 @@ void tdm_job_close(tdm_job *j);
 /* job_rollout.c: prompts -> completions -> rewards -> advantages of one step. */
 tdm_status tdm_job_rollout(tdm_job *j, tdm_error *err);
 tdm_status tdm_job_log_rollouts(tdm_job *j, tdm_error *err);
-/* Decodes sequence i and sets reward_sample[i], an answer to p. */
-tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p, tdm_error *err);
+/* Decodes sequence i, an answer to p, for the rewards. */
+tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p, tdm_reward_sample *out, tdm_error *err);
 /* Encodes one prompt of the data; *fits: false when it is longer than data.max_prompt_tokens. */
 tdm_status tdm_job_prompt_make(tdm_job *j, const tdm_dataset *data, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err);
 void tdm_job_prompt_clear(tdm_job_prompt *p);

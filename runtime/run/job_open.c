@@ -150,13 +150,16 @@ static tdm_status step_tables(tdm_job *j, tdm_error *err)
     j->prompt = calloc(g, sizeof *j->prompt);
     j->request = calloc(g, sizeof *j->request);
     j->group_start = calloc(g + 1, sizeof *j->group_start);
+    j->fresh = calloc(g, sizeof *j->fresh);
     j->scores = calloc(n * rewards + 1, sizeof *j->scores);
+    j->fresh_scores = calloc(n * rewards + 1, sizeof *j->fresh_scores);
     j->total = calloc(n, sizeof *j->total);
     j->advantage = calloc(n, sizeof *j->advantage);
     j->completion = calloc(n, sizeof *j->completion);
     j->reward_sample = calloc(n, sizeof *j->reward_sample);
     j->item = calloc(n, sizeof *j->item);
-    bool ok = j->prompt && j->request && j->group_start && j->scores && j->total && j->advantage && j->completion && j->reward_sample && j->item;
+    bool ok = j->prompt && j->request && j->group_start && j->fresh && j->scores && j->fresh_scores && j->total && j->advantage && j->completion &&
+              j->reward_sample && j->item;
     if (tdm_job_sft(j)) {
         j->mask = calloc(n, sizeof *j->mask);
         j->mask_bytes = calloc(n, (size_t)j->context);
@@ -245,7 +248,9 @@ void tdm_job_close(tdm_job *j)
     free(j->prompt);
     free(j->request);
     free(j->group_start);
+    free(j->fresh);
     free(j->scores);
+    free(j->fresh_scores);
     free(j->total);
     free(j->advantage);
     free(j->completion);

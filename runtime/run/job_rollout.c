@@ -72,27 +72,37 @@ static bool on_tick(void *ctx, int64_t done, int64_t tokens)
     return !tdm_signals_stop();
 }
 
-static tdm_status generate(tdm_job *j, tdm_error *err)
+/* The next prompt into group g. drawn: prompts this step has drawn before, of which the sampler's draws are a function. */
+static tdm_status ask(tdm_job *j, int64_t g, int64_t drawn, tdm_request *q, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const tdm_recipe_rollout *ro = &j->r->rollout;
-    j->group_count = j->groups;
-    j->sequence_count = j->groups * ro->generations;
-    for (int64_t g = 0; g < j->groups; g++) {
-        tdm_job_prompt *p = &j->prompt[g];
-        const int64_t first = g * ro->generations;
-        j->group_start[g] = first;
-        TDM_TRY(st, next_prompt(j, p, err), done);
-        for (int64_t i = 0; i < ro->generations; i++) tdm_sequence_start(&j->sequences.seq[first + i], p->ids.data, p->ids.count, ro->max_new_tokens);
-        j->request[g] = (tdm_request){.sequence = &j->sequences.seq[first], .samples = ro->generations, .sampling = j->sampling,
-                                      .seed = (uint64_t)j->r->seed, .step = (uint32_t)(j->step + 1), .prompt_index = (uint32_t)g,
-                                      .stop_ids = j->language.eos, .stop_count = j->language.eos_count,
-                                      .stop = ro->stop.count > 0 ? tdm_stops_hit : NULL, .stop_ctx = &j->stops};
-    }
-    j->group_start[j->groups] = j->sequence_count;
-    tick t = {.j = j, .total = j->sequence_count};
-    TDM_TRY(st, tdm_engine_run(j->session.engine, &j->session.adapter, j->request, j->groups, on_tick, &t, err), done);
+    tdm_job_prompt *p = &j->prompt[g];
+    const int64_t first = j->group_start[g];
+    TDM_TRY(st, next_prompt(j, p, err), done);
+    for (int64_t i = 0; i < ro->generations; i++) tdm_sequence_start(&j->sequences.seq[first + i], p->ids.data, p->ids.count, ro->max_new_tokens);
+    *q = (tdm_request){.sequence = &j->sequences.seq[first], .samples = ro->generations, .sampling = j->sampling,
+                       .seed = (uint64_t)j->r->seed, .step = (uint32_t)(j->step + 1), .prompt_index = (uint32_t)drawn,
+                       .stop_ids = j->language.eos, .stop_count = j->language.eos_count,
+                       .stop = ro->stop.count > 0 ? tdm_stops_hit : NULL, .stop_ctx = &j->stops};
 done:
+    return st;
+}
+
+static tdm_status generate(tdm_job *j, int64_t fresh, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_job_figures *f = &j->fig;
+    const double start = tdm_now_s();
+    const int64_t drawn = f->gen_batches ? j->groups + f->groups_dropped - fresh : 0;
+    for (int64_t k = 0; k < fresh; k++) TDM_TRY(st, ask(j, j->fresh[k], drawn + k, &j->request[k], err), done);
+    tick t = {.j = j, .total = fresh * j->r->rollout.generations};
+    TDM_TRY(st, tdm_engine_run(j->session.engine, &j->session.adapter, j->request, fresh, on_tick, &t, err), done);
+    f->gen_batches++;
+    for (int64_t k = 0; k < fresh; k++)
+        for (int64_t i = 0; i < j->request[k].samples; i++) f->generated_tokens += tdm_sequence_completion(&j->request[k].sequence[i]);
+done:
+    f->rollout_s += tdm_now_s() - start;
     return st;
 }
 
@@ -119,7 +129,7 @@ static void replay_step(tdm_job *j)
     j->group_start[j->groups] = j->sequence_count = n;
 }
 
-tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p, tdm_error *err)
+tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p, tdm_reward_sample *out, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const tdm_sequence *s = &j->sequences.seq[i];
@@ -127,19 +137,57 @@ tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p,
     text->len = 0;
     TDM_TRY(st, tdm_text_append(text, "", 0, err), done);
     TDM_TRY(st, tdm_language_text(&j->language, s->tokens + s->prompt, tdm_sequence_completion(s), text, err), done);
-    j->reward_sample[i] = (tdm_reward_sample){.prompt = p->messages, .completion = text->data, .completion_len = text->len,
-                                              .ids = s->tokens + s->prompt, .ids_count = tdm_sequence_completion(s), .row = p->row};
+    *out = (tdm_reward_sample){.prompt = p->messages, .completion = text->data, .completion_len = text->len,
+                               .ids = s->tokens + s->prompt, .ids_count = tdm_sequence_completion(s), .row = p->row};
 done:
     return st;
 }
 
-static tdm_status reward(tdm_job *j, tdm_error *err)
+/* Scores the fresh groups, and puts what they got among the scores of the step. */
+static tdm_status reward(tdm_job *j, int64_t fresh, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    for (int64_t g = 0; g < j->group_count; g++)
-        for (int64_t i = j->group_start[g]; i < j->group_start[g + 1]; i++) TDM_TRY(st, tdm_job_reward_sample(j, i, &j->prompt[g], err), done);
-    TDM_TRY(st, tdm_rewards_score(j->rewards, j->reward_sample, j->sequence_count, j->scores, err), done);
+    const double start = tdm_now_s();
+    const int64_t size = j->r->rollout.generations, n = fresh * size;
+    for (int64_t k = 0; k < n; k++) {
+        const int64_t g = j->fresh[k / size];
+        TDM_TRY(st, tdm_job_reward_sample(j, j->group_start[g] + k % size, &j->prompt[g], &j->reward_sample[k], err), done);
+    }
+    TDM_TRY(st, tdm_rewards_score(j->rewards, j->reward_sample, n, j->fresh_scores, err), done);
+    for (int64_t w = 0; w < tdm_rewards_count(j->rewards); w++)
+        for (int64_t k = 0; k < n; k++)
+            j->scores[w * j->sequence_count + j->group_start[j->fresh[k / size]] + k % size] = j->fresh_scores[w * n + k];
     tdm_rewards_combine(j->rewards, j->scores, j->sequence_count, j->total);
+done:
+    j->fig.reward_s += tdm_now_s() - start;
+    return st;
+}
+
+/* The groups to generate anew: those whose metric is equal throughout, while batches are left. After the last they stay, and teach nothing. */
+static int64_t dropped(tdm_job *j)
+{
+    const tdm_recipe_filter_groups *f = &j->r->rollout.filter_groups;
+    int64_t n = 0;
+    if (!f->enable || j->fig.gen_batches >= f->max_num_gen_batches) return 0;
+    const double *metric = f->metric[0] ? j->scores + tdm_recipe_reward_find(j->r, f->metric) * j->sequence_count : j->total;
+    for (int64_t g = 0; g < j->group_count; g++)
+        if (tdm_rewards_equal(metric, j->group_start[g], j->group_start[g + 1])) j->fresh[n++] = g;
+    j->fig.groups_dropped += n;
+    return n;
+}
+
+static tdm_status generate_step(tdm_job *j, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    int64_t fresh = j->groups;
+    j->group_count = j->groups;
+    j->sequence_count = j->groups * j->r->rollout.generations;
+    for (int64_t g = 0; g <= j->groups; g++) j->group_start[g] = g * j->r->rollout.generations;
+    for (int64_t g = 0; g < j->groups; g++) j->fresh[g] = g;
+    for (; fresh > 0; fresh = dropped(j)) {
+        TDM_TRY(st, generate(j, fresh, err), done);
+        TDM_TRY(st, reward(j, fresh, err), done);
+    }
 done:
     return st;
 }
@@ -170,14 +218,9 @@ static void make_items(tdm_job *j)
 tdm_status tdm_job_rollout(tdm_job *j, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    const double start = tdm_now_s();
     if (tdm_job_replays(j)) replay_step(j);
-    else TDM_TRY(st, generate(j, err), done);
-    const double generated = tdm_now_s();
-    j->fig.rollout_s = generated - start;
-    if (j->rewards) TDM_TRY(st, reward(j, err), done);
+    else TDM_TRY(st, generate_step(j, err), done);
     tdm_advantages(j->r->train.advantage, j->total, j->group_start, j->group_count, j->advantage);
-    j->fig.reward_s = tdm_now_s() - generated;
     count(j);
     make_items(j);
 done:

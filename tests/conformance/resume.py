@@ -34,6 +34,8 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
         sections["rollout"] = {"prompts_per_step": 3, "generations": 4, "max_new_tokens": 24}
         sections["reward"] = [{"type": "regex", "pattern": "[aeiou]", "weight": 1.0}, {"type": "length", "max": 24, "buffer": 20}]
         sections["train"].update(loss="dapo", kl=0.01, epochs_per_rollout=2, minibatches=2)
+        if numerics == "fast":
+            sections["rollout"]["filter_groups"] = {"enable": True, "metric": "regex", "max_num_gen_batches": 3}
     else:
         sections["train"]["batch_size"] = 4
     return write_recipe(os.path.join(tmp, name + ".yaml"), sections)
