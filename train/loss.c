@@ -208,8 +208,31 @@ void tdm_advantages(tdm_advantage kind, const double *reward, const int64_t *gro
             case TDM_ADVANTAGE_GROUP_STD: advantage[i] = centered / (m.std + 1e-4); break;
             case TDM_ADVANTAGE_BATCH_STD: advantage[i] = centered / (batch.std + 1e-4); break;
             case TDM_ADVANTAGE_NONE: advantage[i] = centered; break;
+            case TDM_ADVANTAGE_GDPO: TDM_ASSERT(!"gdpo is of several rewards"); break;
             case TDM_ADVANTAGE_LEAVE_ONE_OUT: advantage[i] = centered * (double)m.count / (double)(m.count - 1); break;
             }
         }
     }
+}
+
+/* Adds weight * z-score within [first, last) to sum; NaN there: no opinion yet. */
+static void add_normalized(const double *score, double weight, int64_t first, int64_t last, double *sum)
+{
+    const moments m = moments_of(score, first, last);
+    for (int64_t i = first; i < last; i++) {
+        if (isnan(score[i])) continue;
+        if (isnan(sum[i])) sum[i] = 0.0;
+        if (!m.equal) sum[i] += weight * (score[i] - m.mean) / (m.std + 1e-4);
+    }
+}
+
+void tdm_advantages_gdpo(const double *score, const double *weight, int64_t rewards, const int64_t *group_start, int64_t groups, double *sum,
+                         double *advantage)
+{
+    const int64_t n = group_start[groups];
+    for (int64_t i = 0; i < n; i++) sum[i] = NAN;
+    for (int64_t w = 0; w < rewards; w++)
+        for (int64_t g = 0; g < groups; g++) add_normalized(score + w * n, weight[w], group_start[g], group_start[g + 1], sum);
+    const moments batch = moments_of(sum, 0, n);
+    for (int64_t i = 0; i < n; i++) advantage[i] = isnan(sum[i]) || batch.equal ? 0.0 : (sum[i] - batch.mean) / (batch.std + 1e-4);
 }

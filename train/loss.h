@@ -17,7 +17,7 @@ typedef enum tdm_loss_kind { TDM_LOSS_GRPO, TDM_LOSS_BNPO, TDM_LOSS_DR_GRPO, TDM
 typedef enum tdm_kl_type { TDM_KL_K1, TDM_KL_K2, TDM_KL_K3 } tdm_kl_type;
 typedef enum tdm_level { TDM_LEVEL_TOKEN, TDM_LEVEL_SEQUENCE, TDM_LEVEL_GEOMETRIC } tdm_level;
 typedef enum tdm_correction { TDM_CORRECTION_NONE, TDM_CORRECTION_TRUNCATE, TDM_CORRECTION_MASK } tdm_correction;
-typedef enum tdm_advantage { TDM_ADVANTAGE_GROUP_STD, TDM_ADVANTAGE_BATCH_STD, TDM_ADVANTAGE_NONE, TDM_ADVANTAGE_LEAVE_ONE_OUT } tdm_advantage;
+typedef enum tdm_advantage { TDM_ADVANTAGE_GROUP_STD, TDM_ADVANTAGE_BATCH_STD, TDM_ADVANTAGE_NONE, TDM_ADVANTAGE_LEAVE_ONE_OUT, TDM_ADVANTAGE_GDPO } tdm_advantage;
 
 typedef struct tdm_loss_config {
     tdm_loss_kind kind;
@@ -63,6 +63,12 @@ void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t f
  *   none        r - mean of group                                  leave_one_out  r - mean of the others
  * A group of equal rewards says nothing about the policy: its advantages are 0. */
 void tdm_advantages(tdm_advantage kind, const double *reward, const int64_t *group_start, int64_t groups, double *advantage);
+/* GDPO (arXiv:2601.05242; TRL's multi_objective_aggregation: normalize_then_sum): each reward by itself is (r - mean of group) / (std of group
+ * + 1e-4); the sum of these by weight then is (sum - mean of batch) / (std of batch + 1e-4), so that a reward of small spread counts as much as
+ * one of large spread. score [rewards, samples], unweighted, NaN: no opinion. A reward that is equal in a group, or was given once there,
+ * adds 0; a sample that no reward has an opinion on gets 0 and does not count. sum [samples] is room to work in. */
+void tdm_advantages_gdpo(const double *score, const double *weight, int64_t rewards, const int64_t *group_start, int64_t groups, double *sum,
+                         double *advantage);
 /* Whether the rewards that were given in [first, last) are one value, or none at all: such a group tells no completion from another. */
 bool tdm_rewards_equal(const double *reward, int64_t first, int64_t last);
 

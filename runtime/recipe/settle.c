@@ -97,6 +97,9 @@ static tdm_status check_filter(const tdm_recipe *r, tdm_error *err)
 static tdm_status check_train(const tdm_recipe *r, tdm_error *err)
 {
     const tdm_recipe_train *t = &r->train;
+    if (t->advantage == TDM_ADVANTAGE_GDPO && r->rollout.replay[0])
+        return REFUSE("train.advantage", "use group_std, batch_std, none or leave_one_out",
+                      "train.advantage: gdpo normalizes the rewards one by one, and a replay has their sum alone");
     if (t->warmup_steps > t->steps)
         return REFUSE("train.warmup_steps", "warm up for fewer steps", "train.warmup_steps is %lld, train.steps is %lld",
                       (long long)t->warmup_steps, (long long)t->steps);

@@ -66,6 +66,7 @@ typedef struct tdm_job {
     double *total, *advantage;  /* [samples] */
     tdm_text *completion;       /* [samples] */
     tdm_reward_sample *reward_sample; /* [samples] */
+    double *weights;            /* [rewards] */
     double *fresh_scores;       /* [rewards, samples of the fresh groups] */
     tdm_train_item *item;       /* [samples] */
     uint8_t **mask;             /* sft: [samples] -> [context] */

@@ -152,14 +152,16 @@ static tdm_status step_tables(tdm_job *j, tdm_error *err)
     j->group_start = calloc(g + 1, sizeof *j->group_start);
     j->fresh = calloc(g, sizeof *j->fresh);
     j->scores = calloc(n * rewards + 1, sizeof *j->scores);
+    j->weights = calloc(rewards + 1, sizeof *j->weights);
     j->fresh_scores = calloc(n * rewards + 1, sizeof *j->fresh_scores);
     j->total = calloc(n, sizeof *j->total);
     j->advantage = calloc(n, sizeof *j->advantage);
     j->completion = calloc(n, sizeof *j->completion);
     j->reward_sample = calloc(n, sizeof *j->reward_sample);
     j->item = calloc(n, sizeof *j->item);
-    bool ok = j->prompt && j->request && j->group_start && j->fresh && j->scores && j->fresh_scores && j->total && j->advantage && j->completion &&
+    bool ok = j->prompt && j->request && j->group_start && j->fresh && j->scores && j->weights && j->fresh_scores && j->total && j->advantage && j->completion &&
               j->reward_sample && j->item;
+    for (size_t i = 0; ok && i < rewards; i++) j->weights[i] = tdm_rewards_weight(j->rewards, (int64_t)i);
     if (tdm_job_sft(j)) {
         j->mask = calloc(n, sizeof *j->mask);
         j->mask_bytes = calloc(n, (size_t)j->context);
@@ -250,6 +252,7 @@ void tdm_job_close(tdm_job *j)
     free(j->group_start);
     free(j->fresh);
     free(j->scores);
+    free(j->weights);
     free(j->fresh_scores);
     free(j->total);
     free(j->advantage);

@@ -215,12 +215,21 @@ static void make_items(tdm_job *j)
     }
 }
 
+static void advantages(tdm_job *j)
+{
+    if (j->r->train.advantage != TDM_ADVANTAGE_GDPO) {
+        tdm_advantages(j->r->train.advantage, j->total, j->group_start, j->group_count, j->advantage);
+        return;
+    }
+    tdm_advantages_gdpo(j->scores, j->weights, tdm_rewards_count(j->rewards), j->group_start, j->group_count, j->fresh_scores, j->advantage);
+}
+
 tdm_status tdm_job_rollout(tdm_job *j, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     if (tdm_job_replays(j)) replay_step(j);
     else TDM_TRY(st, generate_step(j, err), done);
-    tdm_advantages(j->r->train.advantage, j->total, j->group_start, j->group_count, j->advantage);
+    advantages(j);
     count(j);
     make_items(j);
 done:

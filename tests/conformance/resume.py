@@ -36,6 +36,7 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
         sections["train"].update(loss="dapo", kl=0.01, epochs_per_rollout=2, minibatches=2)
         if numerics == "fast":
             sections["rollout"]["filter_groups"] = {"enable": True, "metric": "regex", "max_num_gen_batches": 3}
+            sections["train"]["advantage"] = "gdpo"
     else:
         sections["train"]["batch_size"] = 4
     return write_recipe(os.path.join(tmp, name + ".yaml"), sections)

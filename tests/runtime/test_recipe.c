@@ -106,6 +106,9 @@ static const struct { const char *text, *line; } broken[] = {
     {"model: {path: m}\nrollout: {replay: r, filter_groups: {enable: true}}\n",
      "rollout.filter_groups generates other groups, and a replay has only its own (a.yaml:2:46): remove it, or generate"},
     {OK "rollout: {filter_groups: {max_num_gen_batches: 1}}\n", "rollout.filter_groups.max_num_gen_batches is 1, the range is 2 to 1000000 (a.yaml:4:48): the default is 10"},
+    {"model: {path: m}\nrollout: {replay: r}\ntrain: {advantage: gdpo}\n",
+     "train.advantage: gdpo normalizes the rewards one by one, and a replay has their sum alone (a.yaml:3:20): use group_std, batch_std, none or "
+     "leave_one_out"},
     {"model: {path: m}\n", "data.train is missing (a.yaml: data.train): give a JSONL file, or rollout.replay"},
     {"model: {path: m}\ndata: {train: t}\n", "no reward to learn from (a.yaml: reward): add one, as in reward: [{type: number, answer: \"{answer}\"}]"},
     {"model: {path: m}\ndata: {train: t}\nreward: {type: number}\n", "reward wants a list, found a mapping (a.yaml:3:9): start each reward with a dash"},

@@ -188,6 +188,23 @@ static void a_range_of_tokens_has_the_bits_of_the_whole(void **state)
     assert_memory_equal(&a, &b, sizeof a);
 }
 
+/* What TRL 1.16 gives in double (GRPOTrainer, normalize_then_sum; rewards [12, 2] in groups of 4, weights 1 and 0.25): a spread ten times as large,
+ * a reward that is equal in a group, one without an opinion, and a sample that none has an opinion on. */
+static void gdpo_s_advantages_are_trl_s(void **state)
+{
+    (void)state;
+    static const double score[2][12] = {{1, 0, 0, 1, 0, 0, 0, 0, 1, 0, NAN, 1}, {0.2, 0.9, 0.1, 0.4, 3, 1, 2, 2.5, NAN, -1, NAN, 2}}, weight[2] = {1.0, 0.25};
+    static const double want[12] = {0.972619850763168, -0.690159506325696, -1.44338709149229, 1.16092674705482, 0.34342602475343, -0.441547746111553,
+                                    -0.0490608606790614, 0.147182582037184, 0.773951176233985, -1.78490540844616, 0, 1.01095423221217};
+    static const int64_t start[] = {0, 4, 8, 12};
+    double sum[12], got[12];
+    tdm_advantages_gdpo(score[0], weight, 2, start, 3, sum, got);
+    for (int i = 0; i < 12; i++) expect_near(got[i], want[i], 1e-7); /* TRL's count / (count - 1) is in FP32 */
+    const double equal[4] = {2, 2, 2, 2};
+    tdm_advantages_gdpo(equal, weight, 1, start, 1, sum, got);
+    for (int i = 0; i < 4; i++) assert_true(got[i] == 0.0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -197,6 +214,7 @@ int main(void)
         cmocka_unit_test(without_a_correction_or_a_sampler_nothing_is_weighed),
         cmocka_unit_test(coefficients_are_the_loss_s_derivatives),
         cmocka_unit_test(a_range_of_tokens_has_the_bits_of_the_whole),
+        cmocka_unit_test(gdpo_s_advantages_are_trl_s),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
