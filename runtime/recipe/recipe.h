@@ -76,6 +76,20 @@ typedef struct tdm_recipe_rollout {
     tdm_recipe_filter_groups filter_groups;
 } tdm_recipe_rollout;
 
+/* Evaluations of data.eval during a run. */
+typedef struct tdm_recipe_eval {
+    int64_t every;           /* steps; 0: when a checkpoint is due */
+    int64_t limit;           /* first rows of the data; 0: all */
+    int64_t generations;     /* completions of a row */
+    double temperature;      /* 0: greedy */
+    tdm_numbers pass_at;     /* the k of pass@k, rising */
+    const char *pass_metric; /* a reward's name; "": the weighted sum */
+    double pass_threshold;   /* a completion is right from here on */
+    const char *best;        /* "reward_mean", a reward's name or "pass@K", the greater the better; "": none */
+    int64_t patience;        /* evaluations in a row that may not improve it; 0: any number */
+    double min_delta;        /* what an improvement is more than, for patience */
+} tdm_recipe_eval;
+
 typedef struct tdm_recipe_reward {
     tdm_reward_kind kind;
     const char *name;        /* unique in the list: reward/NAME in the metrics */
@@ -141,6 +155,7 @@ typedef struct tdm_recipe {
     tdm_recipe_adapter adapter;
     tdm_recipe_data data;
     tdm_recipe_rollout rollout;
+    tdm_recipe_eval eval;
     const tdm_recipe_reward *reward;
     int64_t reward_count;
     tdm_recipe_train train;
@@ -187,7 +202,7 @@ tdm_status tdm_recipe_text(const tdm_recipe *r, char **text, size_t *len, tdm_er
 tdm_status tdm_recipe_write(const tdm_recipe *r, const char *path, tdm_error *err);
 
 /* For --resume: TDM_ERR_RECIPE naming the first key of `now` whose value changed in a way that matters since `then`.
- * Free to change: where things lie and how often they are written (output, checkpoint, log, data.eval, model.path: the base is
+ * Free to change: where things lie and how often they are written (output, checkpoint, log, eval, data.eval, model.path: the base is
  * known by its hash), what does not change a result (memory but for kv's dtype, threads, rollout.max_sequences,
  * train.checkpointing, train.micro_tokens but for bnpo, a reward's timeout_s, workers, on_error, interpreter), and
  * train.steps while the schedule is constant. */

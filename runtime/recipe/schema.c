@@ -73,6 +73,17 @@ static const tdm_key recipe_keys[] = {
     {"rollout.filter_groups.metric", TDM_KEY_TEXT, AT(rollout.filter_groups.metric), "null", 0, 0, NULL, 0, 0},
     {"rollout.filter_groups.max_num_gen_batches", TDM_KEY_INT, AT(rollout.filter_groups.max_num_gen_batches), "10", 2, 1e6, NULL, 0, 0},
 
+    {"eval.every", TDM_KEY_INT, AT(eval.every), "0", 0, 1e9, NULL, TDM_KEY_FREE, 0},
+    {"eval.limit", TDM_KEY_INT, AT(eval.limit), "64", 0, 1e9, NULL, TDM_KEY_FREE, 0},
+    {"eval.generations", TDM_KEY_INT, AT(eval.generations), "1", 1, 65536, NULL, TDM_KEY_FREE, 0},
+    {"eval.temperature", TDM_KEY_FLOAT, AT(eval.temperature), "0.0", 0, 100, NULL, TDM_KEY_FREE, 0},
+    {"eval.pass_at", TDM_KEY_NUMBERS, AT(eval.pass_at), "[]", 1, 65536, NULL, TDM_KEY_FREE, 0},
+    {"eval.pass_metric", TDM_KEY_TEXT, AT(eval.pass_metric), "null", 0, 0, NULL, TDM_KEY_FREE, 0},
+    {"eval.pass_threshold", TDM_KEY_FLOAT, AT(eval.pass_threshold), "1.0", -1e9, 1e9, NULL, TDM_KEY_FREE, 0},
+    {"eval.best", TDM_KEY_TEXT, AT(eval.best), "null", 0, 0, NULL, TDM_KEY_FREE, 0},
+    {"eval.patience", TDM_KEY_INT, AT(eval.patience), "0", 0, 1e9, NULL, TDM_KEY_FREE, 0},
+    {"eval.min_delta", TDM_KEY_FLOAT, AT(eval.min_delta), "0.0", 0, 1e9, NULL, TDM_KEY_FREE, 0},
+
     {"train.algorithm", TDM_KEY_ENUM, AT(train.algorithm), "grpo", 0, 0, algorithms, 0, 0},
     {"train.loss", TDM_KEY_ENUM, AT(train.loss), "dapo", 0, 0, losses, 0, 0},
     {"train.steps", TDM_KEY_INT, AT(train.steps), "100", 1, 1e9, NULL, 0, 0},

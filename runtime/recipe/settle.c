@@ -94,6 +94,51 @@ static tdm_status check_filter(const tdm_recipe *r, tdm_error *err)
     return check_reward_name(r, "rollout.filter_groups.metric", f->metric, err);
 }
 
+static bool pass_at_holds(const tdm_recipe_eval *e, const char *name)
+{
+    char key[32];
+    for (int64_t i = 0; i < e->pass_at.count; i++) {
+        snprintf(key, sizeof key, "pass@%lld", (long long)e->pass_at.items[i]);
+        if (strcmp(key, name) == 0) return true;
+    }
+    return false;
+}
+
+static tdm_status check_best(const tdm_recipe *r, tdm_error *err)
+{
+    const tdm_recipe_eval *e = &r->eval;
+    if (e->patience > 0 && !e->best[0])
+        return REFUSE("eval.patience", "name it, as in eval.best: reward_mean", "eval.patience waits for a better eval.best, and none is named");
+    if (!e->best[0] || strcmp(e->best, "reward_mean") == 0 || tdm_recipe_reward_find(r, e->best) >= 0 || pass_at_holds(e, e->best)) return TDM_OK;
+    return REFUSE("eval.best", "use reward_mean, a reward's name, or pass@K with K in eval.pass_at", "eval.best: an evaluation has no figure \"%.64s\"", e->best);
+}
+
+static tdm_status check_eval(const tdm_recipe *r, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_recipe_eval *e = &r->eval;
+    const char *used = e->best[0] ? "eval.best" : e->patience ? "eval.patience" : e->pass_at.count ? "eval.pass_at" : e->every ? "eval.every" : NULL;
+    if (!r->data.eval[0]) return used ? REFUSE(used, "give data.eval", "%s is of the evaluation, and there is no data.eval", used) : TDM_OK;
+    if (e->generations > 1 && e->temperature == 0)
+        return REFUSE("eval.generations", "give eval.temperature, or 1 generation", "eval.generations is %lld, and at eval.temperature 0 they would all be the same",
+                      (long long)e->generations);
+    if (e->generations > r->rollout.prompts_per_step * r->rollout.generations)
+        return REFUSE("eval.generations", "use fewer", "eval.generations is %lld, and a step, for which memory is planned, has %lld completions",
+                      (long long)e->generations, (long long)(r->rollout.prompts_per_step * r->rollout.generations));
+    for (int64_t i = 0; i < e->pass_at.count; i++) {
+        if (e->pass_at.items[i] > e->generations)
+            return REFUSE("eval.pass_at", "raise eval.generations", "eval.pass_at has %lld, and eval.generations is %lld", (long long)e->pass_at.items[i],
+                          (long long)e->generations);
+        if (i > 0 && e->pass_at.items[i] <= e->pass_at.items[i - 1])
+            return REFUSE("eval.pass_at", "write them rising, each once", "eval.pass_at has %lld after %lld", (long long)e->pass_at.items[i],
+                          (long long)e->pass_at.items[i - 1]);
+    }
+    TDM_TRY(st, check_reward_name(r, "eval.pass_metric", e->pass_metric, err), done);
+    TDM_TRY(st, check_best(r, err), done);
+done:
+    return st;
+}
+
 static tdm_status check_train(const tdm_recipe *r, tdm_error *err)
 {
     const tdm_recipe_train *t = &r->train;
@@ -180,6 +225,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_sources(r, err), done);
     TDM_TRY(st, check_rollout(r, err), done);
     TDM_TRY(st, check_filter(r, err), done);
+    TDM_TRY(st, check_eval(r, err), done);
     TDM_TRY(st, check_train(r, err), done);
     TDM_TRY(st, check_importance(r, err), done);
     TDM_TRY(st, check_memory(r, err), done);

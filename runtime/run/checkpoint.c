@@ -1,9 +1,11 @@
 #include "runtime/run/checkpoint.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "memory/hash.h"
 
@@ -153,8 +155,8 @@ static int falling(const void *a, const void *b)
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-/* Keeps the newest `keep` of the complete ones up to `step`. Later ones belong to a run that went on from elsewhere: not ours to remove. */
-static tdm_status prune(const char *dir, int64_t step, int64_t keep, tdm_error *err)
+/* Keeps the newest `keep` of the complete ones up to `step`, and `best`. Later ones belong to a run that went on from elsewhere: not ours to remove. */
+static tdm_status prune(const char *dir, int64_t step, int64_t best, int64_t keep, tdm_error *err)
 {
     tdm_names names = {0};
     tdm_status st = tdm_fs_list(dir, &names, err);
@@ -168,11 +170,36 @@ static tdm_status prune(const char *dir, int64_t step, int64_t keep, tdm_error *
     if (steps) qsort(steps, (size_t)count, sizeof *steps, falling);
     for (int64_t i = keep; st == TDM_OK && i < count; i++) {
         char name[48];
+        if (steps[i] == best) continue;
         snprintf(name, sizeof name, "step-%06" PRId64, steps[i]);
         st = remove_one(dir, name, err);
     }
     free(steps);
     tdm_names_free(&names);
+    return st;
+}
+
+tdm_status tdm_checkpoint_link_best(const char *dir, int64_t step, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char name[48], tmp[TDM_PATH_BYTES], path[TDM_PATH_BYTES];
+    TDM_TRY(st, tdm_fs_join(path, dir, "best", err), done);
+    snprintf(name, sizeof name, "step-%06" PRId64, step);
+    TDM_TRY(st, tdm_fs_join(tmp, dir, name, err), done);
+    if (step == 0 || !tdm_fs_is_dir(tmp)) {
+        st = tdm_fs_remove_tree(path, err);
+        goto done;
+    }
+    TDM_TRY(st, tdm_fs_join(tmp, dir, ".step-best.tmp", err), done);
+    TDM_TRY(st, tdm_fs_remove_tree(tmp, err), done);
+    if (symlink(name, tmp) != 0) {
+        if (errno == EPERM || errno == EOPNOTSUPP || errno == ENOSYS) goto done;
+        st = TDM_FAIL(err, TDM_ERR_OTHER, tmp, "is the disk full?", "cannot make a link: %s", strerror(errno));
+        goto done;
+    }
+    TDM_TRY(st, tdm_fs_rename(tmp, path, err), done);
+    TDM_TRY(st, tdm_fs_sync_dir(dir, err), done);
+done:
     return st;
 }
 
@@ -191,7 +218,8 @@ tdm_status tdm_checkpoint_write(const char *dir, const tdm_checkpoint_parts *par
     TDM_TRY(st, replaces ? tdm_fs_exchange(tmp, path, err) : tdm_fs_rename(tmp, path, err), done);
     TDM_TRY(st, tdm_fs_sync_dir(dir, err), done);
     if (replaces) TDM_TRY(st, tdm_fs_remove_tree(tmp, err), done);
-    if (keep > 0) TDM_TRY(st, prune(dir, parts->state->step, keep, err), done);
+    if (parts->best > 0) TDM_TRY(st, tdm_checkpoint_link_best(dir, parts->best, err), done);
+    if (keep > 0) TDM_TRY(st, prune(dir, parts->state->step, parts->best, keep, err), done);
 done:
     return st;
 }

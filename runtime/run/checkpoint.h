@@ -36,9 +36,10 @@ typedef struct tdm_checkpoint_parts {
     const json_t *adapter_config; /* tdm_peft_config_json */
     const tdm_st_entry *optimizer;
     int64_t optimizer_count;
+    int64_t best;                 /* step of the best one, at most this one's: it stays, and DIR/best leads to it; 0: none is known */
 } tdm_checkpoint_parts;
 
-/* dir is the run's checkpoints/ folder, made when missing. keep: how many complete ones stay, the new one included; 0: all.
+/* dir is the run's checkpoints/ folder, made when missing. keep: how many complete ones stay beside the best, the new one included; 0: all.
  * A failure leaves what was there before. A step that is there already is replaced in one instant. A failure while pruning comes after the new
  * checkpoint is durable and is an error all the same. */
 tdm_status tdm_checkpoint_write(const char *dir, const tdm_checkpoint_parts *parts, int64_t keep, tdm_error *err);
@@ -46,6 +47,9 @@ tdm_status tdm_checkpoint_write(const char *dir, const tdm_checkpoint_parts *par
 /* When a run resumes from `step`: later checkpoints become step-000040.old, so that the newest is again one of this run. An older
  * .old of that step is removed. */
 tdm_status tdm_checkpoint_set_aside(const char *dir, int64_t step, tdm_error *err);
+
+/* DIR/best becomes a link to the checkpoint of `step`, in one instant; 0, or one that is not there: there is no such link. Where the file system has no links, neither. */
+tdm_status tdm_checkpoint_link_best(const char *dir, int64_t step, tdm_error *err);
 
 /* The newest step in dir by name, -1: none. A folder without a manifest does not count. */
 int64_t tdm_checkpoint_newest(const char *dir);

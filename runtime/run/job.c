@@ -8,6 +8,7 @@
 #include "runtime/run/report.h"
 
 static double share(int64_t part, int64_t whole) { return whole > 0 ? (double)part / (double)whole : 0.0; }
+static bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
 static double rate(int64_t count, double s) { return s > 0.0 ? (double)count / s : 0.0; }
 
 /* Mean and standard deviation (Bessel) of rewards that were given. */
@@ -103,8 +104,6 @@ done:
     return st;
 }
 
-static bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
-
 static tdm_status one_step(tdm_job *j, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -124,13 +123,15 @@ static tdm_status one_step(tdm_job *j, tdm_error *err)
     TDM_TRY(st, tdm_job_update(j, err), done);
     if (!tdm_job_sft(j) && !tdm_job_replays(j) && due(j->r->log.rollouts, j->step + 1)) TDM_TRY(st, tdm_job_log_rollouts(j, err), done);
     tdm_status evaluated = TDM_OK;
-    if (j->eval && (due(j->r->checkpoint.every, j->step + 1) || j->step + 1 == j->r->train.steps)) evaluated = tdm_job_eval(j, err);
+    const bool evaluates = tdm_job_eval_due(j);
+    if (evaluates) evaluated = tdm_job_eval(j, err);
     j->step++;
     TDM_TRY(st, log_step(j, tdm_now_s() - start, err), done);
     if (evaluated != TDM_OK) { /* the step is whole and stands in the metrics: it is saved before the error is told */
         j->updated = false;
         return evaluated;
     }
+    if (evaluates) tdm_job_eval_judge(j);
 done:
     if (st != TDM_OK && !j->updated) { /* the step did not happen: a checkpoint now is that of the step before */
         j->data_position = position;
@@ -174,14 +175,14 @@ static tdm_status loop(tdm_job *j, tdm_error *err)
     tdm_status st = TDM_OK;
     const int64_t last = j->r->train.steps;
     tdm_progress_init(&j->progress, stderr, j->step + 1, last, j->r->log.every, j->o->quiet);
-    while (j->step < last) {
+    while (j->step < last && !tdm_job_eval_stops(j)) {
         st = tdm_signals_stop() ? TDM_STOPPED : one_step(j, err);
         if (st != TDM_OK) {
             st = stop_after(j, st, err);
             goto done;
         }
-        if (due(j->r->checkpoint.every, j->step) || j->step == last) TDM_TRY(st, save(j, err), done);
-        if (tdm_signals_stop() && j->step < last) {
+        if (due(j->r->checkpoint.every, j->step) || j->step == last || j->best_step == j->step || tdm_job_eval_stops(j)) TDM_TRY(st, save(j, err), done);
+        if (tdm_signals_stop() && j->step < last && !tdm_job_eval_stops(j)) {
             j->updated = false;
             st = stop_after(j, TDM_STOPPED, err);
             goto done;
@@ -210,6 +211,9 @@ done:
 static void tell_next(const tdm_job *j)
 {
     if (j->o->quiet) return;
+    if (tdm_job_eval_stops(j))
+        fprintf(stderr, "stopped after step %lld: eval/%s has not risen for %lld evaluations (eval.patience)\n", (long long)j->step, j->r->eval.best, (long long)j->stale);
+    if (j->best_step) fprintf(stderr, "best: eval/%s %.6g at step %lld, in %s/best\n", j->r->eval.best, j->best_value, (long long)j->best_step, j->checkpoints);
     fprintf(stderr, "done: %lld steps; adapter in %s/step-%06lld/adapter%s%s%s\n", (long long)j->step, j->checkpoints, (long long)j->step,
             j->r->log.report ? ", report in " : "", j->r->log.report ? j->r->output : "", j->r->log.report ? "/report.html" : "");
     if (j->r->model.random_weights) return;

@@ -55,6 +55,9 @@ typedef struct tdm_job {
     /* where the run stands */
     int64_t step, data_position;
     int64_t first_step;         /* of this process */
+    /* the best evaluation so far by eval.best, and how many since the last that was better by eval.min_delta; best_step 0: none */
+    int64_t best_step, stale;
+    double best_value;
     int64_t skipped;            /* prompts left out for their length, so far */
     /* the step at hand */
     tdm_job_prompt *prompt;     /* [groups] */
@@ -74,7 +77,7 @@ typedef struct tdm_job {
     tdm_job_figures fig;
     /* the evaluation of the step at hand; eval_count 0: none */
     int64_t eval_rows, eval_count;
-    char (*eval_keys)[80];      /* [1 + rewards] "eval/reward_mean", "eval/NAME" */
+    char (*eval_keys)[80];      /* [1 + rewards + pass_at] "eval/reward_mean", "eval/NAME", "eval/pass@8" */
     const char **eval_names;    /* [eval_count] into eval_keys */
     double *eval_values;        /* [eval_count] */
     bool updated;               /* the step at hand has changed the adapter */
@@ -107,6 +110,9 @@ void tdm_job_prompt_clear(tdm_job_prompt *p);
 tdm_status tdm_job_eval_open(tdm_job *j, tdm_error *err); /* after the rewards are opened */
 void tdm_job_eval_close(tdm_job *j);
 tdm_status tdm_job_eval(tdm_job *j, tdm_error *err);
+bool tdm_job_eval_due(const tdm_job *j); /* after the step at hand */
+void tdm_job_eval_judge(tdm_job *j);     /* after an evaluation, the step counted: is it the best? */
+bool tdm_job_eval_stops(const tdm_job *j); /* eval.patience is at its end */
 /* job_sft.c: a batch of examples as items with masks. */
 tdm_status tdm_job_examples(tdm_job *j, tdm_error *err);
 /* job_update.c: reference and old passes, minibatches, optimizer. */

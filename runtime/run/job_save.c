@@ -144,7 +144,8 @@ tdm_status tdm_job_save(tdm_job *j, tdm_error *err)
     TDM_TRY(st, tdm_recipe_text(j->r, &recipe, &recipe_len, err), done);
     config = adapter_config(j);
     state.recipe = json_pack("{s:s}", "yaml", recipe);
-    state.counters = json_pack("{s:I,s:I}", "updates", (json_int_t)j->session.optimizer.updates, "skipped", (json_int_t)j->skipped);
+    state.counters = json_pack("{s:I,s:I,s:I,s:f,s:I}", "updates", (json_int_t)j->session.optimizer.updates, "skipped", (json_int_t)j->skipped,
+                               "best_step", (json_int_t)j->best_step, "best_value", j->best_value, "stale", (json_int_t)j->stale);
     if (!config || !state.recipe || !state.counters) {
         st = TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the checkpoint");
         goto done;
@@ -153,7 +154,7 @@ tdm_status tdm_job_save(tdm_job *j, tdm_error *err)
     /* metrics first: a checkpoint that exists finds every step before it in the file */
     TDM_TRY(st, tdm_metrics_sync(&j->metrics, err), done);
     const tdm_checkpoint_parts parts = {.state = &state, .adapter = t.adapter, .adapter_count = 2 * t.pairs, .adapter_config = config,
-                                        .optimizer = t.optimizer, .optimizer_count = t.optimizer_count};
+                                        .optimizer = t.optimizer, .optimizer_count = t.optimizer_count, .best = j->best_step};
     TDM_TRY(st, tdm_checkpoint_write(j->checkpoints, &parts, j->r->checkpoint.keep, err), done);
     j->saved_step = j->step;
 done:
@@ -216,10 +217,14 @@ static tdm_status resume_from(tdm_job *j, const char *path, tdm_error *err)
     TDM_TRY(st, load_optimizer(j, &c, err), done);
     j->session.optimizer.updates = json_integer_value(json_object_get(c.state.counters, "updates"));
     j->skipped = json_integer_value(json_object_get(c.state.counters, "skipped"));
+    j->best_step = json_integer_value(json_object_get(c.state.counters, "best_step"));
+    j->best_value = json_number_value(json_object_get(c.state.counters, "best_value"));
+    j->stale = json_integer_value(json_object_get(c.state.counters, "stale"));
     j->step = j->saved_step = c.state.step;
     j->data_position = c.state.data_position;
     /* later ones would pass for the newest of the run that begins here */
     TDM_TRY(st, tdm_checkpoint_set_aside(j->checkpoints, j->step, err), done);
+    if (tdm_fs_is_dir(j->checkpoints)) TDM_TRY(st, tdm_checkpoint_link_best(j->checkpoints, j->best_step, err), done);
 done:
     tdm_checkpoint_close(&c);
     return st;

@@ -10,13 +10,14 @@ moments of the run's own length; SIGTERM has to save a checkpoint and leave with
 With --recipe the model is the recipe's own, in both numerics, with small steps and a checkpoint after each, so that twenty kills fall
 into start-up, rollout, update and saving alike. All twenty have to hit a living process, or the check fails.
 """
+import json
 import os
 import random
 import signal
 import subprocess
 import time
 
-from harness import (MODELS, Report, arguments, expect, metrics_of, newest_checkpoint, run_ok, scratch, without_timing, write_jsonl,
+from harness import (MODELS, Report, arguments, expect, metrics_of, newest_checkpoint, read_json, run_ok, scratch, without_timing, write_jsonl,
                      write_recipe)
 
 STEPS = 6
@@ -34,6 +35,10 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
         sections["rollout"] = {"prompts_per_step": 3, "generations": 4, "max_new_tokens": 24}
         sections["reward"] = [{"type": "regex", "pattern": "[aeiou]", "weight": 1.0}, {"type": "length", "max": 24, "buffer": 20}]
         sections["train"].update(loss="dapo", kl=0.01, epochs_per_rollout=2, minibatches=2)
+        if numerics == "exact":
+            sections["data"]["eval"] = sections["data"]["train"]
+            sections["eval"] = {"every": 1, "limit": 5, "generations": 3, "temperature": 1.0, "pass_at": [1, 3], "pass_metric": "regex", "best": "reward_mean",
+                                "patience": 50}
         if numerics == "fast":
             sections["rollout"]["filter_groups"] = {"enable": True, "metric": "regex", "max_num_gen_batches": 3}
             sections["train"]["advantage"] = "gdpo"
@@ -49,6 +54,9 @@ def final_bytes(run, steps):
     for file in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "optimizer.safetensors"):
         with open(os.path.join(top, file), "rb") as f:
             out[file] = f.read()
+    out["counters"] = json.dumps(read_json(os.path.join(top, "state.json"))["counters"])
+    best = os.path.join(run, "checkpoints", "best")
+    out["best"] = os.readlink(best) if os.path.islink(best) else ""
     folder = os.path.join(run, "rollouts")
     for file in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         with open(os.path.join(folder, file), "rb") as f:

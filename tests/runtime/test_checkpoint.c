@@ -42,7 +42,8 @@ static void sample_init(sample *s, int64_t step)
     s->state.recipe = json_pack("{s:{s:f, s:i}, s:[{s:s}]}", "train", "lr", 1e-5, "steps", 100, "reward", "type", "number");
     s->state.counters = json_pack("{s:I}", "optimizer_steps", (json_int_t)step * 2);
     s->state.recipe_hash = tdm_checkpoint_recipe_hash(s->state.recipe);
-    s->parts = (tdm_checkpoint_parts){&s->state, s->adapter, 1, s->config, s->optimizer, 2};
+    s->parts = (tdm_checkpoint_parts){.state = &s->state, .adapter = s->adapter, .adapter_count = 1, .adapter_config = s->config, .optimizer = s->optimizer,
+                                       .optimizer_count = 2};
 }
 
 static void sample_fini(sample *s)
@@ -242,6 +243,47 @@ static void everything_is_synced_before_the_name_and_the_name_before_pruning(voi
     test_scratch_free(dir);
 }
 
+static void expect_best(const char *dir, const char *step)
+{
+    char path[TDM_PATH_BYTES], to[64] = {0};
+    snprintf(path, sizeof path, "%s/best", dir);
+    const ssize_t n = readlink(path, to, sizeof to - 1);
+    if (step ? n < 0 || strcmp(to, step) != 0 : n >= 0) fail_msg("best leads to %s, should to %s", n < 0 ? "nothing" : to, step ? step : "nothing");
+}
+
+static void write_best(const char *dir, int64_t step, int64_t best)
+{
+    sample s;
+    tdm_error err = {0};
+    sample_init(&s, step);
+    s.parts.best = best;
+    assert_int_equal(tdm_checkpoint_write(dir, &s.parts, 1, &err), TDM_OK);
+    sample_fini(&s);
+}
+
+static void the_best_one_stays_and_is_linked(void **state)
+{
+    (void)state;
+    char *dir = test_scratch_new(), path[TDM_PATH_BYTES];
+    tdm_error err = {0};
+    write_best(dir, 10, 10);
+    write_best(dir, 20, 10);
+    write_best(dir, 30, 10);
+    expect_best(dir, "step-000010");
+    expect_whole(dir, 10);
+    expect_whole(dir, 30);
+    assert_int_equal(tdm_checkpoint_path(path, dir, 20, &err), TDM_OK);
+    assert_false(tdm_fs_is_dir(path));
+    write_best(dir, 40, 40);
+    expect_best(dir, "step-000040");
+    assert_int_equal(tdm_checkpoint_path(path, dir, 10, &err), TDM_OK);
+    assert_false(tdm_fs_is_dir(path));
+    assert_int_equal(tdm_checkpoint_newest(dir), 40);
+    assert_int_equal(tdm_checkpoint_link_best(dir, 10, &err), TDM_OK); /* not there */
+    expect_best(dir, NULL);
+    test_scratch_free(dir);
+}
+
 /* ---- damage ---- */
 
 static void a_flipped_bit_in_any_file_is_named(void **state)
@@ -392,6 +434,7 @@ int main(void)
         cmocka_unit_test(the_newest_is_old_or_new_whichever_operation_fails),
         cmocka_unit_test(a_step_that_is_there_is_never_missing_while_it_is_replaced),
         cmocka_unit_test(everything_is_synced_before_the_name_and_the_name_before_pruning),
+        cmocka_unit_test(the_best_one_stays_and_is_linked),
         cmocka_unit_test(a_flipped_bit_in_any_file_is_named),
         cmocka_unit_test(sha256sum_agrees),
         cmocka_unit_test(only_the_kept_ones_stay_and_strangers_are_left_alone),

@@ -16,6 +16,7 @@
 #include "runtime/recipe/schema.h"
 
 #define OK "model: {path: m}\ndata: {train: t.jsonl}\nreward: [{type: number}]\n" /* three lines: the shortest recipe */
+#define EVAL "model: {path: m}\ndata: {train: t, eval: e}\nreward: [{type: number}]\n"
 #define OVERRIDES_MAX 4
 
 static tdm_status parse(const char *text, tdm_recipe **r, tdm_error *err)
@@ -109,6 +110,18 @@ static const struct { const char *text, *line; } broken[] = {
     {"model: {path: m}\nrollout: {replay: r}\ntrain: {advantage: gdpo}\n",
      "train.advantage: gdpo normalizes the rewards one by one, and a replay has their sum alone (a.yaml:3:20): use group_std, batch_std, none or "
      "leave_one_out"},
+    {OK "eval: {best: reward_mean}\n", "eval.best is of the evaluation, and there is no data.eval (a.yaml:4:14): give data.eval"},
+    {EVAL "eval: {generations: 4}\n",
+     "eval.generations is 4, and at eval.temperature 0 they would all be the same (a.yaml:4:21): give eval.temperature, or 1 generation"},
+    {EVAL "eval: {generations: 65, temperature: 1}\n",
+     "eval.generations is 65, and a step, for which memory is planned, has 64 completions (a.yaml:4:21): use fewer"},
+    {EVAL "eval: {generations: 4, temperature: 1, pass_at: [1, 8]}\n", "eval.pass_at has 8, and eval.generations is 4 (a.yaml:4:49): raise eval.generations"},
+    {EVAL "eval: {generations: 4, temperature: 1, pass_at: [4, 1]}\n", "eval.pass_at has 1 after 4 (a.yaml:4:49): write them rising, each once"},
+    {EVAL "eval: {pass_metric: x}\n", "eval.pass_metric: no reward is called \"x\" (a.yaml:4:21): name one of the recipe's rewards: number"},
+    {EVAL "eval: {best: pass@8, pass_at: [1]}\n",
+     "eval.best: an evaluation has no figure \"pass@8\" (a.yaml:4:14): use reward_mean, a reward's name, or pass@K with K in eval.pass_at"},
+    {EVAL "eval: {patience: 2}\n",
+     "eval.patience waits for a better eval.best, and none is named (a.yaml:4:18): name it, as in eval.best: reward_mean"},
     {"model: {path: m}\n", "data.train is missing (a.yaml: data.train): give a JSONL file, or rollout.replay"},
     {"model: {path: m}\ndata: {train: t}\n", "no reward to learn from (a.yaml: reward): add one, as in reward: [{type: number, answer: \"{answer}\"}]"},
     {"model: {path: m}\ndata: {train: t}\nreward: {type: number}\n", "reward wants a list, found a mapping (a.yaml:3:9): start each reward with a dash"},
