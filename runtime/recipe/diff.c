@@ -70,6 +70,23 @@ static tdm_status compare_rewards(const tdm_recipe *then, const tdm_recipe *now,
     return TDM_OK;
 }
 
+static tdm_status compare_sources(const tdm_recipe *then, const tdm_recipe *now, tdm_error *err)
+{
+    char path[64], where[TDM_RECIPE_WHERE];
+    if (!then->store->source_list && !now->store->source_list) return TDM_OK; /* data.train, data.system and data.prompt say it all */
+    if (then->store->source_list != now->store->source_list || then->data.source_count != now->data.source_count)
+        return TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(now, "data.train", where), "put the old list back, or start a new run with another output",
+                        "data.train has %lld entries, this run began with %lld", (long long)now->data.source_count, (long long)then->data.source_count);
+    for (int64_t i = 0; i < now->data.source_count; i++)
+        for (int k = 0; k < tdm_source_keys.count; k++) {
+            const tdm_key *key = &tdm_source_keys.keys[k];
+            if (same_value(key, &then->data.source[i], &now->data.source[i])) continue;
+            snprintf(path, sizeof path, "data.train[%lld].%s", (long long)i, key->path);
+            return changed(now, path, key, &then->data.source[i], &now->data.source[i], err);
+        }
+    return TDM_OK;
+}
+
 tdm_status tdm_recipe_compare(const tdm_recipe *then, const tdm_recipe *now, tdm_error *err)
 {
     for (int i = 0; i < tdm_recipe_keys.count; i++) {
@@ -79,5 +96,6 @@ tdm_status tdm_recipe_compare(const tdm_recipe *then, const tdm_recipe *now, tdm
     /* Where the cache lies and how much it holds is free; the precision of its keys is not. */
     if (now->memory.kv_dtype != then->memory.kv_dtype)
         return changed(now, "memory.kv", &tdm_recipe_keys.keys[tdm_key_find(&tdm_recipe_keys, "memory.kv")], then, now, err);
-    return compare_rewards(then, now, err);
+    const tdm_status st = compare_sources(then, now, err);
+    return st == TDM_OK ? compare_rewards(then, now, err) : st;
 }

@@ -29,8 +29,8 @@ static tdm_yaml_node *word_new(const struct place *p, const char *text, size_t l
 static tdm_status read_value(const struct place *p, const char *path, const char *value, tdm_yaml_node **out)
 {
     const char *last = strrchr(path, '.');
-    const tdm_key_table *t = strncmp(path, "reward[", 7) == 0 ? &tdm_reward_keys : &tdm_recipe_keys;
-    const int k = tdm_key_find(t, t == &tdm_reward_keys && last ? last + 1 : path);
+    const tdm_key_table *t = strncmp(path, "reward[", 7) == 0 ? &tdm_reward_keys : strncmp(path, "data.train[", 11) == 0 ? &tdm_source_keys : &tdm_recipe_keys;
+    const int k = tdm_key_find(t, t != &tdm_recipe_keys && last ? last + 1 : path);
     const bool quoted = value[0] == '"' || value[0] == '\'';
     const bool unknown = k < 0 && !tdm_key_is_section(t, path) && strncmp(path, "reward", 6) != 0; /* reported as such, later */
     if (unknown || (k >= 0 && t->keys[k].type == TDM_KEY_TEXT && !quoted)) {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEY_MAX = 128, REWARDS_MAX = 64 };
+enum { KEY_MAX = 128, REWARDS_MAX = 64, SOURCES_MAX = 256 };
 
 struct filling {
     tdm_recipe *r;
@@ -147,6 +147,47 @@ static tdm_status fill_rewards(struct filling *f, const tdm_yaml_node *n)
     return st;
 }
 
+static tdm_status fill_source(struct filling *f, int64_t at, const tdm_yaml_node *n, tdm_recipe_source *source)
+{
+    struct tdm_recipe_store *s = f->r->store;
+    char name[KEY_MAX];
+    tdm_status st = TDM_OK;
+    snprintf(name, sizeof name, "data.train[%lld]", (long long)at);
+    mark(&s->sources[at], n);
+    if (n->kind == TDM_YAML_LIST) return wants_mapping(f, name, n);
+    TDM_TRY(st, fill_defaults(f, &tdm_source_keys, source), done);
+    if (n->kind == TDM_YAML_SCALAR) return fill_key(f, &tdm_source_keys.keys[0], name, n, source, &s->source_marks[at * tdm_source_keys.count]);
+    for (int64_t i = 0; i < n->count; i++) {
+        const int k = tdm_key_find(&tdm_source_keys, n->keys[i]->text);
+        if (k < 0) return unknown_key(f, &tdm_source_keys, "", name, n->keys[i]);
+        snprintf(name, sizeof name, "data.train[%lld].%s", (long long)at, tdm_source_keys.keys[k].path);
+        TDM_TRY(st, fill_key(f, &tdm_source_keys.keys[k], name, n->items[i], source, &s->source_marks[at * tdm_source_keys.count + k]), done);
+        snprintf(name, sizeof name, "data.train[%lld]", (long long)at);
+    }
+done:
+    return st;
+}
+
+/* data.train as a list of files. */
+static tdm_status fill_sources(struct filling *f, const tdm_yaml_node *n)
+{
+    struct tdm_recipe_store *s = f->r->store;
+    tdm_status st = TDM_OK;
+    mark(&s->marks[tdm_key_find(&tdm_recipe_keys, "data.train")], n);
+    if (n->count == 0 || n->count > SOURCES_MAX)
+        return TDM_YAML_FAIL(f->err, n, "write a path, or entries as in - {path: a.jsonl, weight: 1}", "data.train has %lld entries, a list may have 1 to %d",
+                             (long long)n->count, SOURCES_MAX);
+    s->source_items = tdm_pool_take(&s->pool, (size_t)n->count * sizeof *s->source_items);
+    s->sources = tdm_pool_take(&s->pool, (size_t)n->count * sizeof *s->sources);
+    s->source_marks = tdm_pool_take(&s->pool, (size_t)n->count * (size_t)tdm_source_keys.count * sizeof *s->source_marks);
+    if (!s->source_items || !s->sources || !s->source_marks) return out_of_memory(f->err, s->file.name);
+    s->source_list = true;
+    f->r->data.source = s->source_items;
+    f->r->data.source_count = n->count;
+    for (int64_t i = 0; i < n->count && st == TDM_OK; i++) st = fill_source(f, i, n->items[i], &s->source_items[i]);
+    return st;
+}
+
 static tdm_status fill_section(struct filling *f, const char *section, const tdm_yaml_node *n)
 {
     tdm_status st = TDM_OK;
@@ -155,7 +196,9 @@ static tdm_status fill_section(struct filling *f, const char *section, const tdm
         char path[KEY_MAX];
         snprintf(path, sizeof path, "%s%s%.60s", section, section[0] ? "." : "", n->keys[i]->text);
         const int k = tdm_key_find(&tdm_recipe_keys, path);
-        if (k >= 0)
+        if (strcmp(path, "data.train") == 0 && item->kind == TDM_YAML_LIST)
+            st = fill_sources(f, item);
+        else if (k >= 0)
             st = fill_key(f, &tdm_recipe_keys.keys[k], path, item, f->r, &f->r->store->marks[k]);
         else if (strcmp(path, "reward") == 0)
             st = tdm_yaml_is_null(item) ? TDM_OK : fill_rewards(f, item);
@@ -245,13 +288,20 @@ void tdm_recipe_close(tdm_recipe *r)
 }
 
 /* "reward[1].pattern" into its index and key; false where it is not of that form. */
-static bool split_reward(const tdm_recipe *r, const char *key, int64_t *at, const char **rest)
+static bool split_entry(const char *key, const char *list, int64_t count, int64_t *at, const char **rest)
 {
     char *end;
-    if (strncmp(key, "reward[", 7) != 0) return false;
-    *at = strtoll(key + 7, &end, 10);
+    const size_t len = strlen(list);
+    if (strncmp(key, list, len) != 0 || key[len] != '[') return false;
+    *at = strtoll(key + len + 1, &end, 10);
     *rest = end + 1;
-    return *end == ']' && *at >= 0 && *at < r->reward_count;
+    return *end == ']' && *at >= 0 && *at < count;
+}
+
+static tdm_mark entry_mark(const tdm_key_table *t, int64_t at, const char *rest, const tdm_mark *entries, const tdm_mark *marks)
+{
+    const int k = *rest == '.' ? tdm_key_find(t, rest + 1) : -1;
+    return k >= 0 ? marks[at * t->count + k] : entries[at];
 }
 
 static tdm_mark find_mark(const tdm_recipe *r, const char *key)
@@ -262,9 +312,10 @@ static tdm_mark find_mark(const tdm_recipe *r, const char *key)
     const int k = tdm_key_find(&tdm_recipe_keys, key);
     if (k >= 0) return s->marks[k];
     if (strcmp(key, "reward") == 0) return s->reward_list;
-    if (!split_reward(r, key, &at, &rest)) return (tdm_mark){0};
-    const int w = *rest == '.' ? tdm_key_find(&tdm_reward_keys, rest + 1) : -1;
-    return w >= 0 ? s->reward_marks[at * tdm_reward_keys.count + w] : s->rewards[at];
+    if (split_entry(key, "reward", r->reward_count, &at, &rest)) return entry_mark(&tdm_reward_keys, at, rest, s->rewards, s->reward_marks);
+    if (s->source_list && split_entry(key, "data.train", r->data.source_count, &at, &rest))
+        return entry_mark(&tdm_source_keys, at, rest, s->sources, s->source_marks);
+    return (tdm_mark){0};
 }
 
 const char *tdm_recipe_where(const tdm_recipe *r, const char *key, char buf[TDM_RECIPE_WHERE])

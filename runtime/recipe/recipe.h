@@ -49,8 +49,18 @@ typedef struct tdm_recipe_adapter {
     bool rslora;         /* scale alpha / sqrt(rank) instead of alpha / rank */
 } tdm_recipe_adapter;
 
+/* One of the files trained on. */
+typedef struct tdm_recipe_source {
+    const char *path;
+    double weight;               /* share of the draws, beside the others' weights */
+    const char *system, *prompt; /* as in data; data's where the entry has none */
+    tdm_strings rewards;         /* names of those that judge its rows; none: all */
+} tdm_recipe_source;
+
 typedef struct tdm_recipe_data {
-    const char *train, *eval; /* JSONL files */
+    const char *train, *eval; /* JSONL files; train "": a list, in source */
+    const tdm_recipe_source *source; /* [source_count] of `train`, be it one path or a list */
+    int64_t source_count;
     const char *system;       /* "": no system message */
     const char *prompt;       /* template of the user message, "{column}"; "": the row's own messages, prompt or question, the first there is */
     bool shuffle;

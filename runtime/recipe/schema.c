@@ -152,8 +152,20 @@ static const tdm_key reward_keys[] = {
     {"on_error", TDM_KEY_ENUM, IN(on_error), "stop", 0, 0, on_errors, TDM_KEY_FREE, 0},
 };
 
+#define OF(field) offsetof(tdm_recipe_source, field)
+
+/* An entry of data.train, where that is a list. */
+static const tdm_key source_keys[] = {
+    {"path", TDM_KEY_TEXT, OF(path), "", 0, 0, NULL, TDM_KEY_REQUIRED, 0},
+    {"weight", TDM_KEY_FLOAT, OF(weight), "1.0", 0, 1e9, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"system", TDM_KEY_TEXT, OF(system), "null", 0, 0, NULL, 0, 0},
+    {"prompt", TDM_KEY_TEXT, OF(prompt), "null", 0, 0, NULL, 0, 0},
+    {"rewards", TDM_KEY_TEXTS, OF(rewards), "[]", 0, 0, NULL, 0, 0},
+};
+
 const tdm_key_table tdm_recipe_keys = {recipe_keys, TDM_COUNT(recipe_keys)};
 const tdm_key_table tdm_reward_keys = {reward_keys, TDM_COUNT(reward_keys)};
+const tdm_key_table tdm_source_keys = {source_keys, TDM_COUNT(source_keys)};
 
 int tdm_key_find(const tdm_key_table *t, const char *path)
 {

@@ -1,5 +1,5 @@
 /* The keys of a recipe: one row each, with type, default, range and the field it fills. Reading, writing, comparing and the
- * suggestions in errors all walk these two tables. */
+ * suggestions in errors all walk these tables. */
 #ifndef TANDEM_RUNTIME_RECIPE_SCHEMA_H
 #define TANDEM_RUNTIME_RECIPE_SCHEMA_H
 
@@ -31,16 +31,16 @@ enum {
 typedef struct tdm_key {
     const char *path;      /* "train.importance.cap"; in a reward's table "pattern" */
     tdm_key_type type;
-    size_t offset;         /* in tdm_recipe, or tdm_recipe_reward */
+    size_t offset;         /* in tdm_recipe, tdm_recipe_reward or tdm_recipe_source */
     const char *fallback;  /* the default, as YAML */
     double min, max;
     const char *const *names; /* enum: NULL-terminated */
     unsigned flags;
-    unsigned kinds;        /* reward: bit (1 << kind) of the kinds that read this key; 0: all */
+    unsigned kinds;        /* of a reward: bit (1 << kind) of the kinds that read this key; 0: all */
 } tdm_key;
 
 typedef struct tdm_key_table { const tdm_key *keys; int count; } tdm_key_table;
-extern const tdm_key_table tdm_recipe_keys, tdm_reward_keys;
+extern const tdm_key_table tdm_recipe_keys, tdm_reward_keys, tdm_source_keys;
 extern const char *const tdm_reward_kind_names[]; /* in the order of tdm_reward_kind */
 extern const char *const tdm_target_names[];      /* in the order of tdm_proj; NULL at the end */
 
@@ -59,6 +59,10 @@ struct tdm_recipe_store {
     tdm_recipe_reward *reward_items; /* recipe.reward, while it is being filled */
     tdm_mark *rewards;       /* [reward_count] */
     tdm_mark *reward_marks;  /* [reward_count * tdm_reward_keys.count] */
+    tdm_recipe_source *source_items; /* recipe.data.source, while it is being filled */
+    bool source_list;        /* data.train was a list; the marks are there then */
+    tdm_mark *sources;       /* [source_count] */
+    tdm_mark *source_marks;  /* [source_count * tdm_source_keys.count] */
 };
 
 int tdm_key_find(const tdm_key_table *t, const char *path); /* -1: none */
@@ -82,6 +86,7 @@ bool tdm_size_read(const char *text, int64_t *out);
 /* What concerns several keys: defaults that follow from others, and combinations that are refused with a reason. */
 tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err);
 tdm_status tdm_recipe_settle_rewards(tdm_recipe *r, tdm_error *err);
+tdm_status tdm_recipe_settle_sources(tdm_recipe *r, tdm_error *err); /* after the rewards have their names */
 /* Sets one override in the tree. */
 tdm_status tdm_override_apply(tdm_pool *pool, tdm_yaml_node *root, const char *text, tdm_error *err);
 

@@ -39,12 +39,12 @@ static tdm_status check_sources(const tdm_recipe *r, tdm_error *err)
         return REFUSE("data.eval", "remove it, and use tandem eval on the checkpoints", "data.eval is scored by the rewards, and %s has none",
                       r->train.algorithm == TDM_ALGORITHM_SFT ? "train.algorithm: sft" : "a replay");
     if (r->train.algorithm == TDM_ALGORITHM_SFT) {
-        if (!r->data.train[0]) return REFUSE("data.train", "give a JSONL file of messages, or of prompt and completion", "train.algorithm: sft needs data.train");
+        if (!r->data.source_count) return REFUSE("data.train", "give a JSONL file of messages, or of prompt and completion", "train.algorithm: sft needs data.train");
         if (r->rollout.replay[0]) return REFUSE("rollout.replay", "remove it, or use train.algorithm: grpo", "train.algorithm: sft replays no rollouts");
         return TDM_OK;
     }
     if (r->rollout.replay[0]) return TDM_OK; /* prompts, completions and rewards are all in the file */
-    if (!r->data.train[0]) return REFUSE("data.train", "give a JSONL file, or rollout.replay", "data.train is missing");
+    if (!r->data.source_count) return REFUSE("data.train", "give a JSONL file, or rollout.replay", "data.train is missing");
     if (!r->reward_count) return REFUSE("reward", "add one, as in reward: [{type: number, answer: \"{answer}\"}]", "no reward to learn from");
     return TDM_OK;
 }
@@ -220,6 +220,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     settle_ratio(&r->train.importance);
     TDM_TRY(st, settle_output(r, err), done);
     TDM_TRY(st, tdm_recipe_settle_rewards(r, err), done);
+    TDM_TRY(st, tdm_recipe_settle_sources(r, err), done);
     TDM_TRY(st, check_model(r, err), done);
     TDM_TRY(st, check_exact(r, err), done);
     TDM_TRY(st, check_sources(r, err), done);

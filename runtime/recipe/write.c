@@ -181,6 +181,15 @@ static void put_rewards(struct out *o, const tdm_recipe *r)
     }
 }
 
+static void put_sources(struct out *o, const tdm_recipe *r)
+{
+    for (int64_t i = 0; i < r->data.source_count; i++)
+        for (int k = 0; k < tdm_source_keys.count; k++) {
+            print(o, "\n    %s%s: ", k ? "  " : "- ", tdm_source_keys.keys[k].path);
+            put_value(o, &tdm_source_keys.keys[k], &r->data.source[i]);
+        }
+}
+
 /* Opens the sections of path that `last` is not in, and prints the key's own name, indented. */
 static void put_key(struct out *o, const char *path, const char *last)
 {
@@ -206,7 +215,8 @@ tdm_status tdm_recipe_text(const tdm_recipe *r, char **text, size_t *len, tdm_er
         const tdm_key *k = &tdm_recipe_keys.keys[i];
         if (strcmp(k->path, "train.algorithm") == 0) put_rewards(&o, r); /* where design and docs have them */
         put_key(&o, k->path, last);
-        put_value(&o, k, r);
+        if (r->store->source_list && strcmp(k->path, "data.train") == 0) put_sources(&o, r);
+        else put_value(&o, k, r);
         put(&o, "\n", 1);
         last = k->path;
     }

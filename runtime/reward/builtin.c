@@ -115,13 +115,17 @@ static double length_penalty(const tdm_rule *r, int64_t tokens)
     return -r->w->penalty * fmin(1.0, r->w->buffer > 0 ? over / (double)r->w->buffer : 1.0);
 }
 
-tdm_status tdm_rule_score(tdm_rule *r, const tdm_reward_sample *samples, int64_t n, double *out, tdm_error *err)
+tdm_status tdm_rule_score(tdm_rule *r, uint64_t bit, const tdm_reward_sample *samples, int64_t n, double *out, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     for (int64_t i = 0; i < n; i++) {
         const tdm_reward_sample *s = &samples[i];
         char *answer = NULL, where[96];
         size_t answer_len = 0;
+        if (s->skip & bit) {
+            out[i] = NAN;
+            continue;
+        }
         snprintf(where, sizeof where, "reward \"%.32s\", sample %" PRId64, r->w->name, i);
         if (r->w->answer[0] && r->w->kind <= TDM_REWARD_REGEX) TDM_TRY(st, tdm_template_fill(r->w->answer, s->row, where, &answer, &answer_len, err), done);
         const piece given = {s->completion, s->completion_len}, want = {answer ? answer : "", answer_len};

@@ -119,7 +119,7 @@ tdm_status tdm_rewards_score(tdm_rewards *s, const tdm_reward_sample *samples, i
         source *src = &s->source[i];
         tdm_error why = {0};
         tdm_status one = TDM_OK;
-        if (src->rule) one = tdm_rule_score(src->rule, samples, n, scores + i * n, &why);
+        if (src->rule) one = tdm_rule_score(src->rule, (uint64_t)1 << i, samples, n, scores + i * n, &why);
         if (src->plugin) one = tdm_plugin_score(src->plugin, samples, n, scores + i * n, &why);
         if (one != TDM_OK) one = settle(src, one, &why, scores + i * n, 0, n, err);
         if (st == TDM_OK) st = one;
@@ -133,6 +133,9 @@ tdm_status tdm_rewards_score(tdm_rewards *s, const tdm_reward_sample *samples, i
             const tdm_status one = settle(&s->source[i], w->error.status, &w->error, scores + i * n, w->first, w->count, err);
             if (st == TDM_OK) st = one;
         }
+    for (int64_t i = 0; i < s->count; i++)
+        for (int64_t k = 0; k < n; k++)
+            if (samples[k].skip >> i & 1) scores[i * n + k] = NAN;
     return st;
 }
 

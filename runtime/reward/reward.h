@@ -23,6 +23,7 @@ typedef struct tdm_reward_sample {
     size_t completion_len;
     const int32_t *ids;       /* [ids_count], the completion's tokens */
     int64_t ids_count;
+    uint64_t skip;            /* bit (1 << i): reward i does not judge this sample */
     const json_t *row;        /* the dataset's row: an object; its columns fill "{answer}" and reach functions by name */
 } tdm_reward_sample;
 
@@ -33,7 +34,8 @@ int64_t tdm_rewards_count(const tdm_rewards *s);
 const char *tdm_rewards_name(const tdm_rewards *s, int64_t i);
 double tdm_rewards_weight(const tdm_rewards *s, int64_t i);
 
-/* scores [rewards_count, n], row-major by reward, unweighted; NaN: this reward has no opinion on this sample (None). */
+/* scores [rewards_count, n], row-major by reward, unweighted; NaN: this reward has no opinion on this sample (None, or skip). Rules
+ * do not look at what they skip; workers and plugins get whole batches, and what they say of such a sample does not count. */
 tdm_status tdm_rewards_score(tdm_rewards *s, const tdm_reward_sample *samples, int64_t n, double *scores, tdm_error *err);
 /* total [n]: the weighted sum of what is not NaN, as TRL's nansum; NaN where no reward had an opinion: leave the sample out. */
 void tdm_rewards_combine(const tdm_rewards *s, const double *scores, int64_t n, double *total);

@@ -8,7 +8,8 @@
 typedef struct tdm_rule tdm_rule;
 tdm_status tdm_rule_open(tdm_rule **r, const tdm_recipe_reward *w, const tdm_recipe *recipe, const char *where, tdm_error *err);
 void tdm_rule_close(tdm_rule *r);
-tdm_status tdm_rule_score(tdm_rule *r, const tdm_reward_sample *samples, int64_t n, double *out, tdm_error *err);
+/* Samples that have `bit` in their skip get NaN. */
+tdm_status tdm_rule_score(tdm_rule *r, uint64_t bit, const tdm_reward_sample *samples, int64_t n, double *out, tdm_error *err);
 
 /* ---- A shared object ---- */
 typedef struct tdm_plugin tdm_plugin;

@@ -97,7 +97,7 @@ static tdm_status batch(tdm_job *j, int64_t *row, tally *t, tdm_error *err)
         tdm_job_prompt *p = &j->prompt[rows];
         tdm_sequence *s = &j->sequences.seq[rows * size];
         bool fits;
-        TDM_TRY(st, tdm_job_prompt_make(j, j->eval, *row, p, &fits, err), done);
+        TDM_TRY(st, tdm_job_prompt_make(j, j->eval, NULL, *row, p, &fits, err), done);
         if (!fits) continue;
         for (int64_t i = 0; i < size; i++) tdm_sequence_start(&s[i], p->ids.data, p->ids.count, j->r->rollout.max_new_tokens);
         j->request[rows++] = request_of(j, s, *row);

@@ -3,7 +3,7 @@
 #ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 #define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 
-#include "runtime/data/dataset.h"
+#include "runtime/data/mixture.h"
 #include "runtime/data/replay.h"
 #include "runtime/reward/reward.h"
 #include "runtime/run/checkpoint.h"
@@ -19,6 +19,7 @@
 /* One prompt of a step. */
 typedef struct tdm_job_prompt {
     json_t *row;         /* the dataset's row, owned */
+    uint64_t skip;       /* rewards that do not judge it */
     json_t *messages;    /* what is asked, owned: a list of messages, or a string */
     tdm_text text;       /* as rendered */
     tdm_ids ids;
@@ -40,7 +41,7 @@ typedef struct tdm_job {
     const tdm_job_options *o;
     tdm_language language;
     tdm_session session;
-    tdm_dataset *data;
+    tdm_mixture *data;          /* NULL: a replay */
     tdm_dataset *eval;          /* NULL: none */
     tdm_replay replay;
     tdm_rewards *rewards;
@@ -103,8 +104,8 @@ tdm_status tdm_job_rollout(tdm_job *j, tdm_error *err);
 tdm_status tdm_job_log_rollouts(tdm_job *j, tdm_error *err);
 /* Decodes sequence i, an answer to p, for the rewards. */
 tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p, tdm_reward_sample *out, tdm_error *err);
-/* Encodes one prompt of the data; *fits: false when it is longer than data.max_prompt_tokens. */
-tdm_status tdm_job_prompt_make(tdm_job *j, const tdm_dataset *data, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err);
+/* Encodes one prompt of data, a part of data.train or data.eval (of NULL); *fits: false when it is longer than data.max_prompt_tokens. */
+tdm_status tdm_job_prompt_make(tdm_job *j, const tdm_dataset *data, const tdm_recipe_source *of, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err);
 void tdm_job_prompt_clear(tdm_job_prompt *p);
 /* job_eval.c: data.eval; without one they do nothing, and _eval is not called. */
 tdm_status tdm_job_eval_open(tdm_job *j, tdm_error *err); /* after the rewards are opened */

@@ -132,12 +132,29 @@ static tdm_status check_adapter(const tdm_job *j, tdm_error *err)
                     "the adapter in %s has another %s", a->init, what);
 }
 
+static tdm_status open_mixture(tdm_job *j, tdm_error *err)
+{
+    const tdm_recipe_data *d = &j->r->data;
+    const size_t n = (size_t)d->source_count;
+    const char **paths = calloc(n, sizeof *paths);
+    double *weights = calloc(n, sizeof *weights);
+    tdm_status st = paths && weights ? TDM_OK : TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the data");
+    for (size_t i = 0; st == TDM_OK && i < n; i++) {
+        paths[i] = d->source[i].path;
+        weights[i] = d->source[i].weight;
+    }
+    if (st == TDM_OK) st = tdm_mixture_open(&j->data, paths, weights, d->source_count, (uint64_t)j->r->seed, d->shuffle, err);
+    free(paths);
+    free(weights);
+    return st;
+}
+
 static tdm_status open_data(tdm_job *j, const tdm_model_config *c, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     if (tdm_job_replays(j)) {
         TDM_TRY(st, tdm_replay_open(&j->replay, j->r->rollout.replay, c->vocab, err), done);
-    } else TDM_TRY(st, tdm_dataset_open(&j->data, j->r->data.train, err), done);
+    } else TDM_TRY(st, open_mixture(j, err), done);
     if (!tdm_job_sft(j) && !tdm_job_replays(j)) TDM_TRY(st, tdm_rewards_open(&j->rewards, j->r, err), done);
     TDM_TRY(st, tdm_job_eval_open(j, err), done);
 done:
@@ -172,14 +189,16 @@ static tdm_status step_tables(tdm_job *j, tdm_error *err)
     return TDM_OK;
 }
 
-/* One prompt of the data goes through template and tokenizer, so that a broken template or column shows before anything is loaded. */
+/* One prompt of each file goes through template and tokenizer, so that a broken template or column shows before anything is loaded. */
 static tdm_status try_first_row(tdm_job *j, tdm_error *err)
 {
     if (!j->data || tdm_job_sft(j)) return TDM_OK;
     tdm_job_prompt p = {0};
     bool fits;
-    tdm_status st = tdm_job_prompt_make(j, j->data, tdm_dataset_draw(j->data, (uint64_t)j->r->seed, j->r->data.shuffle, 0), &p, &fits, err);
-    if (st == TDM_OK && j->eval) st = tdm_job_prompt_make(j, j->eval, 0, &p, &fits, err);
+    tdm_status st = TDM_OK;
+    for (int64_t i = 0; st == TDM_OK && i < j->r->data.source_count; i++)
+        st = tdm_job_prompt_make(j, tdm_mixture_part(j->data, i), &j->r->data.source[i], 0, &p, &fits, err);
+    if (st == TDM_OK && j->eval) st = tdm_job_prompt_make(j, j->eval, NULL, 0, &p, &fits, err);
     tdm_job_prompt_clear(&p);
     tdm_text_free(&p.text);
     tdm_ids_free(&p.ids);
@@ -266,7 +285,7 @@ void tdm_job_close(tdm_job *j)
     tdm_rewards_close(j->rewards);
     tdm_replay_close(&j->replay);
     tdm_job_eval_close(j);
-    tdm_dataset_close(j->data);
+    tdm_mixture_close(j->data);
     tdm_session_close(&j->session);
     tdm_language_close(&j->language);
 }

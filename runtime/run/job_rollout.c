@@ -1,6 +1,7 @@
 /* One step's experience: prompts from the data, completions from the engine (or a recording), rewards, advantages. */
 #include "runtime/run/job_internal.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -13,15 +14,26 @@ void tdm_job_prompt_clear(tdm_job_prompt *p)
     p->ids.count = 0;
 }
 
-tdm_status tdm_job_prompt_make(tdm_job *j, const tdm_dataset *data, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err)
+/* Rewards that are not among those the source names. */
+static uint64_t skipped_rewards(const tdm_recipe *r, const tdm_recipe_source *of)
+{
+    uint64_t skip = 0;
+    for (int64_t i = 0; of && of->rewards.count && i < r->reward_count; i++) skip |= (uint64_t)1 << i;
+    for (int64_t k = 0; of && k < of->rewards.count; k++) skip &= ~((uint64_t)1 << tdm_recipe_reward_find(r, of->rewards.items[k]));
+    return skip;
+}
+
+tdm_status tdm_job_prompt_make(tdm_job *j, const tdm_dataset *data, const tdm_recipe_source *of, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     char where[512];
     json_t *vars = NULL;
+    const tdm_recipe_data *d = &j->r->data;
     tdm_job_prompt_clear(p);
+    p->skip = skipped_rewards(j->r, of);
     tdm_dataset_where(data, row, where);
     TDM_TRY(st, tdm_dataset_row(data, row, &p->row, err), done);
-    TDM_TRY(st, tdm_row_messages(p->row, j->r->data.system, j->r->data.prompt, where, &p->messages, err), done);
+    TDM_TRY(st, tdm_row_messages(p->row, of ? of->system : d->system, of ? of->prompt : d->prompt, where, &p->messages, err), done);
     vars = json_pack("{s:O,s:b}", "messages", p->messages, "add_generation_prompt", 1);
     if (!vars) {
         st = TDM_FAIL(err, TDM_ERR_OTHER, where, "free host memory", "out of memory for a prompt");
@@ -40,15 +52,17 @@ static tdm_status next_prompt(tdm_job *j, tdm_job_prompt *p, tdm_error *err)
     tdm_status st = TDM_OK;
     for (int64_t tried = 0;; tried++) {
         bool fits;
-        const int64_t row = tdm_dataset_draw(j->data, (uint64_t)j->r->seed, j->r->data.shuffle, j->data_position++);
-        TDM_TRY(st, tdm_job_prompt_make(j, j->data, row, p, &fits, err), done);
+        int64_t part, row;
+        tdm_mixture_draw(j->data, j->data_position++, &part, &row);
+        const tdm_dataset *data = tdm_mixture_part(j->data, part);
+        TDM_TRY(st, tdm_job_prompt_make(j, data, &j->r->data.source[part], row, p, &fits, err), done);
         if (fits) break;
         if (j->skipped++ == 0) {
             char where[512];
             tdm_progress_note(&j->progress, "%s: %lld prompt tokens pass data.max_prompt_tokens %lld; such rows are left out",
-                              tdm_dataset_where(j->data, row, where), (long long)p->ids.count, (long long)j->r->data.max_prompt_tokens);
+                              tdm_dataset_where(data, row, where), (long long)p->ids.count, (long long)j->r->data.max_prompt_tokens);
         }
-        if (tried >= tdm_dataset_rows(j->data)) {
+        if (tried >= tdm_mixture_rows(j->data)) {
             char where[TDM_RECIPE_WHERE];
             st = TDM_FAIL(err, TDM_ERR_INPUT, tdm_recipe_where(j->r, "data.max_prompt_tokens", where), "raise it", "every prompt is longer than %lld tokens",
                           (long long)j->r->data.max_prompt_tokens);
@@ -138,7 +152,7 @@ tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p,
     TDM_TRY(st, tdm_text_append(text, "", 0, err), done);
     TDM_TRY(st, tdm_language_text(&j->language, s->tokens + s->prompt, tdm_sequence_completion(s), text, err), done);
     *out = (tdm_reward_sample){.prompt = p->messages, .completion = text->data, .completion_len = text->len,
-                               .ids = s->tokens + s->prompt, .ids_count = tdm_sequence_completion(s), .row = p->row};
+                               .ids = s->tokens + s->prompt, .ids_count = tdm_sequence_completion(s), .skip = p->skip, .row = p->row};
 done:
     return st;
 }
@@ -163,6 +177,14 @@ done:
     return st;
 }
 
+/* Of the metric; of the weighted sum, where the metric is a reward that does not judge this group. */
+static bool is_equal(const tdm_job *j, const double *metric, int64_t g)
+{
+    for (int64_t i = j->group_start[g]; i < j->group_start[g + 1]; i++)
+        if (!isnan(metric[i])) return tdm_rewards_equal(metric, j->group_start[g], j->group_start[g + 1]);
+    return tdm_rewards_equal(j->total, j->group_start[g], j->group_start[g + 1]);
+}
+
 /* The groups to generate anew: those whose metric is equal throughout, while batches are left. After the last they stay, and teach nothing. */
 static int64_t dropped(tdm_job *j)
 {
@@ -171,7 +193,7 @@ static int64_t dropped(tdm_job *j)
     if (!f->enable || j->fig.gen_batches >= f->max_num_gen_batches) return 0;
     const double *metric = f->metric[0] ? j->scores + tdm_recipe_reward_find(j->r, f->metric) * j->sequence_count : j->total;
     for (int64_t g = 0; g < j->group_count; g++)
-        if (tdm_rewards_equal(metric, j->group_start[g], j->group_start[g + 1])) j->fresh[n++] = g;
+        if (is_equal(j, metric, g)) j->fresh[n++] = g;
     j->fig.groups_dropped += n;
     return n;
 }

@@ -117,10 +117,12 @@ static tdm_status take(tdm_job *j, example *x, int64_t i, tdm_error *err)
     tdm_status st = TDM_OK;
     char where[512];
     json_t *row = NULL;
-    const int64_t at = tdm_dataset_draw(j->data, (uint64_t)j->r->seed, j->r->data.shuffle, j->data_position++);
-    x->where = tdm_dataset_where(j->data, at, where);
+    int64_t part, at;
+    tdm_mixture_draw(j->data, j->data_position++, &part, &at);
+    const tdm_dataset *data = tdm_mixture_part(j->data, part);
+    x->where = tdm_dataset_where(data, at, where);
     memset(j->mask[i], 0, (size_t)j->context);
-    TDM_TRY(st, tdm_dataset_row(j->data, at, &row, err), done);
+    TDM_TRY(st, tdm_dataset_row(data, at, &row, err), done);
     TDM_TRY(st, make(x, row, j->mask[i], j->context, err), done);
     int64_t count = x->ids.count, learned = 0;
     if (count > j->context) {

@@ -42,6 +42,8 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
         if numerics == "fast":
             sections["rollout"]["filter_groups"] = {"enable": True, "metric": "regex", "max_num_gen_batches": 3}
             sections["train"]["advantage"] = "gdpo"
+            path = sections["data"]["train"]
+            sections["data"]["train"] = [{"path": path, "weight": 2, "rewards": ["regex"]}, {"path": path, "prompt": "{answer}?"}]
     else:
         sections["train"]["batch_size"] = 4
     return write_recipe(os.path.join(tmp, name + ".yaml"), sections)

@@ -20,7 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         tdm_rule *rule = NULL;
         tdm_error err = {0};
         double out = NAN;
-        if (tdm_rule_open(&rule, &w, &recipe, "fuzz.yaml:1:1", &err) == TDM_OK && tdm_rule_score(rule, &sample, 1, &out, &err) == TDM_OK) {
+        if (tdm_rule_open(&rule, &w, &recipe, "fuzz.yaml:1:1", &err) == TDM_OK && tdm_rule_score(rule, 0, &sample, 1, &out, &err) == TDM_OK) {
             if (!isfinite(out)) abort();
         } else if (err.what[0] == 0) abort();
         tdm_rule_close(rule);

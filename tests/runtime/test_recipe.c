@@ -16,6 +16,9 @@
 #include "runtime/recipe/schema.h"
 
 #define OK "model: {path: m}\ndata: {train: t.jsonl}\nreward: [{type: number}]\n" /* three lines: the shortest recipe */
+#define SEVERAL \
+    "model: {path: m}\ndata: {system: Think., train: [{path: a, weight: 3, prompt: '{q}', rewards: [exact]}, {path: b, system: Code.}, c]}\n" \
+    "reward: [{type: exact}, {type: number}]\n"
 #define EVAL "model: {path: m}\ndata: {train: t, eval: e}\nreward: [{type: number}]\n"
 #define OVERRIDES_MAX 4
 
@@ -122,6 +125,13 @@ static const struct { const char *text, *line; } broken[] = {
      "eval.best: an evaluation has no figure \"pass@8\" (a.yaml:4:14): use reward_mean, a reward's name, or pass@K with K in eval.pass_at"},
     {EVAL "eval: {patience: 2}\n",
      "eval.patience waits for a better eval.best, and none is named (a.yaml:4:18): name it, as in eval.best: reward_mean"},
+    {"model: {path: m}\nreward: [{type: number}]\ndata: {train: []}\n",
+     "data.train has 0 entries, a list may have 1 to 256 (a.yaml:3:15): write a path, or entries as in - {path: a.jsonl, weight: 1}"},
+    {"model: {path: m}\nreward: [{type: number}]\ndata: {train: [{weight: 2}]}\n", "data.train[0]: path is missing (a.yaml:3:16): give a JSONL file"},
+    {"model: {path: m}\nreward: [{type: number}]\ndata: {train: [{path: a, wait: 2}]}\n",
+     "unknown key \"wait\" in data.train[0] (a.yaml:3:26): keys here: path, weight, system, prompt, rewards"},
+    {"model: {path: m}\nreward: [{type: number}]\ndata: {train: [{path: a, rewards: [x]}]}\n",
+     "data.train[0]: no reward is called \"x\" (a.yaml:3:35): name rewards of the recipe, or leave it away for all of them"},
     {"model: {path: m}\n", "data.train is missing (a.yaml: data.train): give a JSONL file, or rollout.replay"},
     {"model: {path: m}\ndata: {train: t}\n", "no reward to learn from (a.yaml: reward): add one, as in reward: [{type: number, answer: \"{answer}\"}]"},
     {"model: {path: m}\ndata: {train: t}\nreward: {type: number}\n", "reward wants a list, found a mapping (a.yaml:3:9): start each reward with a dash"},
@@ -313,6 +323,35 @@ static void values_arrive_as_written(void **state)
     tdm_recipe_close(r);
 }
 
+static void entries_of_data_train_take_what_they_lack_from_data(void **state)
+{
+    (void)state;
+    static const char *const overrides[] = {"data.train[1].weight=0.5", "data.train[1].rewards=[number]", NULL};
+    tdm_recipe *r = must_parse(SEVERAL, overrides), *one = must_parse(OK, NULL);
+    const tdm_recipe_source *s = r->data.source;
+    tdm_error err = {0};
+    assert_int_equal(r->data.source_count, 3);
+    assert_string_equal(s[2].path, "c");
+    assert_true(s[2].weight == 1 && s[2].rewards.count == 0);
+    assert_string_equal(s[0].path, "a");
+    assert_true(s[0].weight == 3 && s[1].weight == 0.5);
+    assert_string_equal(s[0].system, "Think.");
+    assert_string_equal(s[1].system, "Code.");
+    assert_string_equal(s[0].prompt, "{q}");
+    assert_string_equal(s[1].prompt, "");
+    assert_string_equal(s[0].rewards.items[0], "exact");
+    assert_string_equal(s[1].rewards.items[0], "number");
+    assert_int_equal(one->data.source_count, 1);
+    assert_string_equal(one->data.source[0].path, "t.jsonl");
+    tdm_recipe *then = must_parse(SEVERAL, NULL);
+    assert_int_equal(tdm_recipe_compare(then, r, &err), TDM_ERR_RECIPE);
+    expect_line(&err, "data.train[1].weight is 0.5, this run began with 1 (command line: data.train[1].weight=0.5): put the old value back, or start a new run "
+                      "with another output");
+    tdm_recipe_close(then);
+    tdm_recipe_close(one);
+    tdm_recipe_close(r);
+}
+
 static void the_level_of_the_ratio_follows_that_of_the_correction(void **state)
 {
     (void)state;
@@ -340,7 +379,7 @@ static void the_level_of_the_ratio_follows_that_of_the_correction(void **state)
 static void the_resolved_recipe_reads_back_to_itself(void **state)
 {
     (void)state;
-    static const char *const texts[] = {OK, full};
+    static const char *const texts[] = {OK, full, SEVERAL};
     for (size_t i = 0; i < TDM_COUNT(texts); i++) {
         tdm_error err = {0};
         tdm_recipe *a = must_parse(texts[i], NULL), *b = NULL;
@@ -539,8 +578,8 @@ static void every_key_stands_in_the_documentation(void **state)
     size_t bytes = 0;
     tdm_error err = {0};
     if (tdm_fs_read("docs/recipe.md", 1 << 20, &text, &bytes, &err) != TDM_OK) fail_msg("%s: %s", err.where, err.what);
-    const tdm_key_table *tables[] = {&tdm_recipe_keys, &tdm_reward_keys};
-    for (int t = 0; t < 2; t++)
+    const tdm_key_table *tables[] = {&tdm_recipe_keys, &tdm_reward_keys, &tdm_source_keys};
+    for (int t = 0; t < 3; t++)
         for (int i = 0; i < tables[t]->count; i++) {
             const tdm_key *k = &tables[t]->keys[i];
             snprintf(row, sizeof row, "\n| `%s` |", k->path);
@@ -552,14 +591,15 @@ static void every_key_stands_in_the_documentation(void **state)
                 snprintf(row, sizeof row, "`%s`", *name);
                 if (!strstr(line, row)) fail_msg("docs/recipe.md: %s does not name %s", k->path, *name);
             }
-            if (t == 1 || k->flags & TDM_KEY_REQUIRED || !k->fallback[0]) continue; /* a reward's defaults differ by its type */
+            if (t > 0 || k->flags & TDM_KEY_REQUIRED || !k->fallback[0]) continue; /* a reward's defaults differ by its type */
             snprintf(row, sizeof row, "| `%s` |", k->fallback);
             if (!strstr(line, row)) fail_msg("docs/recipe.md: the default of %s is %s", k->path, k->fallback);
         }
     for (const char *p = text; (p = strstr(p, "\n| `")) != NULL; p++) {
         char key[128];
         snprintf(key, sizeof key, "%.*s", (int)strcspn(p + 4, "`"), p + 4);
-        if (tdm_key_find(&tdm_recipe_keys, key) < 0 && tdm_key_find(&tdm_reward_keys, key) < 0) fail_msg("docs/recipe.md: there is no key %s", key);
+        if (tdm_key_find(&tdm_recipe_keys, key) < 0 && tdm_key_find(&tdm_reward_keys, key) < 0 && tdm_key_find(&tdm_source_keys, key) < 0)
+            fail_msg("docs/recipe.md: there is no key %s", key);
     }
     free(text);
 }
@@ -582,6 +622,7 @@ int main(void)
         cmocka_unit_test(a_broken_override_is_named),
         cmocka_unit_test(defaults_are_those_of_the_design),
         cmocka_unit_test(values_arrive_as_written),
+        cmocka_unit_test(entries_of_data_train_take_what_they_lack_from_data),
         cmocka_unit_test(the_level_of_the_ratio_follows_that_of_the_correction),
         cmocka_unit_test(the_resolved_recipe_reads_back_to_itself),
         cmocka_unit_test(the_command_line_wins_and_is_remembered),
