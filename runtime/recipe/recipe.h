@@ -72,6 +72,7 @@ typedef struct tdm_recipe_filter_groups {
     bool enable;
     const char *metric;          /* a reward's name; "": the weighted sum */
     int64_t max_num_gen_batches; /* of a step, the first included */
+    double difficulty_low_threshold, difficulty_high_threshold; /* of the metric's mean over a group: outside, it is dropped too (ROLL's names) */
 } tdm_recipe_filter_groups;
 
 typedef struct tdm_recipe_rollout {

@@ -72,6 +72,8 @@ static const tdm_key recipe_keys[] = {
     {"rollout.filter_groups.enable", TDM_KEY_BOOL, AT(rollout.filter_groups.enable), "false", 0, 0, NULL, 0, 0},
     {"rollout.filter_groups.metric", TDM_KEY_TEXT, AT(rollout.filter_groups.metric), "null", 0, 0, NULL, 0, 0},
     {"rollout.filter_groups.max_num_gen_batches", TDM_KEY_INT, AT(rollout.filter_groups.max_num_gen_batches), "10", 2, 1e6, NULL, 0, 0},
+    {"rollout.filter_groups.difficulty_low_threshold", TDM_KEY_FLOAT, AT(rollout.filter_groups.difficulty_low_threshold), "-1.0e9", -1e9, 1e9, NULL, 0, 0},
+    {"rollout.filter_groups.difficulty_high_threshold", TDM_KEY_FLOAT, AT(rollout.filter_groups.difficulty_high_threshold), "1.0e9", -1e9, 1e9, NULL, 0, 0},
 
     {"eval.every", TDM_KEY_INT, AT(eval.every), "0", 0, 1e9, NULL, TDM_KEY_FREE, 0},
     {"eval.limit", TDM_KEY_INT, AT(eval.limit), "64", 0, 1e9, NULL, TDM_KEY_FREE, 0},

@@ -91,6 +91,9 @@ static tdm_status check_filter(const tdm_recipe *r, tdm_error *err)
         return REFUSE("rollout.filter_groups.enable", "remove it, or use train.algorithm: grpo", "rollout.filter_groups looks at rewards, and this algorithm has none");
     if (r->rollout.replay[0])
         return REFUSE("rollout.filter_groups.enable", "remove it, or generate", "rollout.filter_groups generates other groups, and a replay has only its own");
+    if (f->difficulty_low_threshold > f->difficulty_high_threshold)
+        return REFUSE("rollout.filter_groups.difficulty_low_threshold", "use a low threshold below the high one",
+                      "rollout.filter_groups.difficulty_low_threshold is %g, the high one is %g", f->difficulty_low_threshold, f->difficulty_high_threshold);
     return check_reward_name(r, "rollout.filter_groups.metric", f->metric, err);
 }
 

@@ -177,23 +177,30 @@ done:
     return st;
 }
 
-/* Of the metric; of the weighted sum, where the metric is a reward that does not judge this group. */
-static bool is_equal(const tdm_job *j, const double *metric, int64_t g)
+/* Whether the group's metric is equal throughout, or in the mean too low or too high. A reward that does not judge this group says neither:
+ * then the weighted sum is looked at, for being equal alone. */
+static bool is_filtered(const tdm_job *j, int64_t g)
 {
-    for (int64_t i = j->group_start[g]; i < j->group_start[g + 1]; i++)
-        if (!isnan(metric[i])) return tdm_rewards_equal(metric, j->group_start[g], j->group_start[g + 1]);
-    return tdm_rewards_equal(j->total, j->group_start[g], j->group_start[g + 1]);
+    const tdm_recipe_filter_groups *f = &j->r->rollout.filter_groups;
+    const double *metric = f->metric[0] ? j->scores + tdm_recipe_reward_find(j->r, f->metric) * j->sequence_count : j->total;
+    const int64_t first = j->group_start[g], end = j->group_start[g + 1];
+    int64_t given = 0;
+    double sum = 0.0;
+    for (int64_t i = first; i < end; i++)
+        if (!isnan(metric[i])) sum += metric[i], given++;
+    if (given == 0) return tdm_rewards_equal(j->total, first, end);
+    const double mean = sum / (double)given;
+    return mean < f->difficulty_low_threshold || mean > f->difficulty_high_threshold || tdm_rewards_equal(metric, first, end);
 }
 
-/* The groups to generate anew: those whose metric is equal throughout, while batches are left. After the last they stay, and teach nothing. */
+/* The groups to generate anew, while batches are left. */
 static int64_t dropped(tdm_job *j)
 {
     const tdm_recipe_filter_groups *f = &j->r->rollout.filter_groups;
     int64_t n = 0;
     if (!f->enable || j->fig.gen_batches >= f->max_num_gen_batches) return 0;
-    const double *metric = f->metric[0] ? j->scores + tdm_recipe_reward_find(j->r, f->metric) * j->sequence_count : j->total;
     for (int64_t g = 0; g < j->group_count; g++)
-        if (is_equal(j, metric, g)) j->fresh[n++] = g;
+        if (is_filtered(j, g)) j->fresh[n++] = g;
     j->fig.groups_dropped += n;
     return n;
 }
@@ -239,11 +246,12 @@ static void make_items(tdm_job *j)
 
 static void advantages(tdm_job *j)
 {
-    if (j->r->train.advantage != TDM_ADVANTAGE_GDPO) {
-        tdm_advantages(j->r->train.advantage, j->total, j->group_start, j->group_count, j->advantage);
-        return;
-    }
-    tdm_advantages_gdpo(j->scores, j->weights, tdm_rewards_count(j->rewards), j->group_start, j->group_count, j->fresh_scores, j->advantage);
+    if (j->r->train.advantage == TDM_ADVANTAGE_GDPO)
+        tdm_advantages_gdpo(j->scores, j->weights, tdm_rewards_count(j->rewards), j->group_start, j->group_count, j->fresh_scores, j->advantage);
+    else tdm_advantages(j->r->train.advantage, j->total, j->group_start, j->group_count, j->advantage);
+    /* what stayed for want of batches teaches nothing */
+    for (int64_t g = 0; j->r->rollout.filter_groups.enable && g < j->group_count; g++)
+        for (int64_t i = j->group_start[g]; i < j->group_start[g + 1] && is_filtered(j, g); i++) j->advantage[i] = 0.0;
 }
 
 tdm_status tdm_job_rollout(tdm_job *j, tdm_error *err)

@@ -94,6 +94,31 @@ static void the_next_prompts_take_the_places_of_equal_groups(void **state)
     test_scratch_free(dir);
 }
 
+/* Of groups of 0 and 0.4, of 0 and 1, and then of 0.9 and 1, only the second is neither too hard nor too easy; no third batch is left. */
+static const char hard_and_easy[] = "id=1\nwhile read -r line; do case $id in\n1) r=0,0.4,0,1;; 2) r=0.9,1;; *) r=0,1,0,1;;\nesac\n"
+                                    "echo \"{\\\"id\\\":$id,\\\"rewards\\\":[$r]}\"; id=$((id+1)); done\n";
+
+static void too_hard_and_too_easy_teach_nothing(void **state)
+{
+    (void)state;
+    char *dir = test_scratch_new(), *path = test_path(dir, "run/rollouts/step-000001.jsonl"), *line = NULL;
+    size_t room = 0;
+    tdm_error err;
+    if (run(dir, hard_and_easy, "enable: true, metric: right, max_num_gen_batches: 2, difficulty_low_threshold: 0.3, difficulty_high_threshold: 0.7", &err) != TDM_OK)
+        fail_msg("%s (%s)", err.what, err.where);
+    expect_samples(dir, 1, (const int[]){3, 3, 2, 2}, (const int[]){0, 1, 0, 1});
+    FILE *f = fopen(path, "r");
+    assert_non_null(f);
+    for (int i = 0; i < 4; i++) {
+        assert_true(getline(&line, &room, f) > 0);
+        assert_true((strstr(line, "\"advantage\":0,") != NULL) == (i < 2));
+    }
+    free(line);
+    fclose(f);
+    free(path);
+    test_scratch_free(dir);
+}
+
 static void it_is_refused_where_it_has_no_meaning(void **state)
 {
     (void)state;
@@ -107,6 +132,7 @@ static void it_is_refused_where_it_has_no_meaning(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(the_next_prompts_take_the_places_of_equal_groups), cmocka_unit_test(it_is_refused_where_it_has_no_meaning)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(the_next_prompts_take_the_places_of_equal_groups), cmocka_unit_test(too_hard_and_too_easy_teach_nothing),
+                                       cmocka_unit_test(it_is_refused_where_it_has_no_meaning)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

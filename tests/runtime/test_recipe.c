@@ -109,6 +109,8 @@ static const struct { const char *text, *line; } broken[] = {
      "rollout.filter_groups looks at rewards, and this algorithm has none (a.yaml:4:35): remove it, or use train.algorithm: grpo"},
     {"model: {path: m}\nrollout: {replay: r, filter_groups: {enable: true}}\n",
      "rollout.filter_groups generates other groups, and a replay has only its own (a.yaml:2:46): remove it, or generate"},
+    {OK "rollout: {filter_groups: {enable: true, difficulty_low_threshold: 0.9, difficulty_high_threshold: 0.1}}\n",
+     "rollout.filter_groups.difficulty_low_threshold is 0.9, the high one is 0.1 (a.yaml:4:67): use a low threshold below the high one"},
     {OK "rollout: {filter_groups: {max_num_gen_batches: 1}}\n", "rollout.filter_groups.max_num_gen_batches is 1, the range is 2 to 1000000 (a.yaml:4:48): the default is 10"},
     {"model: {path: m}\nrollout: {replay: r}\ntrain: {advantage: gdpo}\n",
      "train.advantage: gdpo normalizes the rewards one by one, and a replay has their sum alone (a.yaml:3:20): use group_std, batch_std, none or "
