@@ -46,6 +46,7 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
             sections["data"]["train"] = [{"path": path, "weight": 2, "rewards": ["regex"]}, {"path": path, "prompt": "{answer}?"}]
     else:
         sections["train"]["batch_size"] = 4
+        sections["data"]["train"] = [sections["data"]["train"], {"path": sections["data"]["train"], "weight": 0.3}]
     return write_recipe(os.path.join(tmp, name + ".yaml"), sections)
 
 

@@ -127,6 +127,8 @@ static const struct { const char *text, *line; } broken[] = {
      "eval.best: an evaluation has no figure \"pass@8\" (a.yaml:4:14): use reward_mean, a reward's name, or pass@K with K in eval.pass_at"},
     {EVAL "eval: {patience: 2}\n",
      "eval.patience waits for a better eval.best, and none is named (a.yaml:4:18): name it, as in eval.best: reward_mean"},
+    {"model: {path: m}\ntrain: {algorithm: sft}\ndata: {train: [{path: a, prompt: '{q}'}]}\n",
+     "data.train[0]: sft reads rows as they are, and no reward judges them (a.yaml:3:34): keep path and weight"},
     {"model: {path: m}\nreward: [{type: number}]\ndata: {train: []}\n",
      "data.train has 0 entries, a list may have 1 to 256 (a.yaml:3:15): write a path, or entries as in - {path: a.jsonl, weight: 1}"},
     {"model: {path: m}\nreward: [{type: number}]\ndata: {train: [{weight: 2}]}\n", "data.train[0]: path is missing (a.yaml:3:16): give a JSONL file"},
