@@ -284,6 +284,31 @@ static void the_best_one_stays_and_is_linked(void **state)
     test_scratch_free(dir);
 }
 
+static void best_leads_to_a_whole_one_whichever_operation_is_the_last(void **state)
+{
+    (void)state;
+    int64_t fired = 1;
+    for (int n = 0; fired; n++) {
+        char *dir = test_scratch_new(), path[TDM_PATH_BYTES], to[64] = {0};
+        sample s;
+        tdm_error err = {0};
+        write_best(dir, 10, 10);
+        write_best(dir, 20, 10);
+        sample_init(&s, 30);
+        s.parts.best = 30;
+        tdm_fault_arm(TDM_FAULT_ANY, n, true);
+        const tdm_status st = tdm_checkpoint_write(dir, &s.parts, 1, &err);
+        fired = tdm_fault_disarm();
+        assert_int_equal(st == TDM_OK, fired == 0);
+        snprintf(path, sizeof path, "%s/best", dir);
+        assert_true(readlink(path, to, sizeof to - 1) > 0);
+        assert_true(strcmp(to, "step-000010") == 0 || strcmp(to, "step-000030") == 0);
+        expect_whole(dir, strcmp(to, "step-000010") == 0 ? 10 : 30);
+        sample_fini(&s);
+        test_scratch_free(dir);
+    }
+}
+
 /* ---- damage ---- */
 
 static void a_flipped_bit_in_any_file_is_named(void **state)
@@ -435,6 +460,7 @@ int main(void)
         cmocka_unit_test(a_step_that_is_there_is_never_missing_while_it_is_replaced),
         cmocka_unit_test(everything_is_synced_before_the_name_and_the_name_before_pruning),
         cmocka_unit_test(the_best_one_stays_and_is_linked),
+        cmocka_unit_test(best_leads_to_a_whole_one_whichever_operation_is_the_last),
         cmocka_unit_test(a_flipped_bit_in_any_file_is_named),
         cmocka_unit_test(sha256sum_agrees),
         cmocka_unit_test(only_the_kept_ones_stay_and_strangers_are_left_alone),
