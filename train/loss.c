@@ -4,18 +4,28 @@
 
 static bool corrects(const tdm_loss_config *c) { return c->correction != TDM_CORRECTION_NONE; }
 
+/* One value for all tokens of a sequence. */
+static bool of_sequence(const tdm_loss_config *c) { return c->ratio_of_sequence || c->kind == TDM_LOSS_VESPO || c->kind == TDM_LOSS_GMPO; }
+/* The ratio is a weight on the token's own lp. */
+static bool weighs_lp(const tdm_loss_config *c) { return c->kind == TDM_LOSS_CISPO || c->kind == TDM_LOSS_VESPO; }
+
 bool tdm_loss_needs_sequence(const tdm_loss_config *c)
 {
-    return c->kind != TDM_LOSS_SFT && (c->ratio_of_sequence || (corrects(c) && c->level != TDM_LEVEL_TOKEN));
+    return c->kind != TDM_LOSS_SFT && (of_sequence(c) || (corrects(c) && c->level != TDM_LEVEL_TOKEN));
 }
 
 double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequences, int64_t total_tokens)
 {
     switch (c->kind) {
-    case TDM_LOSS_GRPO: return 1.0 / ((double)tdm_max_i64(tokens, 1) * (double)tdm_max_i64(sequences, 1));
+    case TDM_LOSS_GRPO:
+    case TDM_LOSS_SAPO:
+    case TDM_LOSS_GMPO: return 1.0 / ((double)tdm_max_i64(tokens, 1) * (double)tdm_max_i64(sequences, 1));
     case TDM_LOSS_DR_GRPO: return 1.0 / ((double)tdm_max_i64(sequences, 1) * (double)c->max_new_tokens);
+    case TDM_LOSS_LUSPO: return 1.0 / (double)tdm_max_i64(sequences, 1);
     case TDM_LOSS_BNPO:
     case TDM_LOSS_DAPO:
+    case TDM_LOSS_CISPO:
+    case TDM_LOSS_VESPO:
     case TDM_LOSS_SFT: break;
     }
     return 1.0 / (double)tdm_max_i64(total_tokens, 1);
@@ -23,6 +33,7 @@ double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequenc
 
 static bool in_loss(const tdm_loss_tokens *t, int64_t i) { return !t->mask || t->mask[i]; }
 static double old_of(const tdm_loss_tokens *t, int64_t i) { return t->old ? t->old[i] : t->lp[i]; }
+static double log_ratio(const tdm_loss_tokens *t, int64_t i) { return (double)t->lp[i] - old_of(t, i); }
 
 /* The weight for a log-ratio old - sampler, of a token or of a sequence. */
 static double importance(const tdm_loss_config *c, double delta)
@@ -62,16 +73,45 @@ static double kl_of(tdm_kl_type kind, double lp, double ref, double *derivative)
     return exp(-d) + d - 1.0;
 }
 
-/* The clipped objective at log-ratio d: the loss, and d loss / d d. */
-static double clipped_loss(const tdm_loss_config *c, double d, double a, double *derivative, tdm_loss_sums *s)
+static double clamp(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+
+/* Whether x lies outside the bounds on the side to which the advantage pushes it; counted. */
+static bool passes(double x, double low, double high, double a, tdm_loss_sums *s)
 {
-    const double w = exp(d), low = 1.0 - c->clip_low, high = 1.0 + c->clip_high;
-    const double bounded = w < low ? low : w > high ? high : w;
-    const bool clipped = (w < low && a < 0.0) || (w > high && a > 0.0);
+    const bool clipped = (x < low && a < 0.0) || (x > high && a > 0.0);
     s->clipped += clipped;
     s->clip_count += 1.0;
-    *derivative = clipped ? 0.0 : -w * a;
+    return clipped;
+}
+
+static double sapo_loss(const tdm_loss_config *c, double w, double a, double *derivative)
+{
+    const double tau = c->sapo.temperature[a <= 0.0], gate = 1.0 / (1.0 + exp(-tau * (w - 1.0)));
+    *derivative = -a * 4.0 * gate * (1.0 - gate) * w;
+    return -a * 4.0 / tau * gate;
+}
+
+/* The objective at log-ratio d: the loss, and d loss / d d; where the ratio is a weight on lp, d loss / d lp alone. */
+static double objective(const tdm_loss_config *c, double d, double a, double *derivative, tdm_loss_sums *s)
+{
+    const double w = exp(d), low = 1.0 - c->clip_low, high = 1.0 + c->clip_high;
+    if (c->kind == TDM_LOSS_SAPO) return sapo_loss(c, w, a, derivative);
+    const double bounded = clamp(w, low, high);
+    const bool clipped = passes(w, low, high, a, s);
+    *derivative = c->kind == TDM_LOSS_CISPO ? -bounded * a : clipped ? 0.0 : -w * a;
     return -fmin(w * a, bounded * a);
+}
+
+/* gmpo's log-ratio of a token. */
+static double gmpo_bounded(const tdm_loss_config *c, double d, double a) { return a > 0.0 ? fmin(d, c->clip_high) : fmax(d, -c->clip_low); }
+
+static const double vespo_least = -18.420680743952367, vespo_most = 20.0; /* ln 1e-8, as TRL bounds what it takes for a logarithm of 0 */
+
+static double vespo_phi(const tdm_loss_config *c, double log_w, double a)
+{
+    const double k = c->vespo.k[a < 0.0], lambda = fmax(c->vespo.lambda[a < 0.0], 1e-4), bounded = clamp(log_w, vespo_least, vespo_most);
+    const double phi = exp(lambda + k * bounded - lambda * exp(bounded));
+    return isfinite(phi) ? phi : 0.0;
 }
 
 static void count_token(const tdm_loss_tokens *t, int64_t i, tdm_loss_sums *s)
@@ -98,8 +138,9 @@ static double add_kl(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t
 /* What the tokens in the loss have in common. */
 typedef struct shared {
     double length;           /* tokens in the loss, at least 1 */
-    double d;                /* mean of lp - old */
+    double d;                /* mean of lp - old; gmpo: each clipped */
     double delta, weight;    /* sum of old - sampler, and of the weights at token level */
+    double log_w;            /* vespo: sum of lp - old, and of ln of the weights at token level */
 } shared;
 
 static shared shared_of(const tdm_loss_config *c, const tdm_loss_tokens *t)
@@ -108,33 +149,51 @@ static shared shared_of(const tdm_loss_config *c, const tdm_loss_tokens *t)
     int64_t tokens = 0;
     for (int64_t i = 0; i < t->count; i++) {
         if (!in_loss(t, i)) continue;
+        const double d = log_ratio(t, i);
         tokens++;
-        q.d += (double)t->lp[i] - old_of(t, i);
+        q.d += c->kind == TDM_LOSS_GMPO ? gmpo_bounded(c, d, t->advantage) : d;
+        q.log_w += clamp(d, -20.0, 20.0);
         if (!corrected(c, t)) continue;
+        const double u = importance(c, delta_of(t, i));
         q.delta += delta_of(t, i);
-        q.weight += importance(c, delta_of(t, i));
+        q.weight += u;
+        if (c->level == TDM_LEVEL_TOKEN) q.log_w += clamp(log(u), vespo_least, vespo_most);
     }
     q.length = (double)tdm_max_i64(tokens, 1);
     q.d /= q.length;
     return q;
 }
 
+/* The loss that all tokens of a sequence share; u: the correction's weight of the sequence. */
+static double sequence_loss(const tdm_loss_config *c, const tdm_loss_tokens *t, const shared *q, double u, double *derivative, tdm_loss_sums *s)
+{
+    const double a = t->advantage;
+    switch (c->kind) {
+    case TDM_LOSS_VESPO: *derivative = -vespo_phi(c, q->log_w + clamp(log(u), vespo_least, vespo_most), a) * a; return 0.0;
+    case TDM_LOSS_GMPO: *derivative = -exp(q->d) * a; return *derivative;
+    default: return objective(c, q->d, a, derivative, s);
+    }
+}
+
 static void eval_sequence(const tdm_loss_config *c, const tdm_loss_tokens *t, float *coef, tdm_loss_sums *s)
 {
     const shared q = shared_of(c, t);
-    const bool by_token = corrected(c, t) && c->level == TDM_LEVEL_TOKEN;
+    const bool by_token = corrected(c, t) && c->level == TDM_LEVEL_TOKEN, shares = of_sequence(c), vespo = c->kind == TDM_LOSS_VESPO;
     double loss = 0.0, derivative = 0.0, u = 1.0;
     if (corrected(c, t) && !by_token) u = weigh(c, c->level == TDM_LEVEL_GEOMETRIC ? q.delta / q.length : q.delta, s);
-    if (c->ratio_of_sequence) loss = clipped_loss(c, q.d, t->advantage, &derivative, s);
+    if (shares) loss = sequence_loss(c, t, &q, u, &derivative, s);
     /* each token's loss is the sequence's; its ratio depends on every token by 1 / length, so a token gets the mean of their weights */
     const double mean_u = by_token ? q.weight / q.length : u;
     for (int64_t i = 0; i < t->count; i++) {
         coef[i] = 0.0f;
         if (!in_loss(t, i)) continue;
         if (by_token) u = weigh(c, delta_of(t, i), s);
-        if (!c->ratio_of_sequence) loss = clipped_loss(c, (double)t->lp[i] - old_of(t, i), t->advantage, &derivative, s);
-        s->loss += t->weight * u * loss;
-        coef[i] = (float)(t->weight * (c->ratio_of_sequence ? mean_u : u) * derivative + add_kl(c, t, i, s));
+        if (!shares) loss = objective(c, log_ratio(t, i), t->advantage, &derivative, s);
+        if (weighs_lp(c)) loss = derivative * (double)t->lp[i];
+        const bool still = c->kind == TDM_LOSS_GMPO && passes(log_ratio(t, i), -c->clip_low, c->clip_high, t->advantage, s);
+        const double used = vespo ? 1.0 : u, slope = vespo ? 1.0 : shares && !weighs_lp(c) ? mean_u : u; /* vespo's is in phi */
+        s->loss += t->weight * used * loss;
+        coef[i] = (float)(t->weight * slope * (still ? 0.0 : derivative) + add_kl(c, t, i, s));
         count_token(t, i, s);
     }
 }
@@ -145,8 +204,8 @@ static double eval_token(const tdm_loss_config *c, const tdm_loss_tokens *t, int
         s->loss -= t->weight * (double)t->lp[i];
         return -t->weight;
     }
-    double derivative;
-    const double loss = clipped_loss(c, (double)t->lp[i] - old_of(t, i), t->advantage, &derivative, s);
+    double derivative, loss = objective(c, log_ratio(t, i), t->advantage, &derivative, s);
+    if (weighs_lp(c)) loss = derivative * (double)t->lp[i];
     const double u = corrected(c, t) ? weigh(c, delta_of(t, i), s) : 1.0;
     s->loss += t->weight * u * loss;
     return t->weight * u * derivative + add_kl(c, t, i, s);

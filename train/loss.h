@@ -3,7 +3,14 @@
  *   d = lp - old; token level w = exp(d); sequence level w = exp(mean of d over the sequence's tokens)
  *   l = -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A), times the importance weight of the correction, plus kl * KL(lp, ref)
  *   grpo: mean over sequences of the mean over tokens | bnpo, dapo: sum over tokens / tokens of the optimizer step
- *   dr_grpo: sum over tokens / (sequences * max_new_tokens)
+ *   dr_grpo: sum over tokens / (sequences * max_new_tokens) | luspo: mean over sequences of the sum over tokens (arXiv:2602.05261)
+ * and with another l, [x] being held constant in the derivative:
+ *   cispo (arXiv:2506.13585; as dapo)  -[clip(w)] A lp; TRL clips above only, which is clip_low 1
+ *   sapo  (arXiv:2511.20347; as grpo)  -A 4 / tau sigmoid(tau (w - 1)), tau by the sign of A
+ *   vespo (arXiv:2602.10693; as dapo)  -[phi] A lp; ln phi = lambda + k ln W - lambda W, k and lambda by the sign of A, ln W the sequence's sum
+ *                                      of d within +-20 and of the logarithms of the correction's weights, in [ln 1e-8, 20]; no other weight
+ *   gmpo  (arXiv:2507.20673; as grpo)  -A exp(mean of d over the sequence, each d clipped to [-clip_low, clip_high] on the side A pushes to);
+ *                                      trl/experimental/gmpo
  * The correction of what sampler and trainer differ by, u = exp(old - sampler): of each token, the product over the sequence (TRL's
  * vllm_importance_sampling_mode), or the geometric mean over it, the root of that product (verl's rollout_is_level: geometric, later its rejection by seq_mean_k1).
  * truncate: u is clamped to [floor, cap]; mask: u outside it is 0 (token level: IcePop, arXiv:2510.18855). A weight of 0 takes a token
@@ -13,17 +20,24 @@
 
 #include "kernels/base.h"
 
-typedef enum tdm_loss_kind { TDM_LOSS_GRPO, TDM_LOSS_BNPO, TDM_LOSS_DR_GRPO, TDM_LOSS_DAPO, TDM_LOSS_SFT } tdm_loss_kind;
+typedef enum tdm_loss_kind { TDM_LOSS_GRPO, TDM_LOSS_BNPO, TDM_LOSS_DR_GRPO, TDM_LOSS_DAPO, TDM_LOSS_CISPO, TDM_LOSS_SAPO, TDM_LOSS_LUSPO,
+                             TDM_LOSS_VESPO, TDM_LOSS_GMPO, TDM_LOSS_SFT } tdm_loss_kind;
 typedef enum tdm_kl_type { TDM_KL_K1, TDM_KL_K2, TDM_KL_K3 } tdm_kl_type;
 typedef enum tdm_level { TDM_LEVEL_TOKEN, TDM_LEVEL_SEQUENCE, TDM_LEVEL_GEOMETRIC } tdm_level;
 typedef enum tdm_correction { TDM_CORRECTION_NONE, TDM_CORRECTION_TRUNCATE, TDM_CORRECTION_MASK } tdm_correction;
 typedef enum tdm_advantage { TDM_ADVANTAGE_GROUP_STD, TDM_ADVANTAGE_BATCH_STD, TDM_ADVANTAGE_NONE, TDM_ADVANTAGE_LEAVE_ONE_OUT, TDM_ADVANTAGE_GDPO } tdm_advantage;
+
+/* Of two numbers the first is for advantages above 0 (vespo: 0 and above), the second for the others. */
+typedef struct tdm_sapo { double temperature[2]; } tdm_sapo;
+typedef struct tdm_vespo { double k[2], lambda[2]; } tdm_vespo;
 
 typedef struct tdm_loss_config {
     tdm_loss_kind kind;
     bool ratio_of_sequence; /* w of the sequence (GSPO); else of each token */
     double clip_low, clip_high, kl;
     tdm_kl_type kl_kind;
+    tdm_sapo sapo;
+    tdm_vespo vespo;
     tdm_correction correction;
     tdm_level level;        /* of the correction */
     double floor, cap;      /* floor 0: none */

@@ -139,6 +139,8 @@ typedef struct tdm_recipe_train {
     double clip_low, clip_high;
     double kl;               /* beta; 0: the reference is not evaluated */
     tdm_kl_type kl_type;
+    tdm_sapo sapo;
+    tdm_vespo vespo;
     tdm_advantage advantage;
     tdm_recipe_importance importance;
     int64_t micro_tokens;    /* tokens of one forward and backward */

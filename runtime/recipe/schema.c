@@ -11,7 +11,7 @@
 static const char *const schemes[] = {"bf16", "fp8_tensor", "fp8_channel", "fp8_block", NULL};
 static const char *const activations[] = {"none", "dynamic", "static", NULL};
 static const char *const algorithms[] = {"grpo", "sft", NULL};
-static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "gspo", NULL}; /* gspo: settled before anyone looks */
+static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "gspo", NULL}; /* gspo: settled before anyone looks */
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "adamw_8bit", NULL};
 static const char *const kl_types[] = {"k1", "k2", "k3", NULL};
@@ -104,6 +104,12 @@ static const tdm_key recipe_keys[] = {
     {"train.clip_high", TDM_KEY_FLOAT, AT(train.clip_high), "0.2", 0, 1e6, NULL, 0, 0},
     {"train.kl", TDM_KEY_FLOAT, AT(train.kl), "0.0", 0, 1000, NULL, 0, 0},
     {"train.kl_type", TDM_KEY_ENUM, AT(train.kl_type), "k3", 0, 0, kl_types, 0, 0},
+    {"train.sapo.temperature_pos", TDM_KEY_FLOAT, AT(train.sapo.temperature[0]), "1.0", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"train.sapo.temperature_neg", TDM_KEY_FLOAT, AT(train.sapo.temperature[1]), "1.05", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"train.vespo.k_pos", TDM_KEY_FLOAT, AT(train.vespo.k[0]), "2.0", 0, 1000, NULL, 0, 0},
+    {"train.vespo.lambda_pos", TDM_KEY_FLOAT, AT(train.vespo.lambda[0]), "3.0", 0, 1000, NULL, 0, 0},
+    {"train.vespo.k_neg", TDM_KEY_FLOAT, AT(train.vespo.k[1]), "3.0", 0, 1000, NULL, 0, 0},
+    {"train.vespo.lambda_neg", TDM_KEY_FLOAT, AT(train.vespo.lambda[1]), "2.0", 0, 1000, NULL, 0, 0},
     {"train.advantage", TDM_KEY_ENUM, AT(train.advantage), "group_std", 0, 0, advantages, 0, 0},
     {"train.importance.level", TDM_KEY_ENUM, AT(train.importance.level), "token", 0, 0, levels, 0, 0},
     {"train.importance.ratio", TDM_KEY_ENUM, AT(train.importance.ratio), "auto", 0, 0, ratios, 0, 0},

@@ -183,19 +183,85 @@ static tdm_status check_memory(const tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
-/* gspo is the paper's name for the grpo loss over sequence ratios (arXiv:2507.18071). */
-static tdm_status settle_loss(tdm_recipe *r, tdm_error *err)
+/* Where the names of the losses have gspo, the paper's name for the grpo loss over sequence ratios (arXiv:2507.18071). */
+enum { GSPO = TDM_LOSS_SFT };
+
+/* gspo and luspo: ratio and correction of a sequence. */
+static tdm_status settle_sequences(tdm_recipe *r, tdm_error *err)
 {
-    if ((int)r->train.loss <= (int)TDM_LOSS_DAPO) return TDM_OK;
     tdm_recipe_importance *i = &r->train.importance;
+    const char *loss = (int)r->train.loss == GSPO ? "gspo" : "luspo";
     const bool level = tdm_recipe_given(r, "train.importance.level");
     if (level && i->level == TDM_LEVEL_TOKEN)
-        return REFUSE("train.importance.level", "remove the level, or use loss: grpo", "train.loss: gspo is over sequences, importance.level is token");
+        return REFUSE("train.importance.level", "remove the level, or use loss: grpo", "train.loss: %s is over sequences, importance.level is token", loss);
     if (i->ratio == TDM_RATIO_TOKEN)
-        return REFUSE("train.importance.ratio", "remove the ratio, or use loss: grpo", "train.loss: gspo is over sequences, importance.ratio is token");
-    r->train.loss = TDM_LOSS_GRPO;
+        return REFUSE("train.importance.ratio", "remove the ratio, or use loss: grpo", "train.loss: %s is over sequences, importance.ratio is token", loss);
+    if ((int)r->train.loss == GSPO) r->train.loss = TDM_LOSS_GRPO;
     i->ratio = TDM_RATIO_SEQUENCE;
     if (!level) i->level = TDM_LEVEL_SEQUENCE;
+    return TDM_OK;
+}
+
+/* vespo and gmpo weigh a sequence in their own way. gmpo's weight is one number a sequence, and so is its correction's. */
+static tdm_status settle_own_ratio(tdm_recipe *r, tdm_error *err)
+{
+    tdm_recipe_importance *i = &r->train.importance;
+    const bool gmpo = r->train.loss == TDM_LOSS_GMPO;
+    if (i->ratio == TDM_RATIO_SEQUENCE)
+        return REFUSE("train.importance.ratio", "remove the ratio", "train.loss: %s makes its own ratio of a sequence's tokens", gmpo ? "gmpo" : "vespo");
+    i->ratio = TDM_RATIO_TOKEN;
+    if (!gmpo || i->correction == TDM_CORRECTION_NONE) return TDM_OK;
+    if (!tdm_recipe_given(r, "train.importance.level")) i->level = TDM_LEVEL_GEOMETRIC;
+    if (i->level == TDM_LEVEL_TOKEN)
+        return REFUSE("train.importance.level", "use importance.level: geometric or sequence", "train.loss: gmpo is over sequences, importance.level is token");
+    return TDM_OK;
+}
+
+/* The bounds a loss is published with, where the recipe gives none: TRL's for cispo (none below, 5 above), the paper's for gmpo. */
+static void settle_clip(tdm_recipe *r)
+{
+    tdm_recipe_train *t = &r->train;
+    const bool gmpo = t->loss == TDM_LOSS_GMPO;
+    if (!gmpo && t->loss != TDM_LOSS_CISPO) return;
+    if (!tdm_recipe_given(r, "train.clip_low")) t->clip_low = gmpo ? 0.4 : 1.0;
+    if (!tdm_recipe_given(r, "train.clip_high")) t->clip_high = gmpo ? 0.4 : 4.0;
+}
+
+static tdm_status settle_loss(tdm_recipe *r, tdm_error *err)
+{
+    settle_clip(r);
+    switch ((int)r->train.loss) {
+    case GSPO:
+    case TDM_LOSS_LUSPO: return settle_sequences(r, err);
+    case TDM_LOSS_VESPO:
+    case TDM_LOSS_GMPO: return settle_own_ratio(r, err);
+    default: return TDM_OK;
+    }
+}
+
+/* A number that is not the key's default. The resolved recipe gives every key a value, so that one was given says nothing. */
+static bool differs(const tdm_recipe *r, const char *path)
+{
+    const tdm_key *k = &tdm_recipe_keys.keys[tdm_key_find(&tdm_recipe_keys, path)];
+    double fallback = 0.0;
+    return tdm_number_read(k->fallback, &fallback) && *(const double *)((const char *)r + k->offset) != fallback;
+}
+
+/* Numbers that the loss has no use for. */
+static tdm_status check_loss(const tdm_recipe *r, tdm_error *err)
+{
+    static const struct { tdm_loss_kind loss; const char *name, *key; } only[] = {
+        {TDM_LOSS_SAPO, "sapo", "train.sapo.temperature_pos"}, {TDM_LOSS_SAPO, "sapo", "train.sapo.temperature_neg"},
+        {TDM_LOSS_VESPO, "vespo", "train.vespo.k_pos"}, {TDM_LOSS_VESPO, "vespo", "train.vespo.lambda_pos"},
+        {TDM_LOSS_VESPO, "vespo", "train.vespo.k_neg"}, {TDM_LOSS_VESPO, "vespo", "train.vespo.lambda_neg"}};
+    static const char *const clips[] = {"train.clip_low", "train.clip_high"};
+    const tdm_loss_kind loss = r->train.loss;
+    for (size_t i = 0; i < TDM_COUNT(only); i++)
+        if (loss != only[i].loss && differs(r, only[i].key))
+            return REFUSE(only[i].key, "remove it, or use that loss", "%s is of train.loss: %s", only[i].key, only[i].name);
+    for (size_t i = 0; i < TDM_COUNT(clips); i++)
+        if ((loss == TDM_LOSS_SAPO || loss == TDM_LOSS_VESPO) && differs(r, clips[i]))
+            return REFUSE(clips[i], "remove it, or use another loss", "train.loss: %s clips no ratio", loss == TDM_LOSS_SAPO ? "sapo" : "vespo");
     return TDM_OK;
 }
 
@@ -231,6 +297,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_filter(r, err), done);
     TDM_TRY(st, check_eval(r, err), done);
     TDM_TRY(st, check_train(r, err), done);
+    TDM_TRY(st, check_loss(r, err), done);
     TDM_TRY(st, check_importance(r, err), done);
     TDM_TRY(st, check_memory(r, err), done);
 done:

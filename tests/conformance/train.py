@@ -62,9 +62,8 @@ def replay_sections(model, expected, case, run):
     return {"rollout": {"replay": os.path.join(model, "replay.jsonl"), "prompts_per_step": g["prompts_per_step"],
                         "generations": g["generations"], "max_new_tokens": g["max_new_tokens"]},
             "output": run,
-            "train": {"algorithm": "grpo", "steps": 1, "epochs_per_rollout": 1, "minibatches": 1, "lr": case["lr"], "loss": case["loss"],
-                      "clip_low": case["clip_low"], "clip_high": case["clip_high"], "kl": case["kl"], "kl_type": case["kl_type"],
-                      "advantage": case["advantage"],
+            "train": {"algorithm": "grpo", "steps": 1, "epochs_per_rollout": 1, "minibatches": 1, "lr": case["lr"], "loss": case["loss"], "kl": case["kl"], "kl_type": case["kl_type"],
+                      "advantage": case["advantage"], **{k: case[k] for k in ("clip_low", "clip_high", "sapo", "vespo") if case.get(k) is not None},
                       "importance": {k: case[k] for k in ("level", "ratio", "correction", "floor", "cap") if k in case}}}
 
 

@@ -15,6 +15,7 @@ A move is `after - before` stored in F16: its rounding, 2^-11 of the move, is fa
 Of the BF16 runs only the loss and, per tensor, the distance to FP32 are kept: that is what the acceptance rule compares with.
 Everything is seeded; nothing here comes from Tandem.
 """
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -38,7 +39,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models as tok_models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from trl import GRPOConfig
+from trl.experimental.gmpo import GMPOTrainer
 from trl.trainer import grpo_trainer
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 import fp8_sim
 
@@ -353,7 +357,7 @@ def advantages_of(rows, kind):
 
 def trl_ratio(source_tensors, case):
     """TRL's own lines of GRPOTrainer._generate_and_score_completions, from the difference of log-probabilities to the bounded ratio."""
-    source = inspect.getsource(grpo_trainer.GRPOTrainer._generate_and_score_completions)
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
     first, end = "                per_token_logps_diff = (old_per", "            # Compute the per-token log probabilities for the reference"
     assert source.count(first) == 1 and source.count(end) == 1
     settings = SimpleNamespace(vllm_importance_sampling_mode=f"{case['level']}_{case['correction']}",
@@ -390,8 +394,8 @@ def trl_compute_loss(kl_type):
     """TRL's own GRPOTrainer._compute_loss. It has k3 alone; for k1 and k2 (Schulman's names, as in verl and NeMo-RL) that one
     expression is replaced in its source."""
     if kl_type == "k3":
-        return grpo_trainer.GRPOTrainer._compute_loss
-    source = inspect.cleandoc("\n" + inspect.getsource(grpo_trainer.GRPOTrainer._compute_loss))
+        return GRPOTrainer._compute_loss
+    source = inspect.cleandoc("\n" + inspect.getsource(GRPOTrainer._compute_loss))
     k3 = "torch.exp(ref_per_token_logps - per_token_logps) - (ref_per_token_logps - per_token_logps) - 1"
     other = {"k1": "per_token_logps - ref_per_token_logps", "k2": "0.5 * (per_token_logps - ref_per_token_logps) ** 2"}[kl_type]
     assert source.count(k3) == 1
@@ -432,20 +436,24 @@ def grpo_loss(model, rows, case):
         if case["kl"]:
             with model.disable_adapter():
                 inputs["ref_per_token_logps"] = padded_logprobs(model, rows, width)
+    settings = {f.name: f.default for f in dataclasses.fields(GRPOConfig)} | {"steps_per_generation": 1, "use_bias_correction_kl": False}
+    settings |= {f"{case['loss']}_{k}": v for k, v in case.get(case["loss"], {}).items()}
     logps = lambda *a, **k: (padded_logprobs(model, rows, width), torch.zeros(len(rows), width), None)
     trainer = SimpleNamespace(
         _get_per_token_logps_and_entropies=logps, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
         importance_sampling_level=case.get("ratio", case["level"]), beta=case["kl"], loss_type=case["loss"], epsilon_low=case["clip_low"],
-        epsilon_high=case["clip_high"], use_vllm=corrected, vllm_importance_sampling_correction=corrected,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1), model=SimpleNamespace(training=True),
+        epsilon_high=1 + case["clip_high"] if case["loss"] == "cispo" else case["clip_high"], get_gamma_weights=GRPOTrainer.get_gamma_weights,
+        use_vllm=corrected, vllm_importance_sampling_correction=corrected, args=SimpleNamespace(**settings), model=SimpleNamespace(training=True),
         current_gradient_accumulation_steps=1, accelerator=Accelerator, max_completion_length=MAX_NEW, aux_loss_enabled=False,
         _entropy_bonus_enabled=False, use_adaptive_entropy=False, _metrics={"train": defaultdict(list)})
-    loss = trl_compute_loss(case["kl_type"])(trainer, model, inputs)
+    compute = GMPOTrainer._compute_loss if case["loss"] == "gmpo" else trl_compute_loss(case["kl_type"])
+    loss = compute(trainer, model, inputs)
     return loss, {k: v[0] for k, v in trainer._metrics["train"].items() if v} | {"importance": weights}
 
 
 def grpo_cases(which):
     base = dict(loss="dapo", level="token", advantage="group_std", clip_low=0.2, clip_high=0.2, kl=0.0, kl_type="k3", correction="none", cap=1.15)
+    upper, unclipped = dict(clip_low=None, clip_high=0.25), dict(clip_low=None, clip_high=None)  # bounds that TRL's loss has not: None
     cases = {"dapo": {}, "grpo": dict(loss="grpo"), "gspo_kl": dict(loss="grpo", level="sequence", clip_low=0.03, clip_high=0.04, kl=0.1)}
     if which == "all":
         cases.update({
@@ -462,7 +470,17 @@ def grpo_cases(which):
             "sequences_of_tokens": dict(correction="mask", level="sequence", ratio="token", floor=0.45),  # TRL's own default but for the bounds
             "gspo_of_tokens": dict(correction="truncate", level="token", ratio="sequence", floor=0.85, loss="grpo"),
             "geometric_mask": dict(correction="mask", level="geometric", ratio="token", floor=0.97, cap=1.04),
-            "geometric_gspo": dict(correction="truncate", level="geometric", ratio="sequence", floor=0.97, cap=1.04, loss="grpo", kl=0.1)})
+            "geometric_gspo": dict(correction="truncate", level="geometric", ratio="sequence", floor=0.97, cap=1.04, loss="grpo", kl=0.1),
+            "cispo": dict(loss="cispo", **upper), "cispo_mask": dict(loss="cispo", correction="mask", kl=0.1, **upper),
+            "cispo_sequence": dict(loss="cispo", level="sequence", clip_low=None, clip_high=0.04),
+            "sapo": dict(loss="sapo", **unclipped), "sapo_kl": dict(loss="sapo", kl=0.1, sapo={"temperature_pos": 1.5, "temperature_neg": 3.0}, **unclipped),
+            "sapo_sequence": dict(loss="sapo", ratio="sequence", **unclipped),
+            "luspo": dict(loss="luspo", level="sequence", clip_low=0.03, clip_high=0.04),
+            "luspo_mask": dict(loss="luspo", level="sequence", clip_low=0.03, clip_high=0.04, correction="mask", kl=0.1),
+            "vespo": dict(loss="vespo", **unclipped), "vespo_truncate": dict(loss="vespo", correction="truncate", **unclipped),
+            "vespo_mask": dict(loss="vespo", level="sequence", ratio="token", correction="mask", kl=0.1,
+                               vespo={"k_pos": 1.5, "lambda_pos": 2.0, "k_neg": 1.0, "lambda_neg": 1.5}, **unclipped),
+            "gmpo": dict(loss="gmpo"), "gmpo_kl": dict(loss="gmpo", clip_low=0.1, clip_high=0.28, kl=0.1)})
     return {name: {**base, **case} for name, case in cases.items()}
 
 
@@ -486,7 +504,7 @@ def make_grpo(folder, which, rng):
         tensors.update({f"{name}/{k}": v for k, v in move(folder, reference).items()})
         out[name] = {**case, "lr": lr, "fp32_loss": loss, "bf16_loss": half_loss, "bf16_distance": distances(half, reference),
                      "kl_metric": short(metrics["kl"]) if "kl" in metrics else None,
-                     "clip_fraction": short(metrics["clip_ratio/region_mean"])}
+                     "clip_fraction": short(metrics.get("clip_ratio/region_mean", metrics.get("cispo_clip_ratio", 0.0)))}
         if metrics["importance"]:
             out[name]["importance"] = metrics["importance"]
     save_file(tensors, os.path.join(folder, "grpo.safetensors"))

@@ -175,6 +175,15 @@ static const struct { const char *text, *line; } broken[] = {
      "train.loss: gspo is over sequences, importance.level is token (a.yaml:4:41): remove the level, or use loss: grpo"},
     {OK "train: {loss: gspo, importance: {ratio: token}}\n",
      "train.loss: gspo is over sequences, importance.ratio is token (a.yaml:4:41): remove the ratio, or use loss: grpo"},
+    {OK "train: {loss: luspo, importance: {ratio: token}}\n",
+     "train.loss: luspo is over sequences, importance.ratio is token (a.yaml:4:42): remove the ratio, or use loss: grpo"},
+    {OK "train: {loss: gmpo, importance: {level: token}}\n",
+     "train.loss: gmpo is over sequences, importance.level is token (a.yaml:4:41): use importance.level: geometric or sequence"},
+    {OK "train: {loss: vespo, importance: {ratio: sequence}}\n",
+     "train.loss: vespo makes its own ratio of a sequence's tokens (a.yaml:4:42): remove the ratio"},
+    {OK "train: {loss: sapo, clip_high: 0.3}\n", "train.loss: sapo clips no ratio (a.yaml:4:32): remove it, or use another loss"},
+    {OK "train: {sapo: {temperature_neg: 2}}\n", "train.sapo.temperature_neg is of train.loss: sapo (a.yaml:4:33): remove it, or use that loss"},
+    {OK "train: {loss: sapo, vespo: {k_pos: 1}}\n", "train.vespo.k_pos is of train.loss: vespo (a.yaml:4:36): remove it, or use that loss"},
     {OK "train: {importance: {correction: none, level: geometric}}\n",
      "train.importance.level: geometric is of the correction, and importance.correction is none (a.yaml:4:47): use importance.correction: mask or "
      "truncate, or another level"},
@@ -368,6 +377,11 @@ static void the_level_of_the_ratio_follows_that_of_the_correction(void **state)
         {"importance={level: geometric, ratio: sequence}", TDM_LEVEL_GEOMETRIC, TDM_RATIO_SEQUENCE},
         {"loss=gspo", TDM_LEVEL_SEQUENCE, TDM_RATIO_SEQUENCE},
         {"={loss: gspo, importance: {level: geometric}}", TDM_LEVEL_GEOMETRIC, TDM_RATIO_SEQUENCE},
+        {"loss=luspo", TDM_LEVEL_SEQUENCE, TDM_RATIO_SEQUENCE},
+        {"loss=vespo", TDM_LEVEL_TOKEN, TDM_RATIO_TOKEN},
+        {"={loss: vespo, importance: {level: sequence}}", TDM_LEVEL_SEQUENCE, TDM_RATIO_TOKEN},
+        {"loss=gmpo", TDM_LEVEL_GEOMETRIC, TDM_RATIO_TOKEN},
+        {"={loss: gmpo, importance: {correction: none}}", TDM_LEVEL_TOKEN, TDM_RATIO_TOKEN},
     };
     for (size_t i = 0; i < TDM_COUNT(cases); i++) {
         char override[96];
@@ -378,6 +392,21 @@ static void the_level_of_the_ratio_follows_that_of_the_correction(void **state)
         assert_int_equal(r->train.importance.ratio, cases[i].ratio);
         tdm_recipe_close(r);
     }
+}
+
+static void a_loss_brings_its_bounds(void **state)
+{
+    (void)state;
+    static const struct { const char *loss; double low, high; } cases[] = {{"dapo", 0.2, 0.2}, {"cispo", 1.0, 4.0}, {"gmpo", 0.4, 0.4}};
+    for (size_t i = 0; i < TDM_COUNT(cases); i++)
+        for (int given = 0; given < 2; given++) {
+            char override[32];
+            const char *const overrides[] = {override, given ? "train.clip_high=0.3" : NULL, NULL};
+            snprintf(override, sizeof override, "train.loss=%s", cases[i].loss);
+            tdm_recipe *r = must_parse(OK, overrides);
+            assert_true(r->train.clip_low == cases[i].low && r->train.clip_high == (given ? 0.3 : cases[i].high));
+            tdm_recipe_close(r);
+        }
 }
 
 static void the_resolved_recipe_reads_back_to_itself(void **state)
@@ -628,6 +657,7 @@ int main(void)
         cmocka_unit_test(values_arrive_as_written),
         cmocka_unit_test(entries_of_data_train_take_what_they_lack_from_data),
         cmocka_unit_test(the_level_of_the_ratio_follows_that_of_the_correction),
+        cmocka_unit_test(a_loss_brings_its_bounds),
         cmocka_unit_test(the_resolved_recipe_reads_back_to_itself),
         cmocka_unit_test(the_command_line_wins_and_is_remembered),
         cmocka_unit_test(replay_needs_neither_data_nor_reward),

@@ -174,6 +174,72 @@ static void coefficients_are_the_loss_s_derivatives(void **state)
             }
 }
 
+/* Every loss, where some ratios are within the bounds and some past them on either side, none near one. A ratio that only weighs lp does not
+ * move with it: there old and sampler go along, which leaves it as it is. */
+static void every_loss_has_its_derivatives(void **state)
+{
+    (void)state;
+    static const float lp[TOKENS] = {-2.9375f, -2.5f, -0.5f, -4.03125f}, ref[TOKENS] = {-3.25f, -1.75f, -1.25f, -3.5f};
+    const float step = 0x1p-7f;
+    float sampler[TOKENS], coef[TOKENS];
+    sampler_of(sampler);
+    for (int kind = 0; kind < TDM_LOSS_SFT; kind++)
+        for (int by_sequence = 0; by_sequence < 2; by_sequence++)
+            for (int level = TDM_LEVEL_TOKEN; level <= TDM_LEVEL_GEOMETRIC; level++)
+                for (int side = 0; side < 2; side++) {
+                    if (kind == TDM_LOSS_GMPO && level == TDM_LEVEL_TOKEN) continue; /* refused by the recipe */
+                    tdm_loss_config c = config_of((tdm_level)level, TDM_CORRECTION_TRUNCATE, 0.3, 2.0);
+                    c.kind = (tdm_loss_kind)kind;
+                    c.ratio_of_sequence = by_sequence;
+                    c.sapo = (tdm_sapo){{1.5, 3.0}};
+                    c.vespo = (tdm_vespo){{2.0, 1.0}, {1.5, 0.5}};
+                    c.kl = 0.1;
+                    c.kl_kind = TDM_KL_K2;
+                    const bool constant = kind == TDM_LOSS_CISPO || kind == TDM_LOSS_VESPO;
+                    const tdm_loss_tokens t = {.count = TOKENS, .lp = lp, .old = old_lp, .sampler = sampler, .ref = ref, .advantage = side ? -0.7 : 0.7, .weight = 0.5};
+                    tdm_loss_sums s = {0};
+                    tdm_loss_eval(&c, &t, 0, TOKENS, coef, &s);
+                    for (int i = 0; i < TOKENS; i++) {
+                        double loss[2];
+                        for (int down = 0; down < 2; down++) {
+                            float moved[3][TOKENS];
+                            tdm_loss_tokens at = t;
+                            memcpy(moved[0], lp, sizeof lp);
+                            memcpy(moved[1], old_lp, sizeof old_lp);
+                            memcpy(moved[2], sampler, sizeof sampler);
+                            for (int k = 0; k < (constant ? 3 : 1); k++) moved[k][i] += down ? -step : step;
+                            at.old = moved[1];
+                            at.sampler = moved[2];
+                            loss[down] = loss_at(&c, at, moved[0]);
+                        }
+                        expect_near((double)coef[i], (loss[0] - loss[1]) / (2.0 * (double)step), 1e-4);
+                    }
+                }
+}
+
+/* By hand: ratios of new to old e^0.0625, e^-0.5, e^0.5 and e^-0.03125, an advantage of 1, the sampler's log-probabilities the old ones. */
+static void the_values_of_the_losses(void **state)
+{
+    (void)state;
+    static const float lp[TOKENS] = {-2.9375f, -2.5f, -0.5f, -4.03125f};
+    static const struct { tdm_loss_kind kind; double low, high, clipped, loss; } cases[] = {
+        {TDM_LOSS_CISPO, 1.0, 0.2, 0.25, 2.9375 * 1.064494459 + 2.5 * 0.606530660 + 0.5 * 1.2 + 4.03125 * 0.969233234},
+        {TDM_LOSS_CISPO, 0.2, 0.2, 0.25, 2.9375 * 1.064494459 + 2.5 * 0.8 + 0.5 * 1.2 + 4.03125 * 0.969233234},
+        {TDM_LOSS_SAPO, 0.2, 0.2, 0.0, -4.0 * (0.516118028 + 0.402882407 + 0.656722246 + 0.492308915)},
+        {TDM_LOSS_VESPO, 0.2, 0.2, 0.0, 9.96875 * 0.967799615}, /* ln W = 0.03125 */
+        {TDM_LOSS_GMPO, 0.4, 0.4, 0.25, -4.0 * 0.982959362},    /* the mean of 0.0625, -0.5, 0.4 and -0.03125 */
+    };
+    for (size_t k = 0; k < TDM_COUNT(cases); k++) {
+        const tdm_loss_config c = {.kind = cases[k].kind, .clip_low = cases[k].low, .clip_high = cases[k].high, .sapo = {{1.0, 1.05}}, .vespo = {{2.0, 3.0}, {3.0, 2.0}}};
+        const tdm_loss_tokens t = {.count = TOKENS, .lp = lp, .old = old_lp, .advantage = 1.0, .weight = 1.0};
+        float coef[TOKENS];
+        tdm_loss_sums s = {0};
+        tdm_loss_eval(&c, &t, 0, TOKENS, coef, &s);
+        expect_near(s.loss, cases[k].loss, 1e-5);
+        expect_near(s.clipped, cases[k].clipped * TOKENS, 0.0);
+    }
+}
+
 static void a_range_of_tokens_has_the_bits_of_the_whole(void **state)
 {
     (void)state;
@@ -213,6 +279,8 @@ int main(void)
         cmocka_unit_test(a_sampler_at_its_limits_gives_a_bound_or_nothing),
         cmocka_unit_test(without_a_correction_or_a_sampler_nothing_is_weighed),
         cmocka_unit_test(coefficients_are_the_loss_s_derivatives),
+        cmocka_unit_test(every_loss_has_its_derivatives),
+        cmocka_unit_test(the_values_of_the_losses),
         cmocka_unit_test(a_range_of_tokens_has_the_bits_of_the_whole),
         cmocka_unit_test(gdpo_s_advantages_are_trl_s),
     };
