@@ -11,7 +11,7 @@ static bool weighs_lp(const tdm_loss_config *c) { return c->kind == TDM_LOSS_CIS
 
 bool tdm_loss_needs_sequence(const tdm_loss_config *c)
 {
-    return c->kind != TDM_LOSS_SFT && (of_sequence(c) || (corrects(c) && c->level != TDM_LEVEL_TOKEN));
+    return c->kind != TDM_LOSS_SFT && (of_sequence(c) || c->off_policy_threshold > 0.0 || (corrects(c) && c->level != TDM_LEVEL_TOKEN));
 }
 
 double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequences, int64_t total_tokens)
@@ -61,9 +61,10 @@ static double weigh(const tdm_loss_config *c, double delta, tdm_loss_sums *s)
 static bool corrected(const tdm_loss_config *c, const tdm_loss_tokens *t) { return t->sampler && corrects(c); }
 static double delta_of(const tdm_loss_tokens *t, int64_t i) { return old_of(t, i) - (double)t->sampler[i]; }
 
-static double kl_of(tdm_kl_type kind, double lp, double ref, double *derivative)
+static double clamp(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+
+static double kl_at(tdm_kl_type kind, double d, double *derivative)
 {
-    const double d = lp - ref;
     switch (kind) {
     case TDM_KL_K1: *derivative = 1.0; return d;
     case TDM_KL_K2: *derivative = d; return 0.5 * d * d;
@@ -73,7 +74,13 @@ static double kl_of(tdm_kl_type kind, double lp, double ref, double *derivative)
     return exp(-d) + d - 1.0;
 }
 
-static double clamp(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+static double kl_of(const tdm_loss_config *c, double lp, double ref, double *derivative)
+{
+    const double in = c->kl_input_clamp > 0.0 ? c->kl_input_clamp : INFINITY, out = c->kl_output_clamp > 0.0 ? c->kl_output_clamp : INFINITY;
+    const double d = lp - ref, kl = kl_at(c->kl_kind, clamp(d, -in, in), derivative);
+    if (fabs(d) > in || fabs(kl) > out) *derivative = 0.0;
+    return clamp(kl, -out, out);
+}
 
 /* Whether x lies outside the bounds on the side to which the advantage pushes it; counted. */
 static bool passes(double x, double low, double high, double a, tdm_loss_sums *s)
@@ -98,8 +105,9 @@ static double objective(const tdm_loss_config *c, double d, double a, double *de
     if (c->kind == TDM_LOSS_SAPO) return sapo_loss(c, w, a, derivative);
     const double bounded = clamp(w, low, high);
     const bool clipped = passes(w, low, high, a, s);
-    *derivative = c->kind == TDM_LOSS_CISPO ? -bounded * a : clipped ? 0.0 : -w * a;
-    return -fmin(w * a, bounded * a);
+    const double most = c->delta > 0.0 ? c->delta : INFINITY;
+    *derivative = c->kind == TDM_LOSS_CISPO ? -bounded * a : clipped || w > most ? 0.0 : -w * a;
+    return -fmin(fmin(w, most) * a, bounded * a);
 }
 
 /* gmpo's log-ratio of a token. */
@@ -129,7 +137,7 @@ static double add_kl(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t
 {
     if (!t->ref) return 0.0;
     double derivative;
-    const double kl = kl_of(c->kl_kind, t->lp[i], t->ref[i], &derivative);
+    const double kl = kl_of(c, t->lp[i], t->ref[i], &derivative);
     s->kl += kl;
     s->loss += t->weight * c->kl * kl;
     return t->weight * c->kl * derivative;
@@ -140,6 +148,7 @@ typedef struct shared {
     double length;           /* tokens in the loss, at least 1 */
     double d;                /* mean of lp - old; gmpo: each clipped */
     double delta, weight;    /* sum of old - sampler, and of the weights at token level */
+    double stale;            /* mean of sampler - lp, without a sampler of old - lp */
     double log_w;            /* vespo: sum of lp - old, and of ln of the weights at token level */
 } shared;
 
@@ -153,6 +162,8 @@ static shared shared_of(const tdm_loss_config *c, const tdm_loss_tokens *t)
         tokens++;
         q.d += c->kind == TDM_LOSS_GMPO ? gmpo_bounded(c, d, t->advantage) : d;
         q.log_w += clamp(d, -20.0, 20.0);
+        const double stale = t->sampler ? (double)t->sampler[i] - (double)t->lp[i] : -d;
+        if (!isnan(stale)) q.stale += stale;
         if (!corrected(c, t)) continue;
         const double u = importance(c, delta_of(t, i));
         q.delta += delta_of(t, i);
@@ -161,6 +172,7 @@ static shared shared_of(const tdm_loss_config *c, const tdm_loss_tokens *t)
     }
     q.length = (double)tdm_max_i64(tokens, 1);
     q.d /= q.length;
+    q.stale /= q.length;
     return q;
 }
 
@@ -179,6 +191,7 @@ static void eval_sequence(const tdm_loss_config *c, const tdm_loss_tokens *t, fl
 {
     const shared q = shared_of(c, t);
     const bool by_token = corrected(c, t) && c->level == TDM_LEVEL_TOKEN, shares = of_sequence(c), vespo = c->kind == TDM_LOSS_VESPO;
+    const double kept = c->off_policy_threshold > 0.0 && t->advantage < 0.0 && q.stale > c->off_policy_threshold ? 0.0 : 1.0;
     double loss = 0.0, derivative = 0.0, u = 1.0;
     if (corrected(c, t) && !by_token) u = weigh(c, c->level == TDM_LEVEL_GEOMETRIC ? q.delta / q.length : q.delta, s);
     if (shares) loss = sequence_loss(c, t, &q, u, &derivative, s);
@@ -191,7 +204,7 @@ static void eval_sequence(const tdm_loss_config *c, const tdm_loss_tokens *t, fl
         if (!shares) loss = objective(c, log_ratio(t, i), t->advantage, &derivative, s);
         if (weighs_lp(c)) loss = derivative * (double)t->lp[i];
         const bool still = c->kind == TDM_LOSS_GMPO && passes(log_ratio(t, i), -c->clip_low, c->clip_high, t->advantage, s);
-        const double used = vespo ? 1.0 : u, slope = vespo ? 1.0 : shares && !weighs_lp(c) ? mean_u : u; /* vespo's is in phi */
+        const double used = kept * (vespo ? 1.0 : u), slope = kept * (vespo ? 1.0 : shares && !weighs_lp(c) ? mean_u : u); /* vespo's is in phi */
         s->loss += t->weight * used * loss;
         coef[i] = (float)(t->weight * slope * (still ? 0.0 : derivative) + add_kl(c, t, i, s));
         count_token(t, i, s);

@@ -4,7 +4,10 @@
  *   l = -min(w A, clip(w, 1 - clip_low, 1 + clip_high) A), times the importance weight of the correction, plus kl * KL(lp, ref)
  *   grpo: mean over sequences of the mean over tokens | bnpo, dapo: sum over tokens / tokens of the optimizer step
  *   dr_grpo: sum over tokens / (sequences * max_new_tokens) | luspo: mean over sequences of the sum over tokens (arXiv:2602.05261)
- * and with another l, [x] being held constant in the derivative:
+ * A ratio above delta (TRL's; dual clip, arXiv:1912.09729; 0: none) has no gradient where A < 0: there l is -A delta at most. With
+ * off_policy_threshold (TRL's off_policy_mask_threshold, arXiv:2512.02556; 0: none) a sequence of A < 0 whose mean of sampler - lp passes it has no l.
+ * KL's log-ratio and value are clamped to +-kl_input_clamp and +-kl_output_clamp (NeMo-RL's calculate_kl; 0: not), where it has no gradient.
+ * And with another l, [x] being held constant in the derivative:
  *   cispo (arXiv:2506.13585; as dapo)  -[clip(w)] A lp; TRL clips above only, which is clip_low 1
  *   sapo  (arXiv:2511.20347; as grpo)  -A 4 / tau sigmoid(tau (w - 1)), tau by the sign of A
  *   vespo (arXiv:2602.10693; as dapo)  -[phi] A lp; ln phi = lambda + k ln W - lambda W, k and lambda by the sign of A, ln W the sequence's sum
@@ -35,7 +38,9 @@ typedef struct tdm_loss_config {
     tdm_loss_kind kind;
     bool ratio_of_sequence; /* w of the sequence (GSPO); else of each token */
     double clip_low, clip_high, kl;
+    double delta, off_policy_threshold;
     tdm_kl_type kl_kind;
+    double kl_input_clamp, kl_output_clamp;
     tdm_sapo sapo;
     tdm_vespo vespo;
     tdm_correction correction;

@@ -139,6 +139,9 @@ typedef struct tdm_recipe_train {
     double clip_low, clip_high;
     double kl;               /* beta; 0: the reference is not evaluated */
     tdm_kl_type kl_type;
+    double kl_input_clamp, kl_output_clamp; /* 0: none */
+    double delta;            /* bound of the ratio where the advantage is below 0; 0: none */
+    double off_policy_threshold; /* 0: none */
     tdm_sapo sapo;
     tdm_vespo vespo;
     tdm_advantage advantage;

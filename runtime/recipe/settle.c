@@ -265,6 +265,22 @@ static tdm_status check_loss(const tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
+/* Bounds of what is not there, or inside another bound. */
+static tdm_status check_bounds(const tdm_recipe *r, tdm_error *err)
+{
+    static const char *const clamps[] = {"train.kl_input_clamp", "train.kl_output_clamp"};
+    const tdm_recipe_train *t = &r->train;
+    const bool clips = t->loss == TDM_LOSS_LUSPO || (int)t->loss <= (int)TDM_LOSS_DAPO;
+    if (t->delta > 0.0 && !clips)
+        return REFUSE("train.delta", "remove it, or use another loss", "train.delta bounds the ratio of grpo, bnpo, dr_grpo, dapo, gspo and luspo");
+    if (t->delta > 0.0 && t->delta <= 1.0 + t->clip_high)
+        return REFUSE("train.delta", "use a greater one", "train.delta is %g: the ratio is clipped at 1 + train.clip_high, %g", t->delta, 1.0 + t->clip_high);
+    for (size_t i = 0; i < TDM_COUNT(clamps); i++)
+        if (t->kl == 0.0 && differs(r, clamps[i]))
+            return REFUSE(clamps[i], "give train.kl, or remove it", "%s bounds the KL term, and train.kl is 0", clamps[i]);
+    return TDM_OK;
+}
+
 static void settle_ratio(tdm_recipe_importance *i)
 {
     if (i->ratio == TDM_RATIO_AUTO) i->ratio = i->level == TDM_LEVEL_SEQUENCE ? TDM_RATIO_SEQUENCE : TDM_RATIO_TOKEN;
@@ -298,6 +314,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_eval(r, err), done);
     TDM_TRY(st, check_train(r, err), done);
     TDM_TRY(st, check_loss(r, err), done);
+    TDM_TRY(st, check_bounds(r, err), done);
     TDM_TRY(st, check_importance(r, err), done);
     TDM_TRY(st, check_memory(r, err), done);
 done:

@@ -27,7 +27,8 @@ static void settle_config(tdm_job *j)
                                  .repetition_penalty = (float)r->rollout.repetition_penalty, .top_k = (int32_t)r->rollout.top_k};
     if (tdm_job_sft(j)) j->sampling = (tdm_sampling){.temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f};
     j->loss = (tdm_loss_config){.kind = tdm_job_sft(j) ? TDM_LOSS_SFT : t->loss, .ratio_of_sequence = t->importance.ratio == TDM_RATIO_SEQUENCE,
-                                .clip_low = t->clip_low, .clip_high = t->clip_high, .kl = t->kl, .kl_kind = t->kl_type, .sapo = t->sapo, .vespo = t->vespo,
+                                .clip_low = t->clip_low, .clip_high = t->clip_high, .kl = t->kl, .kl_kind = t->kl_type, .delta = t->delta, .off_policy_threshold = t->off_policy_threshold,
+                                .kl_input_clamp = t->kl_input_clamp, .kl_output_clamp = t->kl_output_clamp, .sapo = t->sapo, .vespo = t->vespo,
                                 .correction = t->importance.correction, .level = t->importance.level, .floor = t->importance.floor,
                                 .cap = t->importance.cap, .max_new_tokens = r->rollout.max_new_tokens};
     const int64_t updates = tdm_job_sft(j) ? t->minibatches : t->epochs_per_rollout * t->minibatches;

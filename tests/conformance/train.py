@@ -57,13 +57,17 @@ def sft(args, model, expected, tmp):
     return f"worst tensor {worst:.0%} of the bound, losses " + " ".join(f"{r['loss'] - f:+.5f}" for r, f in zip(rows, want["fp32_loss"]))
 
 
+# Keys of train that a case has or leaves at their defaults.
+NUMBERS = ("clip_low", "clip_high", "delta", "off_policy_threshold", "kl_input_clamp", "kl_output_clamp", "sapo", "vespo")
+
+
 def replay_sections(model, expected, case, run):
     g = expected["grpo"]
     return {"rollout": {"replay": os.path.join(model, "replay.jsonl"), "prompts_per_step": g["prompts_per_step"],
                         "generations": g["generations"], "max_new_tokens": g["max_new_tokens"]},
             "output": run,
             "train": {"algorithm": "grpo", "steps": 1, "epochs_per_rollout": 1, "minibatches": 1, "lr": case["lr"], "loss": case["loss"], "kl": case["kl"], "kl_type": case["kl_type"],
-                      "advantage": case["advantage"], **{k: case[k] for k in ("clip_low", "clip_high", "sapo", "vespo") if case.get(k) is not None},
+                      "advantage": case["advantage"], **{k: case[k] for k in NUMBERS if case.get(k) is not None},
                       "importance": {k: case[k] for k in ("level", "ratio", "correction", "floor", "cap") if k in case}}}
 
 

@@ -390,17 +390,23 @@ def correction_ratio(old, sampler, mask, case):
                    "fraction_low": short(float((each < floor).double().mean()))}
 
 
-def trl_compute_loss(kl_type):
-    """TRL's own GRPOTrainer._compute_loss. It has k3 alone; for k1 and k2 (Schulman's names, as in verl and NeMo-RL) that one
-    expression is replaced in its source."""
-    if kl_type == "k3":
+def nemo_kl(case, lp, ref):
+    """NeMo-RL's calculate_kl (nemo_rl/algorithms/utils.py), where clamp values of None clamp nothing."""
+    bounded = lambda x, bound: x if bound is None else x.clamp(min=-bound, max=bound)
+    logr = bounded(ref - lp, case.get("kl_input_clamp"))
+    kl = {"k1": lambda: -logr, "k2": lambda: logr ** 2 / 2, "k3": lambda: torch.exp(logr) - 1 - logr}[case["kl_type"]]()
+    return bounded(kl, case.get("kl_output_clamp"))
+
+
+def trl_compute_loss(case):
+    """TRL's own GRPOTrainer._compute_loss. It has k3 alone, unclamped; for what else NeMo-RL has that one expression is replaced in its source."""
+    if case["kl_type"] == "k3" and "kl_input_clamp" not in case:
         return GRPOTrainer._compute_loss
     source = inspect.cleandoc("\n" + inspect.getsource(GRPOTrainer._compute_loss))
     k3 = "torch.exp(ref_per_token_logps - per_token_logps) - (ref_per_token_logps - per_token_logps) - 1"
-    other = {"k1": "per_token_logps - ref_per_token_logps", "k2": "0.5 * (per_token_logps - ref_per_token_logps) ** 2"}[kl_type]
     assert source.count(k3) == 1
-    scope = dict(vars(grpo_trainer))
-    exec(source.replace(k3, other), scope)
+    scope = dict(vars(grpo_trainer), nemo_kl=nemo_kl, case=case)
+    exec(source.replace(k3, "nemo_kl(case, per_token_logps, ref_per_token_logps)"), scope)
     return scope["_compute_loss"]
 
 
@@ -425,6 +431,8 @@ def grpo_loss(model, rows, case):
     inputs = {"prompt_ids": torch.zeros(len(rows), 1, dtype=torch.long), "prompt_mask": torch.ones(len(rows), 1, dtype=torch.long),
               "completion_ids": pad([r["completion_ids"] for r in rows], 0), "completion_mask": mask,
               "advantages": advantages_of(rows, case["advantage"]), "num_items_in_batch": mask.sum()}
+    if case.get("off_policy_threshold"):
+        inputs["sampling_per_token_logps"] = sampler
     corrected, weights = case["correction"] != "none", None
     with torch.no_grad():
         if corrected:
@@ -437,16 +445,18 @@ def grpo_loss(model, rows, case):
             with model.disable_adapter():
                 inputs["ref_per_token_logps"] = padded_logprobs(model, rows, width)
     settings = {f.name: f.default for f in dataclasses.fields(GRPOConfig)} | {"steps_per_generation": 1, "use_bias_correction_kl": False}
+    settings["delta"] = case.get("delta")
     settings |= {f"{case['loss']}_{k}": v for k, v in case.get(case["loss"], {}).items()}
     logps = lambda *a, **k: (padded_logprobs(model, rows, width), torch.zeros(len(rows), width), None)
     trainer = SimpleNamespace(
-        _get_per_token_logps_and_entropies=logps, top_entropy_quantile=1.0, off_policy_mask_threshold=None,
+        _get_per_token_logps_and_entropies=logps, top_entropy_quantile=1.0, off_policy_mask_threshold=case.get("off_policy_threshold"),
         importance_sampling_level=case.get("ratio", case["level"]), beta=case["kl"], loss_type=case["loss"], epsilon_low=case["clip_low"],
         epsilon_high=1 + case["clip_high"] if case["loss"] == "cispo" else case["clip_high"], get_gamma_weights=GRPOTrainer.get_gamma_weights,
-        use_vllm=corrected, vllm_importance_sampling_correction=corrected, args=SimpleNamespace(**settings), model=SimpleNamespace(training=True),
+        get_off_policy_mask=GRPOTrainer.get_off_policy_mask, use_vllm=corrected, vllm_importance_sampling_correction=corrected,
+        args=SimpleNamespace(**settings), model=SimpleNamespace(training=True),
         current_gradient_accumulation_steps=1, accelerator=Accelerator, max_completion_length=MAX_NEW, aux_loss_enabled=False,
         _entropy_bonus_enabled=False, use_adaptive_entropy=False, _metrics={"train": defaultdict(list)})
-    compute = GMPOTrainer._compute_loss if case["loss"] == "gmpo" else trl_compute_loss(case["kl_type"])
+    compute = GMPOTrainer._compute_loss if case["loss"] == "gmpo" else trl_compute_loss(case)
     loss = compute(trainer, model, inputs)
     return loss, {k: v[0] for k, v in trainer._metrics["train"].items() if v} | {"importance": weights}
 
@@ -480,6 +490,9 @@ def grpo_cases(which):
             "vespo": dict(loss="vespo", **unclipped), "vespo_truncate": dict(loss="vespo", correction="truncate", **unclipped),
             "vespo_mask": dict(loss="vespo", level="sequence", ratio="token", correction="mask", kl=0.1,
                                vespo={"k_pos": 1.5, "lambda_pos": 2.0, "k_neg": 1.0, "lambda_neg": 1.5}, **unclipped),
+            "delta": dict(delta=1.25), "delta_luspo": dict(loss="luspo", level="sequence", clip_low=0.03, clip_high=0.04, delta=1.06),
+            "off_policy": dict(correction="truncate", off_policy_threshold=0.0327, kl=0.1),
+            "kl_clamped": dict(kl=0.2, kl_input_clamp=1.8587, kl_output_clamp=1.664),
             "gmpo": dict(loss="gmpo"), "gmpo_kl": dict(loss="gmpo", clip_low=0.1, clip_high=0.28, kl=0.1)})
     return {name: {**base, **case} for name, case in cases.items()}
 

@@ -195,6 +195,9 @@ static void every_loss_has_its_derivatives(void **state)
                     c.vespo = (tdm_vespo){{2.0, 1.0}, {1.5, 0.5}};
                     c.kl = 0.1;
                     c.kl_kind = TDM_KL_K2;
+                    c.kl_input_clamp = 0.7; /* of differences 0.3125, 0.75, 0.75 and 0.53125 */
+                    c.kl_output_clamp = 0.1; /* of squares / 2 from 0.0488 */
+                    c.delta = kind <= TDM_LOSS_DAPO || kind == TDM_LOSS_LUSPO ? 1.5 : 0.0; /* of ratios to 1.649 */
                     const bool constant = kind == TDM_LOSS_CISPO || kind == TDM_LOSS_VESPO;
                     const tdm_loss_tokens t = {.count = TOKENS, .lp = lp, .old = old_lp, .sampler = sampler, .ref = ref, .advantage = side ? -0.7 : 0.7, .weight = 0.5};
                     tdm_loss_sums s = {0};
@@ -240,6 +243,28 @@ static void the_values_of_the_losses(void **state)
     }
 }
 
+/* Means of sampler - lp: -0.12 and 0.02 against a threshold of 0. */
+static void a_stale_sequence_of_negative_advantage_keeps_its_kl_alone(void **state)
+{
+    (void)state;
+    static const float lp[2] = {-2.0f, -3.0f}, ref[2] = {-2.5f, -2.5f}, sampler[2][2] = {{-2.1f, -3.14f}, {-1.9f, -3.06f}};
+    for (int kind = 0; kind < TDM_LOSS_SFT; kind++)
+        for (int stale = 0; stale < 2; stale++)
+            for (int from_old = 0; from_old < 2; from_old++)
+                for (int side = 0; side < 2; side++) {
+                    tdm_loss_config c = {.kind = (tdm_loss_kind)kind, .clip_low = 0.2, .clip_high = 0.2, .off_policy_threshold = 0.01, .kl = 0.5, .kl_kind = TDM_KL_K1,
+                                         .sapo = {{1, 1}}, .vespo = {{1, 1}, {1, 1}}};
+                    const tdm_loss_tokens t = {.count = 2, .lp = lp, .old = from_old ? sampler[stale] : lp, .sampler = from_old ? NULL : sampler[stale], .ref = ref,
+                                               .advantage = side ? -1.0 : 1.0, .weight = 1.0};
+                    float coef[2];
+                    tdm_loss_sums s = {0};
+                    assert_true(tdm_loss_needs_sequence(&c));
+                    tdm_loss_eval(&c, &t, 0, 2, coef, &s);
+                    assert_true((coef[0] == 0.5f) == (stale && side));
+                    if (stale && side) expect_near(s.loss, 0.0, 1e-6); /* KL of 0.5 and -0.5 */
+                }
+}
+
 static void a_range_of_tokens_has_the_bits_of_the_whole(void **state)
 {
     (void)state;
@@ -281,6 +306,7 @@ int main(void)
         cmocka_unit_test(coefficients_are_the_loss_s_derivatives),
         cmocka_unit_test(every_loss_has_its_derivatives),
         cmocka_unit_test(the_values_of_the_losses),
+        cmocka_unit_test(a_stale_sequence_of_negative_advantage_keeps_its_kl_alone),
         cmocka_unit_test(a_range_of_tokens_has_the_bits_of_the_whole),
         cmocka_unit_test(gdpo_s_advantages_are_trl_s),
     };
