@@ -5,7 +5,7 @@
 static bool corrects(const tdm_loss_config *c) { return c->correction != TDM_CORRECTION_NONE; }
 
 /* One value for all tokens of a sequence. */
-static bool of_sequence(const tdm_loss_config *c) { return c->ratio_of_sequence || c->kind == TDM_LOSS_VESPO || c->kind == TDM_LOSS_GMPO; }
+static bool of_sequence(const tdm_loss_config *c) { return c->ratio_of_sequence || c->kind == TDM_LOSS_VESPO || c->kind == TDM_LOSS_GMPO || c->kind == TDM_LOSS_RLOO; }
 /* The ratio is a weight on the token's own lp. */
 static bool weighs_lp(const tdm_loss_config *c) { return c->kind == TDM_LOSS_CISPO || c->kind == TDM_LOSS_VESPO; }
 
@@ -19,7 +19,8 @@ double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequenc
     switch (c->kind) {
     case TDM_LOSS_GRPO:
     case TDM_LOSS_SAPO:
-    case TDM_LOSS_GMPO: return 1.0 / ((double)tdm_max_i64(tokens, 1) * (double)tdm_max_i64(sequences, 1));
+    case TDM_LOSS_GMPO:
+    case TDM_LOSS_RLOO: return 1.0 / ((double)tdm_max_i64(tokens, 1) * (double)tdm_max_i64(sequences, 1));
     case TDM_LOSS_DR_GRPO: return 1.0 / ((double)tdm_max_i64(sequences, 1) * (double)c->max_new_tokens);
     case TDM_LOSS_LUSPO: return 1.0 / (double)tdm_max_i64(sequences, 1);
     case TDM_LOSS_BNPO:
@@ -122,6 +123,14 @@ static double vespo_phi(const tdm_loss_config *c, double log_w, double a)
     return isfinite(phi) ? phi : 0.0;
 }
 
+double tdm_loss_kl(const tdm_loss_config *c, const tdm_loss_tokens *t)
+{
+    double sum = 0.0, derivative;
+    for (int64_t i = 0; i < t->count; i++)
+        if (in_loss(t, i)) sum += kl_of(c, t->lp[i], t->ref[i], &derivative);
+    return sum;
+}
+
 static void count_token(const tdm_loss_tokens *t, int64_t i, tdm_loss_sums *s)
 {
     s->tokens++;
@@ -180,9 +189,14 @@ static shared shared_of(const tdm_loss_config *c, const tdm_loss_tokens *t)
 static double sequence_loss(const tdm_loss_config *c, const tdm_loss_tokens *t, const shared *q, double u, double *derivative, tdm_loss_sums *s)
 {
     const double a = t->advantage;
+    double loss;
     switch (c->kind) {
     case TDM_LOSS_VESPO: *derivative = -vespo_phi(c, q->log_w + clamp(log(u), vespo_least, vespo_most), a) * a; return 0.0;
     case TDM_LOSS_GMPO: *derivative = -exp(q->d) * a; return *derivative;
+    case TDM_LOSS_RLOO:
+        loss = objective(c, q->d * q->length, a, derivative, s);
+        *derivative *= q->length; /* each token moves the product by itself, and has 1 / length of the loss */
+        return loss;
     default: return objective(c, q->d, a, derivative, s);
     }
 }
@@ -267,21 +281,52 @@ static moments moments_of(const double *x, int64_t first, int64_t last)
 
 bool tdm_rewards_equal(const double *reward, int64_t first, int64_t last) { return moments_of(reward, first, last).equal; }
 
-void tdm_advantages(tdm_advantage kind, const double *reward, const int64_t *group_start, int64_t groups, double *advantage)
+/* Less the mean over tokens, divided by the deviation over them; NaN becomes 0 and counts nothing. */
+static void standardize(double *x, const int64_t *tokens, int64_t n)
 {
+    double count = 0.0, mean = 0.0, variance = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        if (isnan(x[i])) continue;
+        count += (double)tokens[i];
+        mean += (double)tokens[i] * x[i];
+    }
+    mean /= fmax(count, 1.0);
+    for (int64_t i = 0; i < n; i++)
+        if (!isnan(x[i])) variance += (double)tokens[i] * (x[i] - mean) * (x[i] - mean);
+    const double scale = 1.0 / sqrt(fmax(variance / fmax(count, 1.0), 1e-8));
+    for (int64_t i = 0; i < n; i++) x[i] = isnan(x[i]) ? 0.0 : (x[i] - mean) * scale;
+}
+
+static void reinforce_pp(bool baseline, const double *reward, const int64_t *tokens, const int64_t *group_start, int64_t groups, double *advantage)
+{
+    for (int64_t g = 0; g < groups; g++) {
+        const double mean = baseline ? moments_of(reward, group_start[g], group_start[g + 1]).mean : 0.0;
+        for (int64_t i = group_start[g]; i < group_start[g + 1]; i++) advantage[i] = reward[i] - mean;
+    }
+    standardize(advantage, tokens, group_start[groups]);
+}
+
+void tdm_advantages(tdm_advantage kind, const double *reward, const int64_t *tokens, const int64_t *group_start, int64_t groups, double *advantage)
+{
+    if (kind == TDM_ADVANTAGE_REINFORCE_PP || kind == TDM_ADVANTAGE_REINFORCE_PP_BASELINE) {
+        reinforce_pp(kind == TDM_ADVANTAGE_REINFORCE_PP_BASELINE, reward, tokens, group_start, groups, advantage);
+        return;
+    }
     const moments batch = moments_of(reward, 0, group_start[groups]);
     for (int64_t g = 0; g < groups; g++) {
         const moments m = moments_of(reward, group_start[g], group_start[g + 1]);
         for (int64_t i = group_start[g]; i < group_start[g + 1]; i++) {
-            advantage[i] = 0.0;
-            if (isnan(reward[i]) || m.equal) continue;
             const double centered = reward[i] - m.mean;
+            advantage[i] = 0.0;
+            if (isnan(centered) || m.equal) continue;
             switch (kind) {
             case TDM_ADVANTAGE_GROUP_STD: advantage[i] = centered / (m.std + 1e-4); break;
             case TDM_ADVANTAGE_BATCH_STD: advantage[i] = centered / (batch.std + 1e-4); break;
             case TDM_ADVANTAGE_NONE: advantage[i] = centered; break;
             case TDM_ADVANTAGE_GDPO: TDM_ASSERT(!"gdpo is of several rewards"); break;
             case TDM_ADVANTAGE_LEAVE_ONE_OUT: advantage[i] = centered * (double)m.count / (double)(m.count - 1); break;
+            case TDM_ADVANTAGE_REINFORCE_PP:
+            case TDM_ADVANTAGE_REINFORCE_PP_BASELINE: break; /* above */
             }
         }
     }

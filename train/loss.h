@@ -14,6 +14,7 @@
  *                                      of d within +-20 and of the logarithms of the correction's weights, in [ln 1e-8, 20]; no other weight
  *   gmpo  (arXiv:2507.20673; as grpo)  -A exp(mean of d over the sequence, each d clipped to [-clip_low, clip_high] on the side A pushes to);
  *                                      trl/experimental/gmpo
+ *   rloo  (arXiv:2402.14740)           the clipped objective of the product of w over the sequence, mean over sequences; trl/trainer/rloo_trainer.py
  * The correction of what sampler and trainer differ by, u = exp(old - sampler): of each token, the product over the sequence (TRL's
  * vllm_importance_sampling_mode), or the geometric mean over it, the root of that product (verl's rollout_is_level: geometric, later its rejection by seq_mean_k1).
  * truncate: u is clamped to [floor, cap]; mask: u outside it is 0 (token level: IcePop, arXiv:2510.18855). A weight of 0 takes a token
@@ -24,11 +25,12 @@
 #include "kernels/base.h"
 
 typedef enum tdm_loss_kind { TDM_LOSS_GRPO, TDM_LOSS_BNPO, TDM_LOSS_DR_GRPO, TDM_LOSS_DAPO, TDM_LOSS_CISPO, TDM_LOSS_SAPO, TDM_LOSS_LUSPO,
-                             TDM_LOSS_VESPO, TDM_LOSS_GMPO, TDM_LOSS_SFT } tdm_loss_kind;
+                             TDM_LOSS_VESPO, TDM_LOSS_GMPO, TDM_LOSS_RLOO, TDM_LOSS_SFT } tdm_loss_kind;
 typedef enum tdm_kl_type { TDM_KL_K1, TDM_KL_K2, TDM_KL_K3 } tdm_kl_type;
 typedef enum tdm_level { TDM_LEVEL_TOKEN, TDM_LEVEL_SEQUENCE, TDM_LEVEL_GEOMETRIC } tdm_level;
 typedef enum tdm_correction { TDM_CORRECTION_NONE, TDM_CORRECTION_TRUNCATE, TDM_CORRECTION_MASK } tdm_correction;
-typedef enum tdm_advantage { TDM_ADVANTAGE_GROUP_STD, TDM_ADVANTAGE_BATCH_STD, TDM_ADVANTAGE_NONE, TDM_ADVANTAGE_LEAVE_ONE_OUT, TDM_ADVANTAGE_GDPO } tdm_advantage;
+typedef enum tdm_advantage { TDM_ADVANTAGE_GROUP_STD, TDM_ADVANTAGE_BATCH_STD, TDM_ADVANTAGE_NONE, TDM_ADVANTAGE_LEAVE_ONE_OUT, TDM_ADVANTAGE_GDPO,
+                             TDM_ADVANTAGE_REINFORCE_PP, TDM_ADVANTAGE_REINFORCE_PP_BASELINE } tdm_advantage;
 
 /* Of two numbers the first is for advantages above 0 (vespo: 0 and above), the second for the others. */
 typedef struct tdm_sapo { double temperature[2]; } tdm_sapo;
@@ -37,7 +39,8 @@ typedef struct tdm_vespo { double k[2], lambda[2]; } tdm_vespo;
 typedef struct tdm_loss_config {
     tdm_loss_kind kind;
     bool ratio_of_sequence; /* w of the sequence (GSPO); else of each token */
-    double clip_low, clip_high, kl;
+    double clip_low, clip_high;
+    double kl;              /* of the term in the loss */
     double delta, off_policy_threshold;
     tdm_kl_type kl_kind;
     double kl_input_clamp, kl_output_clamp;
@@ -77,11 +80,17 @@ double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequenc
  * itself, but where the loss needs its sequence: then the whole sequence at once. */
 void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t first, int64_t n, float *coef, tdm_loss_sums *sums);
 
+/* The estimator of KL(lp, ref), as the term in the loss has it, summed over the tokens in the loss. */
+double tdm_loss_kl(const tdm_loss_config *c, const tdm_loss_tokens *t);
+
 /* Advantages of rewards [groups * group_size]; NaN: no reward was given (the sample gets 0 and does not count in the group).
  *   group_std   (r - mean) / (std + 1e-4), Bessel's correction     batch_std  (r - mean of group) / (std of batch + 1e-4)
  *   none        r - mean of group                                  leave_one_out  r - mean of the others
- * A group of equal rewards says nothing about the policy: its advantages are 0. */
-void tdm_advantages(tdm_advantage kind, const double *reward, const int64_t *group_start, int64_t groups, double *advantage);
+ * A group of equal rewards says nothing about the policy: its advantages are 0.
+ *   reinforce_pp            r, and with _baseline r - mean of group, less its mean over the batch's tokens and divided by its deviation over them (not
+ *                           Bessel's), whatever the group; arXiv:2501.03262, NeMo-RL's ReinforcePlusPlusAdvantageEstimator
+ * tokens [groups * group_size]: of each sample; reinforce_pp only. advantage may be the memory of reward. */
+void tdm_advantages(tdm_advantage kind, const double *reward, const int64_t *tokens, const int64_t *group_start, int64_t groups, double *advantage);
 /* GDPO (arXiv:2601.05242; TRL's multi_objective_aggregation: normalize_then_sum): each reward by itself is (r - mean of group) / (std of group
  * + 1e-4); the sum of these by weight then is (sum - mean of batch) / (std of batch + 1e-4), so that a reward of small spread counts as much as
  * one of large spread. score [rewards, samples], unweighted, NaN: no opinion. A reward that is equal in a group, or was given once there,

@@ -14,6 +14,7 @@
 #include "train/optimizer.h"
 
 typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_SFT } tdm_algorithm;
+typedef enum tdm_kl_in { TDM_KL_IN_LOSS, TDM_KL_IN_REWARD } tdm_kl_in;
 typedef enum tdm_ratio { TDM_RATIO_AUTO, TDM_RATIO_TOKEN, TDM_RATIO_SEQUENCE } tdm_ratio; /* auto: settled before anyone looks */
 typedef enum tdm_checkpointing { TDM_CHECKPOINTING_AUTO, TDM_CHECKPOINTING_NONE, TDM_CHECKPOINTING_LAYER } tdm_checkpointing;
 typedef enum tdm_place { TDM_PLACE_DEVICE, TDM_PLACE_HOST } tdm_place;
@@ -139,6 +140,7 @@ typedef struct tdm_recipe_train {
     double clip_low, clip_high;
     double kl;               /* beta; 0: the reference is not evaluated */
     tdm_kl_type kl_type;
+    tdm_kl_in kl_in;
     double kl_input_clamp, kl_output_clamp; /* 0: none */
     double delta;            /* bound of the ratio where the advantage is below 0; 0: none */
     double off_policy_threshold; /* 0: none */

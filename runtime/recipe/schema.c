@@ -11,11 +11,12 @@
 static const char *const schemes[] = {"bf16", "fp8_tensor", "fp8_channel", "fp8_block", NULL};
 static const char *const activations[] = {"none", "dynamic", "static", NULL};
 static const char *const algorithms[] = {"grpo", "sft", NULL};
-static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "gspo", NULL}; /* gspo: settled before anyone looks */
+static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "rloo", "gspo", NULL}; /* gspo: settled before anyone looks */
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "adamw_8bit", NULL};
 static const char *const kl_types[] = {"k1", "k2", "k3", NULL};
-static const char *const advantages[] = {"group_std", "batch_std", "none", "leave_one_out", "gdpo", NULL};
+static const char *const kl_ins[] = {"loss", "reward", NULL};
+static const char *const advantages[] = {"group_std", "batch_std", "none", "leave_one_out", "gdpo", "reinforce_pp", "reinforce_pp_baseline", NULL};
 static const char *const levels[] = {"token", "sequence", "geometric", NULL};
 static const char *const ratios[] = {"auto", "token", "sequence", NULL};
 static const char *const corrections[] = {"none", "truncate", "mask", NULL};
@@ -104,6 +105,7 @@ static const tdm_key recipe_keys[] = {
     {"train.clip_high", TDM_KEY_FLOAT, AT(train.clip_high), "0.2", 0, 1e6, NULL, 0, 0},
     {"train.kl", TDM_KEY_FLOAT, AT(train.kl), "0.0", 0, 1000, NULL, 0, 0},
     {"train.kl_type", TDM_KEY_ENUM, AT(train.kl_type), "k3", 0, 0, kl_types, 0, 0},
+    {"train.kl_in", TDM_KEY_ENUM, AT(train.kl_in), "loss", 0, 0, kl_ins, 0, 0},
     {"train.kl_input_clamp", TDM_KEY_FLOAT, AT(train.kl_input_clamp), "0.0", 0, 1000, NULL, 0, 0},
     {"train.kl_output_clamp", TDM_KEY_FLOAT, AT(train.kl_output_clamp), "0.0", 0, 1e30, NULL, 0, 0},
     {"train.delta", TDM_KEY_FLOAT, AT(train.delta), "0.0", 0, 1e6, NULL, 0, 0},

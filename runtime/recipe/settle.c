@@ -202,18 +202,19 @@ static tdm_status settle_sequences(tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
-/* vespo and gmpo weigh a sequence in their own way. gmpo's weight is one number a sequence, and so is its correction's. */
+/* vespo, gmpo and rloo weigh a sequence in their own way. The weight of the last two is one number a sequence, and so is their correction's. */
 static tdm_status settle_own_ratio(tdm_recipe *r, tdm_error *err)
 {
     tdm_recipe_importance *i = &r->train.importance;
-    const bool gmpo = r->train.loss == TDM_LOSS_GMPO;
+    const bool vespo = r->train.loss == TDM_LOSS_VESPO, gmpo = r->train.loss == TDM_LOSS_GMPO;
+    const char *name = vespo ? "vespo" : gmpo ? "gmpo" : "rloo";
     if (i->ratio == TDM_RATIO_SEQUENCE)
-        return REFUSE("train.importance.ratio", "remove the ratio", "train.loss: %s makes its own ratio of a sequence's tokens", gmpo ? "gmpo" : "vespo");
+        return REFUSE("train.importance.ratio", "remove the ratio", "train.loss: %s makes its own ratio of a sequence's tokens", name);
     i->ratio = TDM_RATIO_TOKEN;
-    if (!gmpo || i->correction == TDM_CORRECTION_NONE) return TDM_OK;
-    if (!tdm_recipe_given(r, "train.importance.level")) i->level = TDM_LEVEL_GEOMETRIC;
+    if (vespo || i->correction == TDM_CORRECTION_NONE) return TDM_OK;
+    if (!tdm_recipe_given(r, "train.importance.level")) i->level = gmpo ? TDM_LEVEL_GEOMETRIC : TDM_LEVEL_SEQUENCE;
     if (i->level == TDM_LEVEL_TOKEN)
-        return REFUSE("train.importance.level", "use importance.level: geometric or sequence", "train.loss: gmpo is over sequences, importance.level is token");
+        return REFUSE("train.importance.level", "use importance.level: geometric or sequence", "train.loss: %s is over sequences, importance.level is token", name);
     return TDM_OK;
 }
 
@@ -227,14 +228,26 @@ static void settle_clip(tdm_recipe *r)
     if (!tdm_recipe_given(r, "train.clip_high")) t->clip_high = gmpo ? 0.4 : 4.0;
 }
 
+/* The rest of what TRL's RLOOTrainer is, where the recipe does not say. */
+static void settle_rloo(tdm_recipe *r)
+{
+    tdm_recipe_train *t = &r->train;
+    if (t->loss != TDM_LOSS_RLOO) return;
+    if (!tdm_recipe_given(r, "train.advantage")) t->advantage = TDM_ADVANTAGE_LEAVE_ONE_OUT;
+    if (!tdm_recipe_given(r, "train.kl_in")) t->kl_in = TDM_KL_IN_REWARD;
+    if (!tdm_recipe_given(r, "train.kl_type") && t->kl_in == TDM_KL_IN_REWARD) t->kl_type = TDM_KL_K1;
+}
+
 static tdm_status settle_loss(tdm_recipe *r, tdm_error *err)
 {
+    settle_rloo(r);
     settle_clip(r);
     switch ((int)r->train.loss) {
     case GSPO:
     case TDM_LOSS_LUSPO: return settle_sequences(r, err);
     case TDM_LOSS_VESPO:
-    case TDM_LOSS_GMPO: return settle_own_ratio(r, err);
+    case TDM_LOSS_GMPO:
+    case TDM_LOSS_RLOO: return settle_own_ratio(r, err);
     default: return TDM_OK;
     }
 }
@@ -275,6 +288,11 @@ static tdm_status check_bounds(const tdm_recipe *r, tdm_error *err)
         return REFUSE("train.delta", "remove it, or use another loss", "train.delta bounds the ratio of grpo, bnpo, dr_grpo, dapo, gspo and luspo");
     if (t->delta > 0.0 && t->delta <= 1.0 + t->clip_high)
         return REFUSE("train.delta", "use a greater one", "train.delta is %g: the ratio is clipped at 1 + train.clip_high, %g", t->delta, 1.0 + t->clip_high);
+    if (t->kl_in == TDM_KL_IN_REWARD && t->kl != 0.0 && t->advantage == TDM_ADVANTAGE_GDPO)
+        return REFUSE("train.advantage", "use kl_in: loss, or another advantage",
+                      "train.advantage: gdpo normalizes the rewards one by one, and train.kl_in: reward takes the KL from their sum");
+    if (t->kl_in == TDM_KL_IN_REWARD && t->kl == 0.0 && t->loss != TDM_LOSS_RLOO)
+        return REFUSE("train.kl_in", "give train.kl, or remove it", "train.kl_in: reward takes the KL from the rewards, and train.kl is 0");
     for (size_t i = 0; i < TDM_COUNT(clamps); i++)
         if (t->kl == 0.0 && differs(r, clamps[i]))
             return REFUSE(clamps[i], "give train.kl, or remove it", "%s bounds the KL term, and train.kl is 0", clamps[i]);

@@ -68,6 +68,7 @@ typedef struct tdm_job {
     int64_t group_count, sequence_count;
     double *scores;             /* [rewards, samples] */
     double *total, *advantage;  /* [samples] */
+    int64_t *tokens;            /* [samples]: of the completion */
     tdm_text *completion;       /* [samples] */
     tdm_reward_sample *reward_sample; /* [samples] */
     double *weights;            /* [rewards] */
@@ -101,6 +102,8 @@ void tdm_job_close(tdm_job *j);
 
 /* job_rollout.c: prompts -> completions -> rewards -> advantages of one step. */
 tdm_status tdm_job_rollout(tdm_job *j, tdm_error *err);
+/* advantage [samples] of rewards, which may be in its place. */
+void tdm_job_advantages(tdm_job *j, const double *reward);
 tdm_status tdm_job_log_rollouts(tdm_job *j, tdm_error *err);
 /* Decodes sequence i, an answer to p, for the rewards. */
 tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p, tdm_reward_sample *out, tdm_error *err);

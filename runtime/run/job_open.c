@@ -27,7 +27,7 @@ static void settle_config(tdm_job *j)
                                  .repetition_penalty = (float)r->rollout.repetition_penalty, .top_k = (int32_t)r->rollout.top_k};
     if (tdm_job_sft(j)) j->sampling = (tdm_sampling){.temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f};
     j->loss = (tdm_loss_config){.kind = tdm_job_sft(j) ? TDM_LOSS_SFT : t->loss, .ratio_of_sequence = t->importance.ratio == TDM_RATIO_SEQUENCE,
-                                .clip_low = t->clip_low, .clip_high = t->clip_high, .kl = t->kl, .kl_kind = t->kl_type, .delta = t->delta, .off_policy_threshold = t->off_policy_threshold,
+                                .clip_low = t->clip_low, .clip_high = t->clip_high, .kl = t->kl_in == TDM_KL_IN_LOSS ? t->kl : 0.0, .kl_kind = t->kl_type, .delta = t->delta, .off_policy_threshold = t->off_policy_threshold,
                                 .kl_input_clamp = t->kl_input_clamp, .kl_output_clamp = t->kl_output_clamp, .sapo = t->sapo, .vespo = t->vespo,
                                 .correction = t->importance.correction, .level = t->importance.level, .floor = t->importance.floor,
                                 .cap = t->importance.cap, .max_new_tokens = r->rollout.max_new_tokens};
@@ -174,11 +174,12 @@ static tdm_status step_tables(tdm_job *j, tdm_error *err)
     j->fresh_scores = calloc(n * rewards + 1, sizeof *j->fresh_scores);
     j->total = calloc(n, sizeof *j->total);
     j->advantage = calloc(n, sizeof *j->advantage);
+    j->tokens = calloc(n, sizeof *j->tokens);
     j->completion = calloc(n, sizeof *j->completion);
     j->reward_sample = calloc(n, sizeof *j->reward_sample);
     j->item = calloc(n, sizeof *j->item);
-    bool ok = j->prompt && j->request && j->group_start && j->fresh && j->scores && j->weights && j->fresh_scores && j->total && j->advantage && j->completion &&
-              j->reward_sample && j->item;
+    bool ok = j->prompt && j->request && j->group_start && j->fresh && j->scores && j->weights && j->fresh_scores && j->total && j->advantage && j->tokens &&
+              j->completion && j->reward_sample && j->item;
     for (size_t i = 0; ok && i < rewards; i++) j->weights[i] = tdm_rewards_weight(j->rewards, (int64_t)i);
     if (tdm_job_sft(j)) {
         j->mask = calloc(n, sizeof *j->mask);
@@ -276,6 +277,7 @@ void tdm_job_close(tdm_job *j)
     free(j->fresh_scores);
     free(j->total);
     free(j->advantage);
+    free(j->tokens);
     free(j->completion);
     free(j->reward_sample);
     free(j->item);

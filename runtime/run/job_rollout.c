@@ -244,11 +244,12 @@ static void make_items(tdm_job *j)
     }
 }
 
-static void advantages(tdm_job *j)
+void tdm_job_advantages(tdm_job *j, const double *reward)
 {
+    for (int64_t i = 0; i < j->sequence_count; i++) j->tokens[i] = tdm_sequence_completion(&j->sequences.seq[i]);
     if (j->r->train.advantage == TDM_ADVANTAGE_GDPO)
         tdm_advantages_gdpo(j->scores, j->weights, tdm_rewards_count(j->rewards), j->group_start, j->group_count, j->fresh_scores, j->advantage);
-    else tdm_advantages(j->r->train.advantage, j->total, j->group_start, j->group_count, j->advantage);
+    else tdm_advantages(j->r->train.advantage, reward, j->tokens, j->group_start, j->group_count, j->advantage);
     /* what stayed for want of batches teaches nothing */
     for (int64_t g = 0; j->r->rollout.filter_groups.enable && g < j->group_count; g++)
         for (int64_t i = j->group_start[g]; i < j->group_start[g + 1] && is_filtered(j, g); i++) j->advantage[i] = 0.0;
@@ -259,7 +260,7 @@ tdm_status tdm_job_rollout(tdm_job *j, tdm_error *err)
     tdm_status st = TDM_OK;
     if (tdm_job_replays(j)) replay_step(j);
     else TDM_TRY(st, generate_step(j, err), done);
-    advantages(j);
+    tdm_job_advantages(j, j->total);
     count(j);
     make_items(j);
 done:

@@ -27,15 +27,17 @@ done:
     return st;
 }
 
+static bool penalizes(const tdm_recipe_train *t) { return t->kl != 0.0 && t->kl_in == TDM_KL_IN_REWARD; }
+
 /* Old log-probabilities of the ratio, by the rules of design section 7: with one epoch and no correction the sampler's; else the
- * trainer's own before the first update. With a single update that is the pass itself (old stays NULL). */
+ * trainer's own before the first update. With a single update that is the pass itself (old stays NULL), unless the reward needs it before. */
 static tdm_status freeze_old(tdm_job *j, int64_t updates, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const tdm_recipe_train *t = &j->r->train;
     const bool sampler = j->item[0].sampler != NULL;
     const bool from_sampler = sampler && t->importance.correction == TDM_CORRECTION_NONE && t->epochs_per_rollout == 1;
-    const bool pass = !from_sampler && updates > 1;
+    const bool pass = !from_sampler && (updates > 1 || penalizes(t));
     if (pass && !same_bits(j)) TDM_TRY(st, score_into(j, &j->session.adapter, j->sequences.old, err), done);
     for (int64_t i = 0; i < j->sequence_count; i++) {
         if (from_sampler || (pass && same_bits(j))) j->item[i].old = j->item[i].sampler;
@@ -43,6 +45,19 @@ static tdm_status freeze_old(tdm_job *j, int64_t updates, tdm_error *err)
     }
 done:
     return st;
+}
+
+/* train.kl_in: reward. Advantages are made again, of the rewards less train.kl times the KL of a completion at the old log-probabilities, as
+ * TRL's RLOOTrainer does (trl/trainer/rloo_trainer.py); what is logged as reward stays. */
+static void penalize(tdm_job *j)
+{
+    for (int64_t i = 0; i < j->sequence_count; i++) {
+        const tdm_train_item *it = &j->item[i];
+        const tdm_loss_tokens tokens = {.count = tdm_sequence_completion(it->seq), .lp = it->old, .ref = it->ref, .mask = it->mask};
+        j->advantage[i] = j->total[i] - j->r->train.kl * tdm_loss_kl(&j->loss, &tokens);
+    }
+    tdm_job_advantages(j, j->advantage);
+    for (int64_t i = 0; i < j->sequence_count; i++) j->item[i].advantage = j->advantage[i];
 }
 
 static int64_t tokens_in_loss(const tdm_train_item *it)
@@ -127,6 +142,7 @@ tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
             for (int64_t i = 0; i < j->sequence_count; i++) j->item[i].ref = j->sequences.ref[i];
         }
         TDM_TRY(st, freeze_old(j, epochs * parts, err), done);
+        if (penalizes(t)) penalize(j);
     }
     for (int64_t e = 0; e < epochs; e++)
         for (int64_t k = 0; k < parts; k++, updates++) {

@@ -58,7 +58,7 @@ def sft(args, model, expected, tmp):
 
 
 # Keys of train that a case has or leaves at their defaults.
-NUMBERS = ("clip_low", "clip_high", "delta", "off_policy_threshold", "kl_input_clamp", "kl_output_clamp", "sapo", "vespo")
+NUMBERS = ("clip_low", "clip_high", "delta", "off_policy_threshold", "kl_in", "kl_input_clamp", "kl_output_clamp", "sapo", "vespo")
 
 
 def replay_sections(model, expected, case, run):

@@ -41,7 +41,7 @@ from tokenizers import Tokenizer, decoders, models as tok_models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from trl import GRPOConfig
 from trl.experimental.gmpo import GMPOTrainer
-from trl.trainer import grpo_trainer
+from trl.trainer import grpo_trainer, rloo_trainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 import fp8_sim
@@ -341,9 +341,34 @@ def make_replay(folder, rng):
     return rows
 
 
-def advantages_of(rows, kind):
+def trl_rloo_advantages(rewards):
+    """TRL's own lines of RLOOTrainer._generate_and_score_completions, from rewards to advantages."""
+    source = inspect.getsource(rloo_trainer.RLOOTrainer._generate_and_score_completions)
+    first, end = "        grouped_rewards = rewards.view", "        is_std_zero = "
+    assert source.count(first) == 1 and source.count(end) == 1
+    scope = dict(vars(rloo_trainer), rewards=rewards, num_generations=4, self=SimpleNamespace(normalize_advantages=False))
+    exec(textwrap.dedent(source[source.index(first):source.index(end)]), scope)
+    return scope["advantages"]
+
+
+def reinforce_pp(rewards, mask, baseline):
+    """NeMo-RL's ReinforcePlusPlusAdvantageEstimator (nemo_rl/algorithms/advantage_estimator.py), the KL in the rewards left to the caller."""
+    if baseline:
+        rewards = (rewards.view(-1, 4) - rewards.view(-1, 4).mean(1, keepdim=True)).flatten()
+    a = rewards.unsqueeze(1).expand(mask.shape)
+    mean = (a * mask).sum() / mask.sum()
+    variance = ((a - mean) ** 2 * mask).sum() / mask.sum()
+    return ((a - mean) * variance.clamp(min=1e-8).rsqrt())[:, 0]
+
+
+def advantages_of(rewards, mask, case):
     """TRL's GRPOTrainer (1.16): std with Bessel's correction, 1e-4 added; leave-one-out as in RLOO."""
-    r = torch.tensor([x["reward"] for x in rows]).view(-1, 4)
+    kind = case["advantage"]
+    if kind.startswith("reinforce_pp"):
+        return reinforce_pp(rewards, mask, kind.endswith("_baseline"))
+    if case["loss"] == "rloo":
+        return trl_rloo_advantages(rewards)
+    r = rewards.view(-1, 4)
     mean = r.mean(1, keepdim=True)
     if kind == "group_std":
         return ((r - mean) / (r.std(1, keepdim=True) + 1e-4)).flatten()
@@ -430,7 +455,7 @@ def grpo_loss(model, rows, case):
     sampler = pad([r["logprobs"] for r in rows], 0.0)
     inputs = {"prompt_ids": torch.zeros(len(rows), 1, dtype=torch.long), "prompt_mask": torch.ones(len(rows), 1, dtype=torch.long),
               "completion_ids": pad([r["completion_ids"] for r in rows], 0), "completion_mask": mask,
-              "advantages": advantages_of(rows, case["advantage"]), "num_items_in_batch": mask.sum()}
+              "num_items_in_batch": mask.sum()}
     if case.get("off_policy_threshold"):
         inputs["sampling_per_token_logps"] = sampler
     corrected, weights = case["correction"] != "none", None
@@ -444,20 +469,30 @@ def grpo_loss(model, rows, case):
         if case["kl"]:
             with model.disable_adapter():
                 inputs["ref_per_token_logps"] = padded_logprobs(model, rows, width)
+    rewards, old = torch.tensor([r["reward"] for r in rows]), inputs["old_per_token_logps"]
+    in_reward = case["kl"] and case.get("kl_in") == "reward"
+    kl = nemo_kl(case, old, inputs["ref_per_token_logps"]) if in_reward else None
+    if in_reward:
+        rewards = rewards - case["kl"] * (kl * mask).sum(-1)
+    inputs |= {"advantages": advantages_of(rewards, mask, case), "old_logps": (old * mask).sum(1)}
     settings = {f.name: f.default for f in dataclasses.fields(GRPOConfig)} | {"steps_per_generation": 1, "use_bias_correction_kl": False}
     settings["delta"] = case.get("delta")
     settings |= {f"{case['loss']}_{k}": v for k, v in case.get(case["loss"], {}).items()}
     logps = lambda *a, **k: (padded_logprobs(model, rows, width), torch.zeros(len(rows), width), None)
     trainer = SimpleNamespace(
         _get_per_token_logps_and_entropies=logps, top_entropy_quantile=1.0, off_policy_mask_threshold=case.get("off_policy_threshold"),
-        importance_sampling_level=case.get("ratio", case["level"]), beta=case["kl"], loss_type=case["loss"], epsilon_low=case["clip_low"],
+        importance_sampling_level=case.get("ratio", case["level"]), beta=0.0 if in_reward else case["kl"], loss_type=case["loss"], epsilon_low=case["clip_low"],
         epsilon_high=1 + case["clip_high"] if case["loss"] == "cispo" else case["clip_high"], get_gamma_weights=GRPOTrainer.get_gamma_weights,
         get_off_policy_mask=GRPOTrainer.get_off_policy_mask, use_vllm=corrected, vllm_importance_sampling_correction=corrected,
         args=SimpleNamespace(**settings), model=SimpleNamespace(training=True),
         current_gradient_accumulation_steps=1, accelerator=Accelerator, max_completion_length=MAX_NEW, aux_loss_enabled=False,
         _entropy_bonus_enabled=False, use_adaptive_entropy=False, _metrics={"train": defaultdict(list)})
-    compute = GMPOTrainer._compute_loss if case["loss"] == "gmpo" else trl_compute_loss(case)
-    loss = compute(trainer, model, inputs)
+    own = {"gmpo": GMPOTrainer._compute_loss, "rloo": rloo_trainer.RLOOTrainer._compute_loss}
+    loss = (own[case["loss"]] if case["loss"] in own else trl_compute_loss(case))(trainer, model, inputs)
+    if in_reward:
+        with torch.no_grad():
+            kl = nemo_kl(case, padded_logprobs(model, rows, width), inputs["ref_per_token_logps"])
+        trainer._metrics["train"]["kl"] = [float((kl * mask).sum() / mask.sum())]
     return loss, {k: v[0] for k, v in trainer._metrics["train"].items() if v} | {"importance": weights}
 
 
@@ -493,6 +528,11 @@ def grpo_cases(which):
             "delta": dict(delta=1.25), "delta_luspo": dict(loss="luspo", level="sequence", clip_low=0.03, clip_high=0.04, delta=1.06),
             "off_policy": dict(correction="truncate", off_policy_threshold=0.0327, kl=0.1),
             "kl_clamped": dict(kl=0.2, kl_input_clamp=1.8587, kl_output_clamp=1.664),
+            "kl_in_reward": dict(kl=0.05, kl_in="reward"),
+            "reinforce_pp": dict(advantage="reinforce_pp"),
+            "reinforce_pp_kl": dict(advantage="reinforce_pp_baseline", correction="truncate", kl=0.05, kl_type="k1", kl_in="reward"),
+            "rloo": dict(loss="rloo", advantage="leave_one_out", clip_low=0.13, clip_high=0.4),
+            "rloo_kl": dict(loss="rloo", advantage="leave_one_out", clip_low=0.13, clip_high=0.4, kl=0.1, kl_type="k1", kl_in="reward"),
             "gmpo": dict(loss="gmpo"), "gmpo_kl": dict(loss="gmpo", clip_low=0.1, clip_high=0.28, kl=0.1)})
     return {name: {**base, **case} for name, case in cases.items()}
 

@@ -185,6 +185,12 @@ static const struct { const char *text, *line; } broken[] = {
     {OK "train: {loss: cispo, delta: 9}\n",
      "train.delta bounds the ratio of grpo, bnpo, dr_grpo, dapo, gspo and luspo (a.yaml:4:29): remove it, or use another loss"},
     {OK "train: {delta: 1.2}\n", "train.delta is 1.2: the ratio is clipped at 1 + train.clip_high, 1.2 (a.yaml:4:16): use a greater one"},
+    {OK "train: {kl_in: reward, kl: 0.1, advantage: gdpo}\n",
+     "train.advantage: gdpo normalizes the rewards one by one, and train.kl_in: reward takes the KL from their sum (a.yaml:4:44): use kl_in: loss, or "
+     "another advantage"},
+    {OK "train: {kl_in: reward}\n", "train.kl_in: reward takes the KL from the rewards, and train.kl is 0 (a.yaml:4:16): give train.kl, or remove it"},
+    {OK "train: {loss: rloo, importance: {level: token}}\n",
+     "train.loss: rloo is over sequences, importance.level is token (a.yaml:4:41): use importance.level: geometric or sequence"},
     {OK "train: {kl_output_clamp: 10}\n", "train.kl_output_clamp bounds the KL term, and train.kl is 0 (a.yaml:4:26): give train.kl, or remove it"},
     {OK "train: {sapo: {temperature_neg: 2}}\n", "train.sapo.temperature_neg is of train.loss: sapo (a.yaml:4:33): remove it, or use that loss"},
     {OK "train: {loss: sapo, vespo: {k_pos: 1}}\n", "train.vespo.k_pos is of train.loss: vespo (a.yaml:4:36): remove it, or use that loss"},
@@ -384,6 +390,7 @@ static void the_level_of_the_ratio_follows_that_of_the_correction(void **state)
         {"loss=luspo", TDM_LEVEL_SEQUENCE, TDM_RATIO_SEQUENCE},
         {"loss=vespo", TDM_LEVEL_TOKEN, TDM_RATIO_TOKEN},
         {"={loss: vespo, importance: {level: sequence}}", TDM_LEVEL_SEQUENCE, TDM_RATIO_TOKEN},
+        {"loss=rloo", TDM_LEVEL_SEQUENCE, TDM_RATIO_TOKEN},
         {"loss=gmpo", TDM_LEVEL_GEOMETRIC, TDM_RATIO_TOKEN},
         {"={loss: gmpo, importance: {correction: none}}", TDM_LEVEL_TOKEN, TDM_RATIO_TOKEN},
     };
@@ -411,6 +418,17 @@ static void a_loss_brings_its_bounds(void **state)
             assert_true(r->train.clip_low == cases[i].low && r->train.clip_high == (given ? 0.3 : cases[i].high));
             tdm_recipe_close(r);
         }
+}
+
+static void rloo_brings_its_baseline_and_its_kl(void **state)
+{
+    (void)state;
+    tdm_recipe *r = must_parse(OK, (const char *const[]){"train.loss=rloo", NULL});
+    assert_true(r->train.advantage == TDM_ADVANTAGE_LEAVE_ONE_OUT && r->train.kl_in == TDM_KL_IN_REWARD && r->train.kl_type == TDM_KL_K1);
+    tdm_recipe_close(r);
+    r = must_parse(OK, (const char *const[]){"train={loss: rloo, advantage: none, kl_in: loss}", NULL});
+    assert_true(r->train.advantage == TDM_ADVANTAGE_NONE && r->train.kl_in == TDM_KL_IN_LOSS && r->train.kl_type == TDM_KL_K3);
+    tdm_recipe_close(r);
 }
 
 static void the_resolved_recipe_reads_back_to_itself(void **state)
@@ -662,6 +680,7 @@ int main(void)
         cmocka_unit_test(entries_of_data_train_take_what_they_lack_from_data),
         cmocka_unit_test(the_level_of_the_ratio_follows_that_of_the_correction),
         cmocka_unit_test(a_loss_brings_its_bounds),
+        cmocka_unit_test(rloo_brings_its_baseline_and_its_kl),
         cmocka_unit_test(the_resolved_recipe_reads_back_to_itself),
         cmocka_unit_test(the_command_line_wins_and_is_remembered),
         cmocka_unit_test(replay_needs_neither_data_nor_reward),

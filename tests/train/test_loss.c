@@ -187,7 +187,7 @@ static void every_loss_has_its_derivatives(void **state)
         for (int by_sequence = 0; by_sequence < 2; by_sequence++)
             for (int level = TDM_LEVEL_TOKEN; level <= TDM_LEVEL_GEOMETRIC; level++)
                 for (int side = 0; side < 2; side++) {
-                    if (kind == TDM_LOSS_GMPO && level == TDM_LEVEL_TOKEN) continue; /* refused by the recipe */
+                    if ((kind == TDM_LOSS_GMPO || kind == TDM_LOSS_RLOO) && level == TDM_LEVEL_TOKEN) continue; /* refused by the recipe */
                     tdm_loss_config c = config_of((tdm_level)level, TDM_CORRECTION_TRUNCATE, 0.3, 2.0);
                     c.kind = (tdm_loss_kind)kind;
                     c.ratio_of_sequence = by_sequence;
@@ -230,6 +230,8 @@ static void the_values_of_the_losses(void **state)
         {TDM_LOSS_CISPO, 0.2, 0.2, 0.25, 2.9375 * 1.064494459 + 2.5 * 0.8 + 0.5 * 1.2 + 4.03125 * 0.969233234},
         {TDM_LOSS_SAPO, 0.2, 0.2, 0.0, -4.0 * (0.516118028 + 0.402882407 + 0.656722246 + 0.492308915)},
         {TDM_LOSS_VESPO, 0.2, 0.2, 0.0, 9.96875 * 0.967799615}, /* ln W = 0.03125 */
+        {TDM_LOSS_RLOO, 0.2, 0.2, 0.0, -4.0 * 1.031743407},
+        {TDM_LOSS_RLOO, 0.2, 0.02, 0.25, -4.0 * 1.02}, /* one sequence */
         {TDM_LOSS_GMPO, 0.4, 0.4, 0.25, -4.0 * 0.982959362},    /* the mean of 0.0625, -0.5, 0.4 and -0.03125 */
     };
     for (size_t k = 0; k < TDM_COUNT(cases); k++) {
@@ -252,7 +254,7 @@ static void a_stale_sequence_of_negative_advantage_keeps_its_kl_alone(void **sta
         for (int stale = 0; stale < 2; stale++)
             for (int from_old = 0; from_old < 2; from_old++)
                 for (int side = 0; side < 2; side++) {
-                    tdm_loss_config c = {.kind = (tdm_loss_kind)kind, .clip_low = 0.2, .clip_high = 0.2, .off_policy_threshold = 0.01, .kl = 0.5, .kl_kind = TDM_KL_K1,
+                    tdm_loss_config c = {.kind = (tdm_loss_kind)kind, .clip_low = 0.5, .clip_high = 0.5, .off_policy_threshold = 0.01, .kl = 0.5, .kl_kind = TDM_KL_K1,
                                          .sapo = {{1, 1}}, .vespo = {{1, 1}, {1, 1}}};
                     const tdm_loss_tokens t = {.count = 2, .lp = lp, .old = from_old ? sampler[stale] : lp, .sampler = from_old ? NULL : sampler[stale], .ref = ref,
                                                .advantage = side ? -1.0 : 1.0, .weight = 1.0};
@@ -263,6 +265,37 @@ static void a_stale_sequence_of_negative_advantage_keeps_its_kl_alone(void **sta
                     assert_true((coef[0] == 0.5f) == (stale && side));
                     if (stale && side) expect_near(s.loss, 0.0, 1e-6); /* KL of 0.5 and -0.5 */
                 }
+}
+
+/* Two groups; rewards of 1, 3 and 5 over 1, 2 and 1 tokens, one without a reward: over 4 tokens mean 3, deviation sqrt(2); less the groups' means -1, 1
+ * and 0, mean 0.25, deviation sqrt(11) / 4. */
+static void reinforce_pp_is_standard_over_tokens(void **state)
+{
+    (void)state;
+    static const int64_t start[] = {0, 2, 4}, tokens[] = {1, 2, 1, 9};
+    const double reward[] = {1.0, 3.0, 5.0, NAN}, sigma = sqrt(2.0), baseline = sqrt(11.0) / 4.0;
+    const double want[2][4] = {{-2.0 / sigma, 0.0, 2.0 / sigma, 0.0}, {-1.25 / baseline, 0.75 / baseline, -0.25 / baseline, 0.0}};
+    for (int k = 0; k < 2; k++) {
+        double a[4];
+        memcpy(a, reward, sizeof a);
+        tdm_advantages(k ? TDM_ADVANTAGE_REINFORCE_PP_BASELINE : TDM_ADVANTAGE_REINFORCE_PP, a, tokens, start, 2, a); /* in place */
+        for (int i = 0; i < 4; i++) expect_near(a[i], want[k][i], 1e-12);
+    }
+}
+
+static void advantages_in_the_place_of_rewards_are_the_same(void **state)
+{
+    (void)state;
+    static const int64_t start[] = {0, 3, 5, 7};
+    static const double reward[] = {1.0, 3.0, NAN, 2.0, 2.0, 0.5, 4.0};
+    for (int kind = TDM_ADVANTAGE_GROUP_STD; kind <= TDM_ADVANTAGE_LEAVE_ONE_OUT; kind++) {
+        double a[7], b[7];
+        memcpy(a, reward, sizeof a);
+        tdm_advantages((tdm_advantage)kind, a, NULL, start, 3, a);
+        tdm_advantages((tdm_advantage)kind, reward, NULL, start, 3, b);
+        assert_memory_equal(a, b, sizeof a);
+        assert_true(a[0] < 0.0 && a[1] == -a[0] && a[2] == 0.0 && a[3] == 0.0 && a[6] > 0.0);
+    }
 }
 
 static void a_range_of_tokens_has_the_bits_of_the_whole(void **state)
@@ -306,6 +339,8 @@ int main(void)
         cmocka_unit_test(coefficients_are_the_loss_s_derivatives),
         cmocka_unit_test(every_loss_has_its_derivatives),
         cmocka_unit_test(the_values_of_the_losses),
+        cmocka_unit_test(reinforce_pp_is_standard_over_tokens),
+        cmocka_unit_test(advantages_in_the_place_of_rewards_are_the_same),
         cmocka_unit_test(a_stale_sequence_of_negative_advantage_keeps_its_kl_alone),
         cmocka_unit_test(a_range_of_tokens_has_the_bits_of_the_whole),
         cmocka_unit_test(gdpo_s_advantages_are_trl_s),
