@@ -92,7 +92,21 @@ static void sequence_coefs(tdm_trainer *t, const tdm_train_item *items, const td
     }
 }
 
-static tdm_status tile_backward(tdm_trainer *t, int64_t n, const tdm_sampling *sampling, tdm_error *err)
+/* Whether some of the tile's entropies have a gradient; their part of the sums. */
+static bool entropy_coefs(tdm_trainer *t, int64_t first, int64_t n, const tdm_train_item *items, tdm_loss_sums *sums)
+{
+    bool any = false;
+    for (int64_t i = 0; i < n; i++) {
+        const double weight = items[t->token[first + i].item].entropy_weight;
+        t->entropy_coef[i] = (float)-weight;
+        any = any || weight != 0.0;
+        sums->entropy += (double)t->entropy[i];
+        sums->loss -= weight * (double)t->entropy[i];
+    }
+    return any;
+}
+
+static tdm_status tile_backward(tdm_trainer *t, int64_t n, bool entropy, const tdm_sampling *sampling, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const tdm_model *m = t->m;
@@ -100,10 +114,12 @@ static tdm_status tile_backward(tdm_trainer *t, int64_t n, const tdm_sampling *s
     tdm_head_buffers *h = &t->head;
     const tdm_view dlogits = tdm_view_rows(h->dlogits, 0, n), dxn = tdm_view_rows(h->dxn, 0, n), dx = tdm_view_rows(h->dx, 0, n);
     const tdm_logprob_backward lp = {.dlogits = dlogits, .p = tdm_view_const(tdm_view_rows(h->logits, 0, n)), .target = tdm_trainer_twin(t, t->target),
-                                     .coef = tdm_trainer_twin(t, t->coef), .sampling = sampling,
+                                     .coef = tdm_trainer_twin(t, t->coef), .entropy_coef = entropy ? tdm_trainer_twin(t, t->entropy_coef) : NULL,
+                                     .entropy = entropy ? tdm_trainer_twin(t, t->entropy) : NULL, .sampling = sampling,
                                      .history = penalty ? tdm_trainer_twin(t, t->ids) : NULL, .history_at = tdm_trainer_twin(t, t->history_at),
                                      .history_len = tdm_trainer_twin(t, t->history_len)};
     TDM_TRY(st, tdm_mirror_push(&t->mirror, m->s, t->coef, (size_t)n * sizeof *t->coef, err), done);
+    if (entropy) TDM_TRY(st, tdm_mirror_push(&t->mirror, m->s, t->entropy_coef, (size_t)n * sizeof *t->entropy_coef, err), done);
     TDM_TRY(st, m->be->logprob_backward(m->s, &lp, err), done);
     const tdm_linear_backward l = {.dx = dxn, .dy = tdm_view_const(dlogits), .w = tdm_weights_head(m->w)};
     TDM_TRY(st, m->be->linear_backward(m->s, &l, err), done);
@@ -115,11 +131,6 @@ static tdm_status tile_backward(tdm_trainer *t, int64_t n, const tdm_sampling *s
     TDM_TRY(st, m->be->scatter_rows(m->s, tdm_view_rows(t->back.dx, 0, t->batch.tokens), tdm_view_const(dx), tdm_trainer_twin(t, t->row), err), done);
 done:
     return st;
-}
-
-static void count_entropy(const tdm_trainer *t, int64_t n, tdm_loss_sums *sums)
-{
-    for (int64_t i = 0; i < n; i++) sums->entropy += (double)t->entropy[i];
 }
 
 tdm_status tdm_head_train(tdm_trainer *t, tdm_train_item *items, const tdm_train_pass *pass, tdm_loss_sums *sums, tdm_error *err)
@@ -136,8 +147,8 @@ tdm_status tdm_head_train(tdm_trainer *t, tdm_train_item *items, const tdm_train
         TDM_TRY(st, tdm_head_logprobs(t, first, n, items, pass->sampling, err), done);
         if (by_sequence) memcpy(t->coef, t->sequence_coef + first, (size_t)n * sizeof *t->coef);
         else tile_coefs(t, first, n, items, pass->loss, sums);
-        count_entropy(t, n, sums);
-        TDM_TRY(st, tile_backward(t, n, pass->sampling, err), done);
+        const bool entropy = entropy_coefs(t, first, n, items, sums);
+        TDM_TRY(st, tile_backward(t, n, entropy, pass->sampling, err), done);
     }
 done:
     return st;

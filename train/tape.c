@@ -127,6 +127,7 @@ static size_t lay_mirror(tdm_trainer *t, const tdm_model_config *c, char *base)
     TAKE(history_len, rows);
     t->tile_bytes = at - t->batch_bytes;
     TAKE(coef, rows);
+    TAKE(entropy_coef, rows);
     TAKE(support, rows * (size_t)tdm_ceil_div(c->vocab, 32));
     TAKE(lp, rows);
     TAKE(entropy, rows);

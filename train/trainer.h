@@ -32,6 +32,7 @@ typedef struct tdm_train_item {
     const float *old;     /* frozen before the first update, or NULL: lp itself */
     const float *ref;     /* the reference's, or NULL */
     double advantage, weight;
+    double entropy_weight; /* factor of each token's entropy, which is taken from the loss; 0: it has no gradient */
     float *lp;            /* filled; never NULL */
     float *entropy;       /* filled when not NULL */
     uint32_t dropout_token; /* names the sequence's first token in dropout masks */

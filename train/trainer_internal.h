@@ -56,7 +56,7 @@ struct tdm_trainer {
     int32_t *row, *target;
     int32_t *history_at, *history_len; /* into ids: a sequence's own tokens stand there one after the other */
     size_t tile_bytes;        /* up to here, from row on */
-    float *coef;
+    float *coef, *entropy_coef; /* d loss / d lp and d entropy */
     uint32_t *support;        /* [head_rows, ceil(V/32)] */
     /* and what the head gives back. */
     float *lp, *entropy;

@@ -110,6 +110,7 @@ static const tdm_key recipe_keys[] = {
     {"train.kl_output_clamp", TDM_KEY_FLOAT, AT(train.kl_output_clamp), "0.0", 0, 1e30, NULL, 0, 0},
     {"train.delta", TDM_KEY_FLOAT, AT(train.delta), "0.0", 0, 1e6, NULL, 0, 0},
     {"train.off_policy_threshold", TDM_KEY_FLOAT, AT(train.off_policy_threshold), "0.0", 0, 1000, NULL, 0, 0},
+    {"train.entropy_coef", TDM_KEY_FLOAT, AT(train.entropy_coef), "0.0", -1000, 1000, NULL, 0, 0},
     {"train.sapo.temperature_pos", TDM_KEY_FLOAT, AT(train.sapo.temperature[0]), "1.0", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"train.sapo.temperature_neg", TDM_KEY_FLOAT, AT(train.sapo.temperature[1]), "1.05", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"train.vespo.k_pos", TDM_KEY_FLOAT, AT(train.vespo.k[0]), "2.0", 0, 1000, NULL, 0, 0},

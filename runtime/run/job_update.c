@@ -86,7 +86,10 @@ static void weigh(tdm_job *j, int64_t first, int64_t end, int64_t *kept)
         if (*kept != i) j->item[i] = it;
         total += tokens_in_loss(&j->item[(*kept)++]);
     }
-    for (int64_t i = first; i < *kept; i++) j->item[i].weight = tdm_loss_weight(&j->loss, tokens_in_loss(&j->item[i]), end - first, total);
+    for (int64_t i = first; i < *kept; i++) {
+        j->item[i].weight = tdm_loss_weight(&j->loss, tokens_in_loss(&j->item[i]), end - first, total);
+        j->item[i].entropy_weight = tdm_job_sft(j) ? 0.0 : j->r->train.entropy_coef / (double)tdm_max_i64(total, 1);
+    }
 }
 
 static bool keep_going(void *ctx)

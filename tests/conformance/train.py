@@ -58,7 +58,7 @@ def sft(args, model, expected, tmp):
 
 
 # Keys of train that a case has or leaves at their defaults.
-NUMBERS = ("clip_low", "clip_high", "delta", "off_policy_threshold", "kl_in", "kl_input_clamp", "kl_output_clamp", "sapo", "vespo")
+NUMBERS = ("clip_low", "clip_high", "delta", "off_policy_threshold", "entropy_coef", "kl_in", "kl_input_clamp", "kl_output_clamp", "sapo", "vespo")
 
 
 def replay_sections(model, expected, case, run):
@@ -93,6 +93,8 @@ def grpo(args, model, expected, name, tmp):
     compare_importance(row, case.get("importance"), case.get("floor"))
     if case["kl_metric"] is not None:
         expect(math.isclose(row["kl"], case["kl_metric"], rel_tol=0.02, abs_tol=0.002), f"kl {row['kl']}, TRL {case['kl_metric']}")
+    if "entropy_metric" in case:
+        expect(math.isclose(row["entropy"], case["entropy_metric"], rel_tol=0.002), f"entropy {row['entropy']}, TRL {case['entropy_metric']}")
     moves = {k.split("/", 1)[1]: v for k, v in read_safetensors(os.path.join(model, "grpo.safetensors")).items() if k.startswith(name + "/")}
     worst = compare_adapter(run, model, moves, case["bf16_distance"])
     return f"worst tensor {worst:.0%} of the bound, loss {row['loss'] - case['fp32_loss']:+.6f}"

@@ -415,6 +415,16 @@ def correction_ratio(old, sampler, mask, case):
                    "fraction_low": short(float((each < floor).double().mean()))}
 
 
+def padded_entropies(model, rows, width):
+    """Of the distributions that the completions' tokens are from."""
+    values = []
+    for r in rows:
+        logits = model(input_ids=torch.tensor([r["prompt_ids"] + r["completion_ids"]])).logits[0, :-1].float()[-len(r["completion_ids"]):]
+        p = torch.log_softmax(logits, -1)
+        values.append(F.pad(-(p.exp() * p).sum(-1), (0, width - len(r["completion_ids"]))))
+    return torch.stack(values)
+
+
 def nemo_kl(case, lp, ref):
     """NeMo-RL's calculate_kl (nemo_rl/algorithms/utils.py), where clamp values of None clamp nothing."""
     bounded = lambda x, bound: x if bound is None else x.clamp(min=-bound, max=bound)
@@ -440,6 +450,7 @@ class Accelerator:
     gather = staticmethod(lambda x: x)
     gather_for_metrics = staticmethod(lambda x: x)
     reduce = staticmethod(lambda x, reduction="sum": x)
+    sync_gradients = True
 
 
 def padded_logprobs(model, rows, width):
@@ -478,7 +489,8 @@ def grpo_loss(model, rows, case):
     settings = {f.name: f.default for f in dataclasses.fields(GRPOConfig)} | {"steps_per_generation": 1, "use_bias_correction_kl": False}
     settings["delta"] = case.get("delta")
     settings |= {f"{case['loss']}_{k}": v for k, v in case.get(case["loss"], {}).items()}
-    logps = lambda *a, **k: (padded_logprobs(model, rows, width), torch.zeros(len(rows), width), None)
+    entropies = padded_entropies(model, rows, width) if "entropy_coef" in case else torch.zeros(len(rows), width)
+    logps = lambda *a, **k: (padded_logprobs(model, rows, width), entropies, None)
     trainer = SimpleNamespace(
         _get_per_token_logps_and_entropies=logps, top_entropy_quantile=1.0, off_policy_mask_threshold=case.get("off_policy_threshold"),
         importance_sampling_level=case.get("ratio", case["level"]), beta=0.0 if in_reward else case["kl"], loss_type=case["loss"], epsilon_low=case["clip_low"],
@@ -486,7 +498,7 @@ def grpo_loss(model, rows, case):
         get_off_policy_mask=GRPOTrainer.get_off_policy_mask, use_vllm=corrected, vllm_importance_sampling_correction=corrected,
         args=SimpleNamespace(**settings), model=SimpleNamespace(training=True),
         current_gradient_accumulation_steps=1, accelerator=Accelerator, max_completion_length=MAX_NEW, aux_loss_enabled=False,
-        _entropy_bonus_enabled=False, use_adaptive_entropy=False, _metrics={"train": defaultdict(list)})
+        _entropy_bonus_enabled="entropy_coef" in case, entropy_coef=case.get("entropy_coef"), use_adaptive_entropy=False, _metrics={"train": defaultdict(list)})
     own = {"gmpo": GMPOTrainer._compute_loss, "rloo": rloo_trainer.RLOOTrainer._compute_loss}
     loss = (own[case["loss"]] if case["loss"] in own else trl_compute_loss(case))(trainer, model, inputs)
     if in_reward:
@@ -533,6 +545,7 @@ def grpo_cases(which):
             "reinforce_pp_kl": dict(advantage="reinforce_pp_baseline", correction="truncate", kl=0.05, kl_type="k1", kl_in="reward"),
             "rloo": dict(loss="rloo", advantage="leave_one_out", clip_low=0.13, clip_high=0.4),
             "rloo_kl": dict(loss="rloo", advantage="leave_one_out", clip_low=0.13, clip_high=0.4, kl=0.1, kl_type="k1", kl_in="reward"),
+            "entropy": dict(loss="grpo", entropy_coef=0.2),
             "gmpo": dict(loss="gmpo"), "gmpo_kl": dict(loss="gmpo", clip_low=0.1, clip_high=0.28, kl=0.1)})
     return {name: {**base, **case} for name, case in cases.items()}
 
@@ -558,6 +571,8 @@ def make_grpo(folder, which, rng):
         out[name] = {**case, "lr": lr, "fp32_loss": loss, "bf16_loss": half_loss, "bf16_distance": distances(half, reference),
                      "kl_metric": short(metrics["kl"]) if "kl" in metrics else None,
                      "clip_fraction": short(metrics.get("clip_ratio/region_mean", metrics.get("cispo_clip_ratio", 0.0)))}
+        if "entropy_coef" in case:
+            out[name]["entropy_metric"] = short(metrics["entropy"])
         if metrics["importance"]:
             out[name]["importance"] = metrics["importance"]
     save_file(tensors, os.path.join(folder, "grpo.safetensors"))

@@ -49,7 +49,7 @@ static void make_batch(batch *b, int64_t vocab)
             b->ref[i][k] = -6.0f + 0.03f * (float)((k * 5 + i) % 7);
         }
         b->item[i] = (tdm_train_item){.seq = &b->seq[i], .sampler = b->old[i], .old = b->old[i], .ref = b->ref[i], .advantage = i % 2 ? 1.0 : -0.7,
-                                      .weight = 0.01, .lp = b->lp[i], .entropy = b->entropy[i]};
+                                      .weight = 0.01, .entropy_weight = i == 2 ? 0.0 : 0.003, .lp = b->lp[i], .entropy = b->entropy[i]};
     }
 }
 
