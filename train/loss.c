@@ -14,22 +14,28 @@ bool tdm_loss_needs_sequence(const tdm_loss_config *c)
     return c->kind != TDM_LOSS_SFT && (of_sequence(c) || c->off_policy_threshold > 0.0 || (corrects(c) && c->level != TDM_LEVEL_TOKEN));
 }
 
-double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequences, int64_t total_tokens)
+tdm_aggregation tdm_loss_aggregation(tdm_loss_kind kind)
 {
-    switch (c->kind) {
+    switch (kind) {
     case TDM_LOSS_GRPO:
     case TDM_LOSS_SAPO:
     case TDM_LOSS_GMPO:
-    case TDM_LOSS_RLOO: return 1.0 / ((double)tdm_max_i64(tokens, 1) * (double)tdm_max_i64(sequences, 1));
-    case TDM_LOSS_DR_GRPO: return 1.0 / ((double)tdm_max_i64(sequences, 1) * (double)c->max_new_tokens);
-    case TDM_LOSS_LUSPO: return 1.0 / (double)tdm_max_i64(sequences, 1);
-    case TDM_LOSS_BNPO:
-    case TDM_LOSS_DAPO:
-    case TDM_LOSS_CISPO:
-    case TDM_LOSS_VESPO:
-    case TDM_LOSS_SFT: break;
+    case TDM_LOSS_RLOO: return TDM_AGGREGATION_SEQUENCE_MEAN;
+    case TDM_LOSS_LUSPO: return TDM_AGGREGATION_SEQUENCE_SUM;
+    case TDM_LOSS_DR_GRPO: return TDM_AGGREGATION_CONSTANT;
+    default: return TDM_AGGREGATION_TOKEN_MEAN;
     }
-    return 1.0 / (double)tdm_max_i64(total_tokens, 1);
+}
+
+double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequences, int64_t total_tokens)
+{
+    const double length = (double)tdm_max_i64(tokens, 1), count = (double)tdm_max_i64(sequences, 1);
+    switch (c->aggregation == TDM_AGGREGATION_AUTO ? tdm_loss_aggregation(c->kind) : c->aggregation) {
+    case TDM_AGGREGATION_SEQUENCE_MEAN: return 1.0 / (length * count);
+    case TDM_AGGREGATION_SEQUENCE_SUM: return 1.0 / count;
+    case TDM_AGGREGATION_CONSTANT: return 1.0 / (count * (double)c->max_new_tokens);
+    default: return 1.0 / (double)tdm_max_i64(total_tokens, 1);
+    }
 }
 
 static bool in_loss(const tdm_loss_tokens *t, int64_t i) { return !t->mask || t->mask[i]; }

@@ -26,6 +26,10 @@
 
 typedef enum tdm_loss_kind { TDM_LOSS_GRPO, TDM_LOSS_BNPO, TDM_LOSS_DR_GRPO, TDM_LOSS_DAPO, TDM_LOSS_CISPO, TDM_LOSS_SAPO, TDM_LOSS_LUSPO,
                              TDM_LOSS_VESPO, TDM_LOSS_GMPO, TDM_LOSS_RLOO, TDM_LOSS_SFT } tdm_loss_kind;
+/* How tokens' losses become one: the mean over the update's tokens, or over sequences the mean over a sequence's tokens, their sum, or their sum
+ * divided by max_new_tokens. AUTO: the loss's own. */
+typedef enum tdm_aggregation { TDM_AGGREGATION_AUTO, TDM_AGGREGATION_TOKEN_MEAN, TDM_AGGREGATION_SEQUENCE_MEAN, TDM_AGGREGATION_SEQUENCE_SUM,
+                               TDM_AGGREGATION_CONSTANT } tdm_aggregation;
 typedef enum tdm_kl_type { TDM_KL_K1, TDM_KL_K2, TDM_KL_K3 } tdm_kl_type;
 typedef enum tdm_level { TDM_LEVEL_TOKEN, TDM_LEVEL_SEQUENCE, TDM_LEVEL_GEOMETRIC } tdm_level;
 typedef enum tdm_correction { TDM_CORRECTION_NONE, TDM_CORRECTION_TRUNCATE, TDM_CORRECTION_MASK } tdm_correction;
@@ -38,6 +42,7 @@ typedef struct tdm_vespo { double k[2], lambda[2]; } tdm_vespo;
 
 typedef struct tdm_loss_config {
     tdm_loss_kind kind;
+    tdm_aggregation aggregation;
     bool ratio_of_sequence; /* w of the sequence (GSPO); else of each token */
     double clip_low, clip_high;
     double kl;              /* of the term in the loss */
@@ -49,7 +54,7 @@ typedef struct tdm_loss_config {
     tdm_correction correction;
     tdm_level level;        /* of the correction */
     double floor, cap;      /* floor 0: none */
-    int64_t max_new_tokens; /* dr_grpo's constant */
+    int64_t max_new_tokens; /* the constant of the last aggregation */
 } tdm_loss_config;
 
 /* What is known of a token before the trainer's pass. NULL arrays: old is lp itself (the first pass), no sampler, no reference. */
@@ -74,6 +79,8 @@ typedef struct tdm_loss_sums {
 
 /* True where the loss of a token depends on other tokens of its sequence, so all log-probabilities are needed first. */
 bool tdm_loss_needs_sequence(const tdm_loss_config *c);
+/* The loss's own; never AUTO. */
+tdm_aggregation tdm_loss_aggregation(tdm_loss_kind kind);
 /* The factor of each token of a sequence with `tokens` in the loss, in an optimizer step of `sequences` and `total_tokens`. */
 double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequences, int64_t total_tokens);
 /* d loss / d lp of tokens [first, first + n) into coef [n], and their part of the sums. A range may be asked for by

@@ -144,6 +144,7 @@ typedef struct tdm_recipe_train {
     double kl_input_clamp, kl_output_clamp; /* 0: none */
     double delta;            /* bound of the ratio where the advantage is below 0; 0: none */
     double off_policy_threshold; /* 0: none */
+    tdm_aggregation aggregation; /* never AUTO once settled */
     double entropy_coef;     /* times the mean entropy, taken from the loss; 0: none */
     tdm_sapo sapo;
     tdm_vespo vespo;

@@ -15,6 +15,7 @@ static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo",
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "adamw_8bit", NULL};
 static const char *const kl_types[] = {"k1", "k2", "k3", NULL};
+static const char *const aggregations[] = {"auto", "token_mean", "sequence_mean", "sequence_sum", "constant", NULL};
 static const char *const kl_ins[] = {"loss", "reward", NULL};
 static const char *const advantages[] = {"group_std", "batch_std", "none", "leave_one_out", "gdpo", "reinforce_pp", "reinforce_pp_baseline", NULL};
 static const char *const levels[] = {"token", "sequence", "geometric", NULL};
@@ -110,6 +111,7 @@ static const tdm_key recipe_keys[] = {
     {"train.kl_output_clamp", TDM_KEY_FLOAT, AT(train.kl_output_clamp), "0.0", 0, 1e30, NULL, 0, 0},
     {"train.delta", TDM_KEY_FLOAT, AT(train.delta), "0.0", 0, 1e6, NULL, 0, 0},
     {"train.off_policy_threshold", TDM_KEY_FLOAT, AT(train.off_policy_threshold), "0.0", 0, 1000, NULL, 0, 0},
+    {"train.aggregation", TDM_KEY_ENUM, AT(train.aggregation), "auto", 0, 0, aggregations, 0, 0},
     {"train.entropy_coef", TDM_KEY_FLOAT, AT(train.entropy_coef), "0.0", -1000, 1000, NULL, 0, 0},
     {"train.sapo.temperature_pos", TDM_KEY_FLOAT, AT(train.sapo.temperature[0]), "1.0", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"train.sapo.temperature_neg", TDM_KEY_FLOAT, AT(train.sapo.temperature[1]), "1.05", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},

@@ -238,6 +238,18 @@ static void settle_rloo(tdm_recipe *r)
     if (!tdm_recipe_given(r, "train.kl_type") && t->kl_in == TDM_KL_IN_REWARD) t->kl_type = TDM_KL_K1;
 }
 
+/* Once gspo is grpo. gmpo and rloo have one value a sequence. */
+static tdm_status settle_aggregation(tdm_recipe *r, tdm_error *err)
+{
+    tdm_recipe_train *t = &r->train;
+    const tdm_aggregation own = tdm_loss_aggregation(t->loss);
+    if (t->aggregation == TDM_AGGREGATION_AUTO) t->aggregation = own;
+    if ((t->loss == TDM_LOSS_GMPO || t->loss == TDM_LOSS_RLOO) && t->aggregation != own)
+        return REFUSE("train.aggregation", "remove it, or use another loss", "train.loss: %s has one value a completion, which leaves only aggregation: sequence_mean",
+                      t->loss == TDM_LOSS_GMPO ? "gmpo" : "rloo");
+    return TDM_OK;
+}
+
 static tdm_status settle_loss(tdm_recipe *r, tdm_error *err)
 {
     settle_rloo(r);
@@ -320,6 +332,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     TDM_TRY(st, settle_loss(r, err), done);
+    TDM_TRY(st, settle_aggregation(r, err), done);
     settle_ratio(&r->train.importance);
     TDM_TRY(st, settle_output(r, err), done);
     TDM_TRY(st, tdm_recipe_settle_rewards(r, err), done);

@@ -26,7 +26,8 @@ static void settle_config(tdm_job *j)
     j->sampling = (tdm_sampling){.temperature = (float)r->rollout.temperature, .top_p = (float)r->rollout.top_p, .min_p = (float)r->rollout.min_p,
                                  .repetition_penalty = (float)r->rollout.repetition_penalty, .top_k = (int32_t)r->rollout.top_k};
     if (tdm_job_sft(j)) j->sampling = (tdm_sampling){.temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f};
-    j->loss = (tdm_loss_config){.kind = tdm_job_sft(j) ? TDM_LOSS_SFT : t->loss, .ratio_of_sequence = t->importance.ratio == TDM_RATIO_SEQUENCE,
+    j->loss = (tdm_loss_config){.kind = tdm_job_sft(j) ? TDM_LOSS_SFT : t->loss,
+                                .aggregation = tdm_job_sft(j) ? TDM_AGGREGATION_AUTO : t->aggregation, .ratio_of_sequence = t->importance.ratio == TDM_RATIO_SEQUENCE,
                                 .clip_low = t->clip_low, .clip_high = t->clip_high, .kl = t->kl_in == TDM_KL_IN_LOSS ? t->kl : 0.0, .kl_kind = t->kl_type, .delta = t->delta, .off_policy_threshold = t->off_policy_threshold,
                                 .kl_input_clamp = t->kl_input_clamp, .kl_output_clamp = t->kl_output_clamp, .sapo = t->sapo, .vespo = t->vespo,
                                 .correction = t->importance.correction, .level = t->importance.level, .floor = t->importance.floor,

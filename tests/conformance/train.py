@@ -58,7 +58,7 @@ def sft(args, model, expected, tmp):
 
 
 # Keys of train that a case has or leaves at their defaults.
-NUMBERS = ("clip_low", "clip_high", "delta", "off_policy_threshold", "entropy_coef", "kl_in", "kl_input_clamp", "kl_output_clamp", "sapo", "vespo")
+NUMBERS = ("aggregation", "clip_low", "clip_high", "delta", "off_policy_threshold", "entropy_coef", "kl_in", "kl_input_clamp", "kl_output_clamp", "sapo", "vespo")
 
 
 def replay_sections(model, expected, case, run):
@@ -100,6 +100,16 @@ def grpo(args, model, expected, name, tmp):
     return f"worst tensor {worst:.0%} of the bound, loss {row['loss'] - case['fp32_loss']:+.6f}"
 
 
+def aggregations_are_the_losses_own(args, model, expected, tmp):
+    """TRL's losses that differ in how they are summed, each as the other with that aggregation."""
+    for name, loss, aggregation in (("dapo", "grpo", "token_mean"), ("grpo", "bnpo", "sequence_mean"), ("dr_grpo", "dapo", "constant")):
+        if name in expected["grpo"]["cases"]:
+            case = expected["grpo"]["cases"][name]
+            cases = {**expected["grpo"], "cases": {name: {**case, "loss": loss, "aggregation": aggregation}}}
+            os.mkdir(os.path.join(tmp, aggregation))
+            grpo(args, model, {**expected, "grpo": cases}, name, os.path.join(tmp, aggregation))
+
+
 def micro_batches_change_nothing(args, model, expected, tmp):
     """Accumulation over micro-batches gives the same adapter, bit by bit."""
     files = []
@@ -123,6 +133,7 @@ def main():
             checks = [("sft", sft, args, model, expected, tmp)]
             if "grpo" in expected:
                 checks += [("grpo/" + c, grpo, args, model, expected, c, tmp) for c in expected["grpo"]["cases"]]
+                checks.append(("aggregation", aggregations_are_the_losses_own, args, model, expected, tmp))
                 checks.append(("micro", micro_batches_change_nothing, args, model, expected, tmp))
             for label, *check in checks:
                 if args.only in f"{name}/{label}":

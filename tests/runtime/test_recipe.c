@@ -188,6 +188,8 @@ static const struct { const char *text, *line; } broken[] = {
     {OK "train: {kl_in: reward, kl: 0.1, advantage: gdpo}\n",
      "train.advantage: gdpo normalizes the rewards one by one, and train.kl_in: reward takes the KL from their sum (a.yaml:4:44): use kl_in: loss, or "
      "another advantage"},
+    {OK "train: {loss: rloo, aggregation: token_mean}\n",
+     "train.loss: rloo has one value a completion, which leaves only aggregation: sequence_mean (a.yaml:4:34): remove it, or use another loss"},
     {OK "train: {kl_in: reward}\n", "train.kl_in: reward takes the KL from the rewards, and train.kl is 0 (a.yaml:4:16): give train.kl, or remove it"},
     {OK "train: {loss: rloo, importance: {level: token}}\n",
      "train.loss: rloo is over sequences, importance.level is token (a.yaml:4:41): use importance.level: geometric or sequence"},

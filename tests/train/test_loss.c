@@ -298,6 +298,20 @@ static void advantages_in_the_place_of_rewards_are_the_same(void **state)
     }
 }
 
+/* 3 tokens of 12 in 4 sequences, at most 5 each. */
+static void an_aggregation_is_of_any_loss(void **state)
+{
+    (void)state;
+    static const double want[] = {0.0, 1.0 / 12.0, 1.0 / 12.0, 1.0 / 4.0, 1.0 / 20.0};
+    for (int kind = 0; kind < TDM_LOSS_SFT; kind++)
+        for (int how = TDM_AGGREGATION_AUTO; how <= TDM_AGGREGATION_CONSTANT; how++) {
+            const tdm_loss_config c = {.kind = (tdm_loss_kind)kind, .aggregation = (tdm_aggregation)how, .max_new_tokens = 5};
+            const tdm_aggregation used = how == TDM_AGGREGATION_AUTO ? tdm_loss_aggregation(c.kind) : c.aggregation;
+            expect_near(tdm_loss_weight(&c, 3, 4, 12), want[used], 1e-15);
+            expect_near(tdm_loss_weight(&c, 3, 4, 24), used == TDM_AGGREGATION_TOKEN_MEAN ? 1.0 / 24.0 : want[used], 1e-15);
+        }
+}
+
 static void a_range_of_tokens_has_the_bits_of_the_whole(void **state)
 {
     (void)state;
@@ -339,6 +353,7 @@ int main(void)
         cmocka_unit_test(coefficients_are_the_loss_s_derivatives),
         cmocka_unit_test(every_loss_has_its_derivatives),
         cmocka_unit_test(the_values_of_the_losses),
+        cmocka_unit_test(an_aggregation_is_of_any_loss),
         cmocka_unit_test(reinforce_pp_is_standard_over_tokens),
         cmocka_unit_test(advantages_in_the_place_of_rewards_are_the_same),
         cmocka_unit_test(a_stale_sequence_of_negative_advantage_keeps_its_kl_alone),
