@@ -64,7 +64,7 @@ done:
 static tdm_loss_tokens loss_tokens(const tdm_train_item *it)
 {
     return (tdm_loss_tokens){.count = tdm_sequence_completion(it->seq), .lp = it->lp, .old = it->old, .sampler = it->sampler, .ref = it->ref,
-                             .mask = it->mask, .advantage = it->advantage, .weight = it->weight};
+                             .mask = it->mask, .coef = it->coef, .advantage = it->advantage, .weight = it->weight};
 }
 
 /* d loss / d lp of the tile's tokens, where a token's loss is its own. */

@@ -11,7 +11,7 @@ static bool weighs_lp(const tdm_loss_config *c) { return c->kind == TDM_LOSS_CIS
 
 bool tdm_loss_needs_sequence(const tdm_loss_config *c)
 {
-    return c->kind != TDM_LOSS_SFT && (of_sequence(c) || c->off_policy_threshold > 0.0 || (corrects(c) && c->level != TDM_LEVEL_TOKEN));
+    return c->kind != TDM_LOSS_SFT && c->kind != TDM_LOSS_FROZEN && (of_sequence(c) || c->off_policy_threshold > 0.0 || (corrects(c) && c->level != TDM_LEVEL_TOKEN));
 }
 
 tdm_aggregation tdm_loss_aggregation(tdm_loss_kind kind)
@@ -237,6 +237,7 @@ static double eval_token(const tdm_loss_config *c, const tdm_loss_tokens *t, int
         s->loss -= t->weight * (double)t->lp[i];
         return -t->weight;
     }
+    if (c->kind == TDM_LOSS_FROZEN) return (double)t->coef[i];
     double derivative, loss = objective(c, log_ratio(t, i), t->advantage, &derivative, s);
     if (weighs_lp(c)) loss = derivative * (double)t->lp[i];
     const double u = corrected(c, t) ? weigh(c, delta_of(t, i), s) : 1.0;

@@ -18,14 +18,15 @@
  * The correction of what sampler and trainer differ by, u = exp(old - sampler): of each token, the product over the sequence (TRL's
  * vllm_importance_sampling_mode), or the geometric mean over it, the root of that product (verl's rollout_is_level: geometric, later its rejection by seq_mean_k1).
  * truncate: u is clamped to [floor, cap]; mask: u outside it is 0 (token level: IcePop, arXiv:2510.18855). A weight of 0 takes a token
- * out of the sum, not out of the count it is divided by, as in TRL. */
+ * out of the sum, not out of the count it is divided by, as in TRL.
+ * frozen: d loss / d lp was computed before from a pass over all sequences (train/preference.h); the loss itself is not summed here. */
 #ifndef TANDEM_TRAIN_LOSS_H
 #define TANDEM_TRAIN_LOSS_H
 
 #include "kernels/base.h"
 
 typedef enum tdm_loss_kind { TDM_LOSS_GRPO, TDM_LOSS_BNPO, TDM_LOSS_DR_GRPO, TDM_LOSS_DAPO, TDM_LOSS_CISPO, TDM_LOSS_SAPO, TDM_LOSS_LUSPO,
-                             TDM_LOSS_VESPO, TDM_LOSS_GMPO, TDM_LOSS_RLOO, TDM_LOSS_SFT } tdm_loss_kind;
+                             TDM_LOSS_VESPO, TDM_LOSS_GMPO, TDM_LOSS_RLOO, TDM_LOSS_SFT, TDM_LOSS_FROZEN } tdm_loss_kind;
 /* How tokens' losses become one: the mean over the update's tokens, or over sequences the mean over a sequence's tokens, their sum, or their sum
  * divided by max_new_tokens. AUTO: the loss's own. */
 typedef enum tdm_aggregation { TDM_AGGREGATION_AUTO, TDM_AGGREGATION_TOKEN_MEAN, TDM_AGGREGATION_SEQUENCE_MEAN, TDM_AGGREGATION_SEQUENCE_SUM,
@@ -62,6 +63,7 @@ typedef struct tdm_loss_tokens {
     int64_t count;
     const float *lp, *old, *sampler, *ref; /* [count] */
     const uint8_t *mask;                   /* [count] 1: in the loss; NULL: all */
+    const float *coef;                     /* [count] frozen's derivatives; others: not read */
     double advantage, weight;              /* weight: this sequence's factor on each token's loss, from tdm_loss_weight */
 } tdm_loss_tokens;
 

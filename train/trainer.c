@@ -68,21 +68,27 @@ static tdm_run run_of(const tdm_trainer *t, const tdm_adapter *adapter, float dr
                      .dropout = {.p = dropout, .seed = seed, .token = tdm_trainer_twin(t, t->dropout_token)}};
 }
 
-tdm_status tdm_trainer_score(tdm_trainer *t, const tdm_adapter *adapter, tdm_train_item *items, int64_t count, const tdm_sampling *sampling,
-                             tdm_error *err)
+tdm_status tdm_trainer_look(tdm_trainer *t, const tdm_train_pass *pass, tdm_train_item *items, int64_t count, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     for (int64_t first = 0; first < count;) {
+        if (pass->keep_going && !pass->keep_going(pass->ctx)) return TDM_STOPPED;
         const int64_t end = micro_end(t, items, first, count);
         TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done); /* what was pushed is written over */
         pack(t, items, first, end);
-        const tdm_run run = run_of(t, adapter, 0.0f, 0);
+        const tdm_run run = run_of(t, pass->adapter, pass->dropout, pass->dropout_seed);
         TDM_TRY(st, forward(t, &run, false, err), done);
-        TDM_TRY(st, tdm_head_score(t, items, sampling, err), done);
+        TDM_TRY(st, tdm_head_score(t, items, pass->sampling, err), done);
         first = end;
     }
 done:
     return st;
+}
+
+tdm_status tdm_trainer_score(tdm_trainer *t, const tdm_adapter *adapter, tdm_train_item *items, int64_t count, const tdm_sampling *sampling,
+                             tdm_error *err)
+{
+    return tdm_trainer_look(t, &(tdm_train_pass){.adapter = adapter, .sampling = sampling}, items, count, err);
 }
 
 tdm_status tdm_trainer_accumulate(tdm_trainer *t, const tdm_train_pass *pass, tdm_train_item *items, int64_t count, tdm_loss_sums *sums,

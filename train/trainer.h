@@ -31,6 +31,7 @@ typedef struct tdm_train_item {
     const float *sampler; /* the sampler's log-probabilities, or NULL */
     const float *old;     /* frozen before the first update, or NULL: lp itself */
     const float *ref;     /* the reference's, or NULL */
+    const float *coef;    /* with TDM_LOSS_FROZEN: d loss / d lp; else NULL */
     double advantage, weight;
     double entropy_weight; /* factor of each token's entropy, which is taken from the loss; 0: it has no gradient */
     float *lp;            /* filled; never NULL */
@@ -71,6 +72,8 @@ typedef struct tdm_train_pass {
     bool (*keep_going)(void *ctx);
     void *ctx;
 } tdm_train_pass;
+/* The log-probabilities that tdm_trainer_accumulate would find under this pass, dropout and all, and no gradient. */
+tdm_status tdm_trainer_look(tdm_trainer *t, const tdm_train_pass *pass, tdm_train_item *items, int64_t count, tdm_error *err);
 tdm_status tdm_trainer_accumulate(tdm_trainer *t, const tdm_train_pass *pass, tdm_train_item *items, int64_t count, tdm_loss_sums *sums,
                                   tdm_error *err);
 

@@ -1,6 +1,6 @@
 /* tests/train/test_trainer.c  labels: unit, golden
  * The trainer's promises, bit for bit: its log-probabilities are the sampler's and the scorer's; the gradient does not depend on the
- * micro-batch split, on checkpointing or on threads. That the gradient is right is shown against PyTorch in tests/conformance. */
+ * micro-batch split, on checkpointing or on threads; a look under dropout drops what the step drops. That the gradient is right is shown against PyTorch in tests/conformance. */
 #include "testing/scratch.h"
 #include "testing/tiny_model.h"
 
@@ -279,9 +279,56 @@ static void log_probabilities_are_those_of_both_engines(void **state)
         }
 }
 
+/* Coefficients that are frozen from a look belong to the gradient's own forward: the same masks, whatever the split. */
+static void a_look_sees_what_the_step_sees(void **state)
+{
+    (void)state;
+    static batch b;
+    static float looked[2][ITEMS][LONGEST], plainly[ITEMS][LONGEST], coef[LONGEST];
+    tiny_model m;
+    tdm_adapter adapter;
+    tdm_optimizer opt;
+    tiny_open(&m, "llama3", TDM_SCHEME_BF16, TDM_ACT_DYNAMIC, TDM_DTYPE_BF16, 2);
+    make_batch(&b, m.model.c->vocab);
+    tiny_adapter(&adapter, &m, 4);
+    uint16_t *start = adapter.param;
+    void *region = aligned_alloc(64, tdm_align_up(tdm_optimizer_bytes(&adapter, TDM_OPTIMIZER_SGD), 64));
+    const tdm_optimizer_config sgd = {.kind = TDM_OPTIMIZER_SGD, .lr = 1.0};
+    TINY_OK(tdm_optimizer_init(&opt, &sgd, m.be, m.stream, &adapter, region, err));
+    memcpy(adapter.param, start, (size_t)adapter.count * sizeof *start);
+    const tdm_loss_config frozen = {.kind = TDM_LOSS_FROZEN};
+    const tdm_train_pass pass = {.adapter = &adapter, .loss = &frozen, .sampling = &plain, .opt = &opt, .dropout = 0.3f, .dropout_seed = 7};
+    for (int i = 0; i < ITEMS; i++) {
+        b.item[i].dropout_token = (uint32_t)(i * LONGEST);
+        b.item[i].coef = coef;
+    }
+    for (int split = 0; split < 2; split++) {
+        opened o;
+        const tdm_trainer_spec spec = {.micro_tokens = split ? LONGEST : 400, .sequences = 8, .context = LONGEST, .head_rows = 7, .rank = 4, .dropout = true};
+        trainer_open(&o, &m, &spec);
+        tdm_loss_sums sums = {0};
+        memset(b.lp, 0, sizeof b.lp);
+        TINY_OK(tdm_trainer_look(o.t, &pass, b.item, ITEMS, err));
+        memcpy(looked[split], b.lp, sizeof b.lp);
+        TINY_OK(tdm_optimizer_zero_grad(&opt, err));
+        TINY_OK(tdm_trainer_accumulate(o.t, &pass, b.item, ITEMS, &sums, err));
+        assert_memory_equal(looked[split], b.lp, sizeof b.lp);
+        TINY_OK(tdm_trainer_score(o.t, &adapter, b.item, ITEMS, &plain, err));
+        memcpy(plainly, b.lp, sizeof b.lp);
+        trainer_close(&o);
+    }
+    assert_memory_equal(looked[0], looked[1], sizeof looked[0]);
+    assert_memory_not_equal(looked[0], plainly, sizeof plainly);
+    free(region);
+    free(start);
+    free_batch(&b);
+    tiny_close(&m);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_look_sees_what_the_step_sees),
         cmocka_unit_test(gradient_does_not_depend_on_the_micro_batch_split),
         cmocka_unit_test(gradient_does_not_depend_on_checkpointing_or_threads),
         cmocka_unit_test(gradient_does_not_depend_on_offloading),
