@@ -12,8 +12,10 @@
 #include "memory/weights.h"
 #include "train/loss.h"
 #include "train/optimizer.h"
+#include "train/preference.h"
 
-typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_SFT } tdm_algorithm;
+typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_SFT, TDM_ALGORITHM_DPO, TDM_ALGORITHM_ORPO, TDM_ALGORITHM_KTO } tdm_algorithm;
+extern const char *const tdm_algorithm_names[]; /* NULL-terminated */
 typedef enum tdm_kl_in { TDM_KL_IN_LOSS, TDM_KL_IN_REWARD } tdm_kl_in;
 typedef enum tdm_ratio { TDM_RATIO_AUTO, TDM_RATIO_TOKEN, TDM_RATIO_SEQUENCE } tdm_ratio; /* auto: settled before anyone looks */
 typedef enum tdm_checkpointing { TDM_CHECKPOINTING_AUTO, TDM_CHECKPOINTING_NONE, TDM_CHECKPOINTING_LAYER } tdm_checkpointing;
@@ -126,11 +128,18 @@ typedef struct tdm_recipe_importance {
     double floor, cap;       /* floor 0: none */
 } tdm_recipe_importance;
 
+/* dpo, orpo, kto; elsewhere the defaults. */
+typedef struct tdm_recipe_preference {
+    tdm_preference_kind loss; /* dpo's */
+    double beta, label_smoothing, sft;
+    double desirable_weight, undesirable_weight; /* kto's */
+} tdm_recipe_preference;
+
 typedef struct tdm_recipe_train {
     tdm_algorithm algorithm;
     tdm_loss_kind loss;      /* `loss: gspo` is resolved to GRPO with importance.ratio SEQUENCE */
     int64_t steps, epochs_per_rollout, minibatches;
-    int64_t batch_size;      /* sft: samples a step */
+    int64_t batch_size;      /* sft, kto: samples a step; dpo, orpo: pairs */
     double lr;
     tdm_schedule schedule;
     int64_t warmup_steps;
@@ -150,6 +159,7 @@ typedef struct tdm_recipe_train {
     tdm_vespo vespo;
     tdm_advantage advantage;
     tdm_recipe_importance importance;
+    tdm_recipe_preference preference;
     int64_t micro_tokens;    /* tokens of one forward and backward */
     tdm_checkpointing checkpointing;
     bool mask_truncated;     /* completions cut at max_new_tokens enter no loss */
@@ -189,6 +199,11 @@ typedef struct tdm_recipe {
     int64_t threads;         /* CPU threads; 0: all this process may use */
     struct tdm_recipe_store *store; /* private: strings, lists and where each value stands */
 } tdm_recipe;
+
+/* Whether the algorithm learns from the data's own answers: nothing is generated or rewarded. */
+static inline bool tdm_algorithm_supervised(tdm_algorithm a) { return a != TDM_ALGORITHM_GRPO; }
+/* Whether those are preferences. */
+static inline bool tdm_algorithm_prefers(tdm_algorithm a) { return a >= TDM_ALGORITHM_DPO; }
 
 /* Reads, applies overrides ("section.key=value", the value YAML; "reward[0].weight=2" reaches into the list) in order, fills in
  * defaults and checks what can be checked without model or data. Every failure is TDM_ERR_RECIPE with file:line:col or the

@@ -10,7 +10,7 @@
 
 static const char *const schemes[] = {"bf16", "fp8_tensor", "fp8_channel", "fp8_block", NULL};
 static const char *const activations[] = {"none", "dynamic", "static", NULL};
-static const char *const algorithms[] = {"grpo", "sft", NULL};
+const char *const tdm_algorithm_names[] = {"grpo", "sft", "dpo", "orpo", "kto", NULL};
 static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "rloo", "gspo", NULL}; /* gspo: settled before anyone looks */
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "adamw_8bit", NULL};
@@ -21,6 +21,7 @@ static const char *const advantages[] = {"group_std", "batch_std", "none", "leav
 static const char *const levels[] = {"token", "sequence", "geometric", NULL};
 static const char *const ratios[] = {"auto", "token", "sequence", NULL};
 static const char *const corrections[] = {"none", "truncate", "mask", NULL};
+static const char *const preferences[] = {"sigmoid", "hinge", "ipo", "robust", NULL};
 static const char *const checkpointings[] = {"auto", "none", "layer", NULL};
 static const char *const offloads[] = {"none", "optimizer", "activations", NULL};
 static const char *const places[] = {"device", "host", NULL};
@@ -30,7 +31,7 @@ static const char *const on_errors[] = {"stop", "zero", NULL};
 const char *const tdm_reward_kind_names[] = {"number", "exact", "regex", "format", "length", "python", "command", "plugin", NULL};
 static const char *const reward_types[] = {"number", "exact", "regex", "format", "length", NULL};
 
-static_assert(TDM_SCHEME_FP8_BLOCK == 3 && TDM_ACT_STATIC == 2 && TDM_REWARD_PLUGIN == 7, "names stand in the order of the enums");
+static_assert(TDM_SCHEME_FP8_BLOCK == 3 && TDM_ACT_STATIC == 2 && TDM_REWARD_PLUGIN == 7 && TDM_PREFERENCE_ROBUST == 3, "names stand in the order of the enums");
 static_assert(sizeof(tdm_scheme) == sizeof(int) && sizeof(tdm_on_error) == sizeof(int), "an enum is stored as an int");
 
 static const tdm_key recipe_keys[] = {
@@ -88,7 +89,7 @@ static const tdm_key recipe_keys[] = {
     {"eval.patience", TDM_KEY_INT, AT(eval.patience), "0", 0, 1e9, NULL, TDM_KEY_FREE, 0},
     {"eval.min_delta", TDM_KEY_FLOAT, AT(eval.min_delta), "0.0", 0, 1e9, NULL, TDM_KEY_FREE, 0},
 
-    {"train.algorithm", TDM_KEY_ENUM, AT(train.algorithm), "grpo", 0, 0, algorithms, 0, 0},
+    {"train.algorithm", TDM_KEY_ENUM, AT(train.algorithm), "grpo", 0, 0, tdm_algorithm_names, 0, 0},
     {"train.loss", TDM_KEY_ENUM, AT(train.loss), "dapo", 0, 0, losses, 0, 0},
     {"train.steps", TDM_KEY_INT, AT(train.steps), "100", 1, 1e9, NULL, 0, 0},
     {"train.epochs_per_rollout", TDM_KEY_INT, AT(train.epochs_per_rollout), "1", 1, 1000, NULL, 0, 0},
@@ -125,6 +126,12 @@ static const tdm_key recipe_keys[] = {
     {"train.importance.correction", TDM_KEY_ENUM, AT(train.importance.correction), "truncate", 0, 0, corrections, 0, 0},
     {"train.importance.floor", TDM_KEY_FLOAT, AT(train.importance.floor), "0.0", 0, 1, NULL, 0, 0},
     {"train.importance.cap", TDM_KEY_FLOAT, AT(train.importance.cap), "2.0", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"train.preference.loss", TDM_KEY_ENUM, AT(train.preference.loss), "sigmoid", 0, 0, preferences, 0, 0},
+    {"train.preference.beta", TDM_KEY_FLOAT, AT(train.preference.beta), "0.1", 0, 1000, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"train.preference.label_smoothing", TDM_KEY_FLOAT, AT(train.preference.label_smoothing), "0.0", 0, 0.5, NULL, TDM_KEY_BELOW_MAX, 0},
+    {"train.preference.sft", TDM_KEY_FLOAT, AT(train.preference.sft), "0.0", 0, 1000, NULL, 0, 0},
+    {"train.preference.desirable_weight", TDM_KEY_FLOAT, AT(train.preference.desirable_weight), "1.0", 0, 1000, NULL, 0, 0},
+    {"train.preference.undesirable_weight", TDM_KEY_FLOAT, AT(train.preference.undesirable_weight), "1.0", 0, 1000, NULL, 0, 0},
     {"train.micro_tokens", TDM_KEY_INT, AT(train.micro_tokens), "4096", 1, 1e8, NULL, 0, 0},
     {"train.checkpointing", TDM_KEY_ENUM, AT(train.checkpointing), "auto", 0, 0, checkpointings, TDM_KEY_FREE, 0},
     {"train.mask_truncated", TDM_KEY_BOOL, AT(train.mask_truncated), "false", 0, 0, NULL, 0, 0},

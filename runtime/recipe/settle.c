@@ -35,12 +35,18 @@ static tdm_status check_exact(const tdm_recipe *r, tdm_error *err)
 
 static tdm_status check_sources(const tdm_recipe *r, tdm_error *err)
 {
-    if (r->data.eval[0] && (r->train.algorithm == TDM_ALGORITHM_SFT || r->rollout.replay[0]))
-        return REFUSE("data.eval", "remove it, and use tandem eval on the checkpoints", "data.eval is scored by the rewards, and %s has none",
-                      r->train.algorithm == TDM_ALGORITHM_SFT ? "train.algorithm: sft" : "a replay");
-    if (r->train.algorithm == TDM_ALGORITHM_SFT) {
-        if (!r->data.source_count) return REFUSE("data.train", "give a JSONL file of messages, or of prompt and completion", "train.algorithm: sft needs data.train");
-        if (r->rollout.replay[0]) return REFUSE("rollout.replay", "remove it, or use train.algorithm: grpo", "train.algorithm: sft replays no rollouts");
+    static const char *const rows[] = {[TDM_ALGORITHM_SFT] = "give a JSONL file of messages, or of prompt and completion",
+                                       [TDM_ALGORITHM_DPO] = "give a JSONL file of prompt, chosen and rejected",
+                                       [TDM_ALGORITHM_ORPO] = "give a JSONL file of prompt, chosen and rejected",
+                                       [TDM_ALGORITHM_KTO] = "give a JSONL file of prompt, completion and label"};
+    const tdm_algorithm a = r->train.algorithm;
+    if (r->data.eval[0] && (tdm_algorithm_supervised(a) || r->rollout.replay[0]))
+        return REFUSE("data.eval", "remove it, and use tandem eval on the checkpoints", "data.eval is scored by the rewards, and %s%s has none",
+                      tdm_algorithm_supervised(a) ? "train.algorithm: " : "a ", tdm_algorithm_supervised(a) ? tdm_algorithm_names[a] : "replay");
+    if (tdm_algorithm_supervised(a)) {
+        if (!r->data.source_count) return REFUSE("data.train", rows[a], "train.algorithm: %s needs data.train", tdm_algorithm_names[a]);
+        if (r->rollout.replay[0])
+            return REFUSE("rollout.replay", "remove it, or use train.algorithm: grpo", "train.algorithm: %s replays no rollouts", tdm_algorithm_names[a]);
         return TDM_OK;
     }
     if (r->rollout.replay[0]) return TDM_OK; /* prompts, completions and rewards are all in the file */
@@ -151,7 +157,7 @@ static tdm_status check_train(const tdm_recipe *r, tdm_error *err)
     if (t->warmup_steps > t->steps)
         return REFUSE("train.warmup_steps", "warm up for fewer steps", "train.warmup_steps is %lld, train.steps is %lld",
                       (long long)t->warmup_steps, (long long)t->steps);
-    if (t->algorithm == TDM_ALGORITHM_SFT && t->minibatches > t->batch_size)
+    if (tdm_algorithm_supervised(t->algorithm) && t->minibatches > t->batch_size)
         return REFUSE("train.minibatches", "use fewer minibatches", "train.minibatches is %lld, train.batch_size is %lld",
                       (long long)t->minibatches, (long long)t->batch_size);
     return TDM_OK;
@@ -172,6 +178,51 @@ static tdm_status check_importance(const tdm_recipe *r, tdm_error *err)
     if (i->correction == TDM_CORRECTION_MASK && i->cap < 1.0)
         return REFUSE("train.importance.cap", "use a cap of 1 or more, or importance.correction: truncate",
                       "train.importance.cap is %g: mask would drop what sampler and trainer agree on", i->cap);
+    return TDM_OK;
+}
+
+/* Keys that speak of another algorithm's loss. */
+static tdm_status check_preference_keys(const tdm_recipe *r, tdm_error *err)
+{
+    const tdm_recipe_preference *p = &r->train.preference;
+    const tdm_algorithm a = r->train.algorithm;
+    const unsigned dpo = 1u << TDM_ALGORITHM_DPO, kto = 1u << TDM_ALGORITHM_KTO, all = dpo | 1u << TDM_ALGORITHM_ORPO | kto;
+    const struct { const char *key; bool changed; unsigned of; const char *names; } keys[] = {
+        {"train.preference.loss", p->loss != TDM_PREFERENCE_SIGMOID, dpo, "dpo"},
+        {"train.preference.beta", p->beta != 0.1, all, "dpo, orpo and kto"},
+        {"train.preference.label_smoothing", p->label_smoothing != 0.0, dpo, "dpo"},
+        {"train.preference.sft", p->sft != 0.0, dpo, "dpo"},
+        {"train.preference.desirable_weight", p->desirable_weight != 1.0, kto, "kto"},
+        {"train.preference.undesirable_weight", p->undesirable_weight != 1.0, kto, "kto"},
+    };
+    for (size_t i = 0; i < TDM_COUNT(keys); i++)
+        if (keys[i].changed && !(keys[i].of >> a & 1u))
+            return REFUSE(keys[i].key, "remove it, or use that algorithm", "%s is of %s, and train.algorithm is %s", keys[i].key, keys[i].names,
+                          tdm_algorithm_names[a]);
+    return TDM_OK;
+}
+
+static tdm_status check_preference(const tdm_recipe *r, tdm_error *err)
+{
+    const tdm_recipe_train *t = &r->train;
+    const char *name = tdm_algorithm_names[t->algorithm];
+    if (!tdm_algorithm_prefers(t->algorithm)) return TDM_OK;
+    if (t->preference.label_smoothing > 0.0 && (t->preference.loss == TDM_PREFERENCE_HINGE || t->preference.loss == TDM_PREFERENCE_IPO))
+        return REFUSE("train.preference.label_smoothing", "use train.preference.loss: sigmoid or robust, or no smoothing",
+                      "train.preference.label_smoothing is of the sigmoid and the robust loss, the hinge and ipo have none");
+    if (t->kl != 0.0)
+        return REFUSE("train.kl", "remove it, and set train.preference.beta", "train.kl is grpo's: train.algorithm %s is held to its reference by beta", name);
+    if (r->reward_count) return REFUSE("reward", "remove it, or use train.algorithm: grpo", "train.algorithm: %s learns from the data's answers, not from rewards", name);
+    if (r->data.prompt[0] || r->data.system[0])
+        return REFUSE(r->data.prompt[0] ? "data.prompt" : "data.system", "remove it, and write the messages into the rows",
+                      "train.algorithm: %s takes its prompts from the rows as they are", name);
+    if (t->epochs_per_rollout > 1)
+        return REFUSE("train.epochs_per_rollout", "use more steps", "train.epochs_per_rollout is %lld, and train.algorithm: %s has no rollout",
+                      (long long)t->epochs_per_rollout, name);
+    if (t->mask_truncated) return REFUSE("train.mask_truncated", "remove it", "train.mask_truncated is of completions that were sampled, and train.algorithm is %s", name);
+    if (t->algorithm == TDM_ALGORITHM_KTO && t->batch_size / t->minibatches < 2)
+        return REFUSE("train.batch_size", "use a batch of two or more for each minibatch",
+                      "train.algorithm: kto estimates the KL from the answers of other prompts in the minibatch, and it has one only");
     return TDM_OK;
 }
 
@@ -347,6 +398,8 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_loss(r, err), done);
     TDM_TRY(st, check_bounds(r, err), done);
     TDM_TRY(st, check_importance(r, err), done);
+    TDM_TRY(st, check_preference_keys(r, err), done);
+    TDM_TRY(st, check_preference(r, err), done);
     TDM_TRY(st, check_memory(r, err), done);
 done:
     return st;

@@ -17,9 +17,9 @@ static tdm_status check_source(const tdm_recipe *r, int64_t i, tdm_error *err)
     const tdm_recipe_source *s = &r->data.source[i];
     char what[128];
     if (!s->path[0]) return refuse(r, i, "path", "give a JSONL file", "path is missing", err);
-    if (r->store->source_list && r->train.algorithm == TDM_ALGORITHM_SFT && (s->system[0] || s->prompt[0] || s->rewards.count))
-        return refuse(r, i, s->system[0] ? "system" : s->prompt[0] ? "prompt" : "rewards", "keep path and weight",
-                      "sft reads rows as they are, and no reward judges them", err);
+    snprintf(what, sizeof what, "%s reads rows as they are, and no reward judges them", tdm_algorithm_names[r->train.algorithm]);
+    if (r->store->source_list && tdm_algorithm_supervised(r->train.algorithm) && (s->system[0] || s->prompt[0] || s->rewards.count))
+        return refuse(r, i, s->system[0] ? "system" : s->prompt[0] ? "prompt" : "rewards", "keep path and weight", what, err);
     for (int64_t k = 0; k < s->rewards.count; k++) {
         if (tdm_recipe_reward_find(r, s->rewards.items[k]) >= 0) continue;
         snprintf(what, sizeof what, "no reward is called \"%.64s\"", s->rewards.items[k]);
@@ -43,7 +43,7 @@ tdm_status tdm_recipe_settle_sources(tdm_recipe *r, tdm_error *err)
     for (int64_t i = 0; i < r->data.source_count; i++) {
         tdm_recipe_source *one = &s->source_items[i];
         TDM_TRY(st, check_source(r, i, err), done);
-        if (r->train.algorithm == TDM_ALGORITHM_SFT) continue;
+        if (tdm_algorithm_supervised(r->train.algorithm)) continue;
         if (!one->system[0]) one->system = r->data.system;
         if (!one->prompt[0]) one->prompt = r->data.prompt;
     }

@@ -50,7 +50,7 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
     double values[MOST], mean, std;
     const tdm_job_figures *f = &j->fig;
     tdm_step_metrics m = {.step = j->step};
-    if (!tdm_job_sft(j)) {
+    if (!tdm_job_supervised(j)) {
         reward_moments(j->total, j->sequence_count, &mean, &std);
         tdm_metric_set(&m, TDM_METRIC_REWARD_MEAN, mean);
         tdm_metric_set(&m, TDM_METRIC_REWARD_STD, std);
@@ -70,6 +70,7 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
         tdm_metric_set(&m, TDM_METRIC_FLIP_S, f->flip_s);
         tdm_metric_set(&m, TDM_METRIC_ROLLOUT_TOKENS_PER_S, rate(f->generated_tokens, f->rollout_s));
     }
+    if (tdm_job_prefers(j)) tdm_job_preference_metrics(j, &m);
     tdm_metric_set(&m, TDM_METRIC_LOSS, f->loss);
     tdm_metric_set(&m, TDM_METRIC_ENTROPY, f->entropy);
     tdm_metric_set(&m, TDM_METRIC_GRAD_NORM, f->grad_norm);
@@ -112,7 +113,8 @@ static tdm_status one_step(tdm_job *j, tdm_error *err)
     j->fig = (tdm_job_figures){0};
     j->updated = false;
     j->eval_count = 0;
-    if (tdm_job_sft(j)) TDM_TRY(st, tdm_job_examples(j, err), done);
+    if (tdm_job_prefers(j)) TDM_TRY(st, tdm_job_preferences(j, err), done);
+    else if (tdm_job_sft(j)) TDM_TRY(st, tdm_job_examples(j, err), done);
     else {
         tdm_session_enter(&j->session, TDM_PHASE_ROLLOUT);
         TDM_TRY(st, tdm_job_rollout(j, err), done);
@@ -121,7 +123,7 @@ static tdm_status one_step(tdm_job *j, tdm_error *err)
         j->fig.flip_s = tdm_now_s() - flip;
     }
     TDM_TRY(st, tdm_job_update(j, err), done);
-    if (!tdm_job_sft(j) && !tdm_job_replays(j) && due(j->r->log.rollouts, j->step + 1)) TDM_TRY(st, tdm_job_log_rollouts(j, err), done);
+    if (!tdm_job_supervised(j) && !tdm_job_replays(j) && due(j->r->log.rollouts, j->step + 1)) TDM_TRY(st, tdm_job_log_rollouts(j, err), done);
     tdm_status evaluated = TDM_OK;
     const bool evaluates = tdm_job_eval_due(j);
     if (evaluates) evaluated = tdm_job_eval(j, err);

@@ -1,5 +1,5 @@
 /* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_sft.c,
- * job_eval.c, job_save.c. */
+ * job_preference.c, job_eval.c, job_save.c. */
 #ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 #define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 
@@ -31,6 +31,7 @@ typedef struct tdm_job_figures {
     double grad_norm, lr, loss, kl, entropy, clip_fraction, mismatch_mean, mismatch_max;
     double importance_mean, importance_min, importance_max, importance_high, importance_low; /* the last two: parts of the weights */
     int64_t importance_count; /* weights of the correction; 0: there was none */
+    tdm_preference_sums preference;
     int64_t prompt_tokens, completion_tokens, longest, truncated;
     int64_t generated_tokens; /* completion_tokens and those of dropped groups */
     int64_t gen_batches, groups_dropped;
@@ -52,6 +53,7 @@ typedef struct tdm_job {
     int64_t context;
     tdm_sampling sampling;
     tdm_loss_config loss;
+    tdm_preference_config preference;
     tdm_optimizer_config optimizer;
     /* where the run stands */
     int64_t step, data_position;
@@ -76,6 +78,7 @@ typedef struct tdm_job {
     tdm_train_item *item;       /* [samples] */
     uint8_t **mask;             /* sft: [samples] -> [context] */
     uint8_t *mask_bytes;
+    tdm_preference_sequence *preferred; /* preferences: [samples] */
     tdm_job_figures fig;
     /* the evaluation of the step at hand; eval_count 0: none */
     int64_t eval_rows, eval_count;
@@ -94,6 +97,8 @@ typedef struct tdm_job {
 } tdm_job;
 
 static inline bool tdm_job_sft(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_SFT; }
+static inline bool tdm_job_prefers(const tdm_job *j) { return tdm_algorithm_prefers(j->r->train.algorithm); }
+static inline bool tdm_job_supervised(const tdm_job *j) { return tdm_algorithm_supervised(j->r->train.algorithm); }
 static inline bool tdm_job_replays(const tdm_job *j) { return j->r->rollout.replay[0] != 0; }
 
 /* job_open.c: everything but the run folder. With plan or check nothing big is loaded. */
@@ -119,8 +124,19 @@ void tdm_job_eval_judge(tdm_job *j);     /* after an evaluation, the step counte
 bool tdm_job_eval_stops(const tdm_job *j); /* eval.patience is at its end */
 /* job_sft.c: a batch of examples as items with masks. */
 tdm_status tdm_job_examples(tdm_job *j, tdm_error *err);
+/* job_preference.c: whether the first row of each file can be read; a batch of rows as items; the reference's pass over them; the coefficients of
+ * sequences [first, end), which are a minibatch, and its loss into sums; the figures. */
+tdm_status tdm_job_preference_try(tdm_job *j, tdm_error *err);
+tdm_status tdm_job_preferences(tdm_job *j, tdm_error *err);
+tdm_status tdm_job_preference_reference(tdm_job *j, tdm_error *err);
+tdm_status tdm_job_preference_weigh(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_loss_sums *sums, tdm_error *err);
+void tdm_job_preference_metrics(const tdm_job *j, tdm_step_metrics *m);
 /* job_update.c: reference and old passes, minibatches, optimizer. */
 tdm_status tdm_job_update(tdm_job *j, tdm_error *err);
+/* Where minibatch k of `parts` begins in the step's sequences; a pair is never split. */
+int64_t tdm_job_part(const tdm_job *j, int64_t k, int64_t parts);
+/* Log-probabilities of the first `count` items into rows. */
+tdm_status tdm_job_score(tdm_job *j, const tdm_adapter *adapter, float *const *rows, int64_t count, tdm_error *err);
 /* job_save.c */
 tdm_status tdm_job_folder(tdm_job *j, tdm_error *err);  /* fresh: makes the run folder; resume: loads the newest checkpoint */
 tdm_status tdm_job_save(tdm_job *j, tdm_error *err);

@@ -9,8 +9,9 @@
 static void settle_sizes(tdm_job *j)
 {
     const tdm_recipe *r = j->r;
-    if (tdm_job_sft(j)) {
-        j->groups = j->samples = r->train.batch_size;
+    if (tdm_job_supervised(j)) {
+        j->groups = r->train.batch_size;
+        j->samples = tdm_job_prefers(j) ? 2 * j->groups : j->groups; /* of a pair both; of kto each prompt with another's answer too */
         j->context = r->data.max_prompt_tokens + r->rollout.max_new_tokens;
         return;
     }
@@ -25,14 +26,20 @@ static void settle_config(tdm_job *j)
     const tdm_recipe_train *t = &r->train;
     j->sampling = (tdm_sampling){.temperature = (float)r->rollout.temperature, .top_p = (float)r->rollout.top_p, .min_p = (float)r->rollout.min_p,
                                  .repetition_penalty = (float)r->rollout.repetition_penalty, .top_k = (int32_t)r->rollout.top_k};
-    if (tdm_job_sft(j)) j->sampling = (tdm_sampling){.temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f};
-    j->loss = (tdm_loss_config){.kind = tdm_job_sft(j) ? TDM_LOSS_SFT : t->loss,
-                                .aggregation = tdm_job_sft(j) ? TDM_AGGREGATION_AUTO : t->aggregation, .ratio_of_sequence = t->importance.ratio == TDM_RATIO_SEQUENCE,
+    if (tdm_job_supervised(j)) j->sampling = (tdm_sampling){.temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f};
+    j->loss = (tdm_loss_config){.kind = tdm_job_prefers(j) ? TDM_LOSS_FROZEN : tdm_job_sft(j) ? TDM_LOSS_SFT : t->loss,
+                                .aggregation = tdm_job_supervised(j) ? TDM_AGGREGATION_AUTO : t->aggregation, .ratio_of_sequence = t->importance.ratio == TDM_RATIO_SEQUENCE,
                                 .clip_low = t->clip_low, .clip_high = t->clip_high, .kl = t->kl_in == TDM_KL_IN_LOSS ? t->kl : 0.0, .kl_kind = t->kl_type, .delta = t->delta, .off_policy_threshold = t->off_policy_threshold,
                                 .kl_input_clamp = t->kl_input_clamp, .kl_output_clamp = t->kl_output_clamp, .sapo = t->sapo, .vespo = t->vespo,
                                 .correction = t->importance.correction, .level = t->importance.level, .floor = t->importance.floor,
                                 .cap = t->importance.cap, .max_new_tokens = r->rollout.max_new_tokens};
-    const int64_t updates = tdm_job_sft(j) ? t->minibatches : t->epochs_per_rollout * t->minibatches;
+    const tdm_recipe_preference *p = &t->preference;
+    j->preference = (tdm_preference_config){.kind = t->algorithm == TDM_ALGORITHM_ORPO  ? TDM_PREFERENCE_ORPO
+                                                    : t->algorithm == TDM_ALGORITHM_KTO ? TDM_PREFERENCE_KTO
+                                                                                        : p->loss,
+                                            .beta = p->beta, .smoothing = p->label_smoothing, .sft = p->sft, .desirable = p->desirable_weight,
+                                            .undesirable = p->undesirable_weight};
+    const int64_t updates = tdm_job_supervised(j) ? t->minibatches : t->epochs_per_rollout * t->minibatches;
     j->optimizer = (tdm_optimizer_config){.kind = t->optimizer, .schedule = t->schedule, .lr = t->lr, .beta1 = t->betas[0], .beta2 = t->betas[1],
                                           .eps = t->eps, .weight_decay = t->weight_decay, .max_grad_norm = t->max_grad_norm,
                                           .warmup_updates = t->warmup_steps * updates, .total_updates = t->steps * updates};
@@ -43,7 +50,7 @@ static bool truncates(const tdm_sampling *s) { return s->temperature > 0.0f && (
 static tdm_sequences_spec store_spec(const tdm_job *j, const tdm_model_config *c)
 {
     const tdm_recipe *r = j->r;
-    if (tdm_job_sft(j)) return (tdm_sequences_spec){.count = j->samples, .prompt = 1, .completion = j->context - 1, .vocab = c->vocab, .train = true};
+    if (tdm_job_supervised(j)) return (tdm_sequences_spec){.count = j->samples, .prompt = 1, .completion = j->context - 1, .vocab = c->vocab, .train = true};
     const bool replay = tdm_job_replays(j);
     return (tdm_sequences_spec){.count = j->samples, .prompt = replay ? j->replay.longest_prompt : r->data.max_prompt_tokens,
                                 .completion = replay ? j->replay.longest_completion : r->rollout.max_new_tokens, .vocab = c->vocab,
@@ -76,7 +83,7 @@ typedef struct places {
 static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_session_spec *s, tdm_adapter_spec *adapter, places *where)
 {
     const tdm_recipe *r = j->r;
-    const bool rollout = !tdm_job_sft(j) && !tdm_job_replays(j), offload = r->memory.offload == TDM_OFFLOAD_ACTIVATIONS;
+    const bool rollout = !tdm_job_supervised(j) && !tdm_job_replays(j), offload = r->memory.offload == TDM_OFFLOAD_ACTIVATIONS;
     const tdm_sequences_spec store = store_spec(j, c);
     *adapter = (tdm_adapter_spec){.rank = r->adapter.rank, .alpha = (float)r->adapter.alpha, .rslora = r->adapter.rslora};
     memcpy(adapter->target, r->adapter.target, sizeof adapter->target);
@@ -157,7 +164,7 @@ static tdm_status open_data(tdm_job *j, const tdm_model_config *c, tdm_error *er
     if (tdm_job_replays(j)) {
         TDM_TRY(st, tdm_replay_open(&j->replay, j->r->rollout.replay, c->vocab, err), done);
     } else TDM_TRY(st, open_mixture(j, err), done);
-    if (!tdm_job_sft(j) && !tdm_job_replays(j)) TDM_TRY(st, tdm_rewards_open(&j->rewards, j->r, err), done);
+    if (!tdm_job_supervised(j) && !tdm_job_replays(j)) TDM_TRY(st, tdm_rewards_open(&j->rewards, j->r, err), done);
     TDM_TRY(st, tdm_job_eval_open(j, err), done);
 done:
     return st;
@@ -188,6 +195,7 @@ static tdm_status step_tables(tdm_job *j, tdm_error *err)
         ok = ok && j->mask && j->mask_bytes;
         for (size_t i = 0; ok && i < n; i++) j->mask[i] = j->mask_bytes + i * (size_t)j->context;
     }
+    if (tdm_job_prefers(j)) ok = ok && (j->preferred = calloc(n, sizeof *j->preferred));
     if (!ok) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the tables of a step");
     return TDM_OK;
 }
@@ -196,6 +204,7 @@ static tdm_status step_tables(tdm_job *j, tdm_error *err)
 static tdm_status try_first_row(tdm_job *j, tdm_error *err)
 {
     if (!j->data || tdm_job_sft(j)) return TDM_OK;
+    if (tdm_job_prefers(j)) return tdm_job_preference_try(j, err);
     tdm_job_prompt p = {0};
     bool fits;
     tdm_status st = TDM_OK;
@@ -284,6 +293,7 @@ void tdm_job_close(tdm_job *j)
     free(j->item);
     free(j->mask);
     free(j->mask_bytes);
+    free(j->preferred);
     tdm_stops_fini(&j->stops);
     tdm_sequences_close(&j->sequences);
     tdm_rewards_close(j->rewards);

@@ -2,36 +2,11 @@
  * Source of the conventions: TRL's SFTTrainer (trl/trainer/sft_trainer.py): a text prompt and completion are tokenized together, the
  * completion gets the end-of-sequence token, the prompt's own token count says where the loss begins; chats go through the template. Of a
  * chat, the assistant's turns are learned. */
+#include "runtime/run/example.h"
 #include "runtime/run/job_internal.h"
 
 #include <stdio.h>
 #include <string.h>
-
-typedef struct example {
-    tdm_job *j;
-    const char *where;
-    tdm_ids ids, part;
-    tdm_text text;
-} example;
-
-static tdm_status render(example *x, json_t *messages, size_t count, bool generation_prompt, tdm_ids *ids, tdm_error *err)
-{
-    tdm_status st = TDM_OK;
-    json_t *some = json_array(), *vars = NULL;
-    for (size_t i = 0; some && i < count; i++) json_array_append(some, json_array_get(messages, i));
-    if (some) vars = json_pack("{s:O,s:b}", "messages", some, "add_generation_prompt", generation_prompt);
-    if (!vars) {
-        st = TDM_FAIL(err, TDM_ERR_OTHER, x->where, "free host memory", "out of memory for an example");
-        goto done;
-    }
-    x->text.len = 0;
-    ids->count = 0;
-    TDM_TRY(st, tdm_language_chat_ids(&x->j->language, vars, &x->text, ids, err), done);
-done:
-    json_decref(some);
-    json_decref(vars);
-    return st;
-}
 
 static bool starts_with(const tdm_ids *ids, const tdm_ids *head)
 {
@@ -44,18 +19,18 @@ static void mark(uint8_t *mask, int64_t room, int64_t from, int64_t to)
     for (int64_t t = tdm_max_i64(from, 1); t < to && t - 1 < room; t++) mask[t - 1] = 1;
 }
 
-static tdm_status chat_example(example *x, json_t *messages, uint8_t *mask, int64_t room, tdm_error *err)
+static tdm_status chat_example(tdm_example *x, json_t *messages, uint8_t *mask, int64_t room, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const size_t n = json_array_size(messages);
-    TDM_TRY(st, render(x, messages, n, false, &x->ids, err), done);
+    TDM_TRY(st, tdm_example_chat(x, messages, n, false, &x->ids, err), done);
     for (size_t i = 0; i < n; i++) {
         const char *role = json_string_value(json_object_get(json_array_get(messages, i), "role"));
         if (!role || strcmp(role, "assistant") != 0) continue;
-        TDM_TRY(st, render(x, messages, i, true, &x->part, err), done);
+        TDM_TRY(st, tdm_example_chat(x, messages, i, true, &x->part, err), done);
         const int64_t from = x->part.count;
         bool prefix = starts_with(&x->ids, &x->part);
-        TDM_TRY(st, render(x, messages, i + 1, false, &x->part, err), done);
+        TDM_TRY(st, tdm_example_chat(x, messages, i + 1, false, &x->part, err), done);
         prefix = prefix && starts_with(&x->ids, &x->part);
         if (!prefix) {
             st = TDM_FAIL(err, TDM_ERR_INPUT, x->where, "split the chat into examples that end with one assistant turn each",
@@ -68,26 +43,17 @@ done:
     return st;
 }
 
-static tdm_status text_example(example *x, const json_t *prompt, const json_t *completion, uint8_t *mask, int64_t room, tdm_error *err)
+static tdm_status text_example(tdm_example *x, const json_t *prompt, const json_t *completion, uint8_t *mask, int64_t room, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    const tdm_tokenizer *t = x->j->language.tokenizer;
-    const char *eos = tdm_tokenizer_special_text(t, "eos_token");
-    const size_t eos_len = strlen(eos), c = json_string_length(completion);
-    x->ids.count = x->part.count = 0;
-    x->text.len = 0;
-    TDM_TRY(st, tdm_text_append(&x->text, json_string_value(prompt), json_string_length(prompt), err), done);
-    TDM_TRY(st, tdm_tokenizer_encode(t, x->text.data, x->text.len, true, &x->part, err), done);
-    TDM_TRY(st, tdm_text_append(&x->text, json_string_value(completion), c, err), done);
-    if (c < eos_len || memcmp(json_string_value(completion) + c - eos_len, eos, eos_len) != 0)
-        TDM_TRY(st, tdm_text_append(&x->text, eos, eos_len, err), done);
-    TDM_TRY(st, tdm_tokenizer_encode(t, x->text.data, x->text.len, true, &x->ids, err), done);
+    TDM_TRY(st, tdm_example_text(x, prompt, NULL, &x->part, err), done);
+    TDM_TRY(st, tdm_example_text(x, prompt, completion, &x->ids, err), done);
     mark(mask, room, x->part.count, x->ids.count);
 done:
     return st;
 }
 
-static tdm_status make(example *x, json_t *row, uint8_t *mask, int64_t room, tdm_error *err)
+static tdm_status make(tdm_example *x, json_t *row, uint8_t *mask, int64_t room, tdm_error *err)
 {
     tdm_status st;
     json_t *messages = json_object_get(row, "messages"), *prompt = json_object_get(row, "prompt"), *completion = json_object_get(row, "completion");
@@ -102,8 +68,8 @@ static tdm_status make(example *x, json_t *row, uint8_t *mask, int64_t room, tdm
         json_decref(all);
         return TDM_FAIL(err, TDM_ERR_OTHER, x->where, "free host memory", "out of memory for an example");
     }
-    TDM_TRY(st, render(x, all, json_array_size(all), false, &x->ids, err), done);
-    TDM_TRY(st, render(x, all, json_array_size(prompt), true, &x->part, err), done);
+    TDM_TRY(st, tdm_example_chat(x, all, json_array_size(all), false, &x->ids, err), done);
+    TDM_TRY(st, tdm_example_chat(x, all, json_array_size(prompt), true, &x->part, err), done);
     if (!starts_with(&x->ids, &x->part))
         st = TDM_FAIL(err, TDM_ERR_INPUT, x->where, "does the chat template change earlier turns?", "the completion does not continue the rendered prompt");
     else mark(mask, room, x->part.count, x->ids.count);
@@ -112,7 +78,7 @@ done:
     return st;
 }
 
-static tdm_status take(tdm_job *j, example *x, int64_t i, tdm_error *err)
+static tdm_status take(tdm_job *j, tdm_example *x, int64_t i, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     char where[512];
@@ -153,12 +119,10 @@ done:
 tdm_status tdm_job_examples(tdm_job *j, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    example x = {.j = j};
+    tdm_example x = {.l = &j->language};
     j->sequence_count = j->samples;
     for (int64_t i = 0; i < j->samples; i++) TDM_TRY(st, take(j, &x, i, err), done);
 done:
-    tdm_ids_free(&x.ids);
-    tdm_ids_free(&x.part);
-    tdm_text_free(&x.text);
+    tdm_example_free(&x);
     return st;
 }

@@ -11,16 +11,16 @@ static bool same_bits(const tdm_job *j)
     return !tdm_job_replays(j) && j->r->adapter.dropout == 0.0 && !tdm_weights_batch_dependent(j->session.weights);
 }
 
-static tdm_status score_into(tdm_job *j, const tdm_adapter *adapter, float *const *rows, tdm_error *err)
+tdm_status tdm_job_score(tdm_job *j, const tdm_adapter *adapter, float *const *rows, int64_t count, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    for (int64_t i = 0; i < j->sequence_count; i++) {
+    for (int64_t i = 0; i < count; i++) {
         j->item[i].lp = rows[i];
         j->item[i].entropy = NULL;
     }
-    TDM_TRY(st, tdm_trainer_score(j->session.trainer, adapter, j->item, j->sequence_count, &j->sampling, err), done);
+    TDM_TRY(st, tdm_trainer_score(j->session.trainer, adapter, j->item, count, &j->sampling, err), done);
 done:
-    for (int64_t i = 0; i < j->sequence_count; i++) {
+    for (int64_t i = 0; i < count; i++) {
         j->item[i].lp = j->sequences.lp[i];
         j->item[i].entropy = j->sequences.entropy[i];
     }
@@ -38,7 +38,7 @@ static tdm_status freeze_old(tdm_job *j, int64_t updates, tdm_error *err)
     const bool sampler = j->item[0].sampler != NULL;
     const bool from_sampler = sampler && t->importance.correction == TDM_CORRECTION_NONE && t->epochs_per_rollout == 1;
     const bool pass = !from_sampler && (updates > 1 || penalizes(t));
-    if (pass && !same_bits(j)) TDM_TRY(st, score_into(j, &j->session.adapter, j->sequences.old, err), done);
+    if (pass && !same_bits(j)) TDM_TRY(st, tdm_job_score(j, &j->session.adapter, j->sequences.old, j->sequence_count, err), done);
     for (int64_t i = 0; i < j->sequence_count; i++) {
         if (from_sampler || (pass && same_bits(j))) j->item[i].old = j->item[i].sampler;
         else if (pass) j->item[i].old = j->sequences.old[i];
@@ -71,7 +71,7 @@ static int64_t tokens_in_loss(const tdm_train_item *it)
 
 static bool left_out(const tdm_job *j, const tdm_train_item *it)
 {
-    return !tdm_job_sft(j) && j->r->train.mask_truncated && it->seq->finish == TDM_FINISH_LENGTH;
+    return !tdm_job_supervised(j) && j->r->train.mask_truncated && it->seq->finish == TDM_FINISH_LENGTH;
 }
 
 /* Items [first, end) with their weights; those that are in no loss are moved behind *kept. Order is kept. */
@@ -102,13 +102,14 @@ static bool keep_going(void *ctx)
 static tdm_status update(tdm_job *j, int64_t first, int64_t end, tdm_loss_sums *sums, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    int64_t kept;
+    int64_t kept = end;
     double norm, lr;
     const tdm_train_pass pass = {.adapter = &j->session.adapter, .loss = &j->loss, .sampling = &j->sampling, .opt = &j->session.optimizer,
                                  .dropout = (float)j->r->adapter.dropout,
                                  .dropout_seed = (uint64_t)j->r->seed * 0x9E3779B97F4A7C15ull + (uint64_t)j->session.optimizer.updates,
                                  .keep_going = keep_going, .ctx = j};
-    weigh(j, first, end, &kept);
+    if (tdm_job_prefers(j)) TDM_TRY(st, tdm_job_preference_weigh(j, &pass, first, end, sums, err), done);
+    else weigh(j, first, end, &kept);
     TDM_TRY(st, tdm_optimizer_zero_grad(&j->session.optimizer, err), done);
     TDM_TRY(st, tdm_trainer_accumulate(j->session.trainer, &pass, j->item + first, kept - first, sums, err), done);
     TDM_TRY(st, tdm_optimizer_step(&j->session.optimizer, &norm, &lr, err), done);
@@ -131,17 +132,24 @@ static void importance_figures(tdm_job_figures *f, const tdm_loss_sums *s)
     f->importance_low = (double)s->importance_low / n;
 }
 
+int64_t tdm_job_part(const tdm_job *j, int64_t k, int64_t parts)
+{
+    const int64_t unit = tdm_job_prefers(j) && tdm_preference_pairs(j->preference.kind) ? 2 : 1;
+    return unit * (j->sequence_count / unit * k / parts);
+}
+
 tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const double start = tdm_now_s();
     const tdm_recipe_train *t = &j->r->train;
-    const int64_t epochs = tdm_job_sft(j) ? 1 : t->epochs_per_rollout, parts = tdm_min_i64(t->minibatches, tdm_max_i64(1, j->sequence_count));
+    const int64_t epochs = tdm_job_supervised(j) ? 1 : t->epochs_per_rollout, parts = tdm_min_i64(t->minibatches, tdm_max_i64(1, j->sequence_count));
     tdm_loss_sums all = {0}, first_update = {0};
     int64_t updates = 0;
-    if (!tdm_job_sft(j)) {
+    if (tdm_job_prefers(j)) TDM_TRY(st, tdm_job_preference_reference(j, err), done);
+    if (!tdm_job_supervised(j)) {
         if (t->kl != 0.0) {
-            TDM_TRY(st, score_into(j, NULL, j->sequences.ref, err), done);
+            TDM_TRY(st, tdm_job_score(j, NULL, j->sequences.ref, j->sequence_count, err), done);
             for (int64_t i = 0; i < j->sequence_count; i++) j->item[i].ref = j->sequences.ref[i];
         }
         TDM_TRY(st, freeze_old(j, epochs * parts, err), done);
@@ -149,7 +157,7 @@ tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
     }
     for (int64_t e = 0; e < epochs; e++)
         for (int64_t k = 0; k < parts; k++, updates++) {
-            TDM_TRY(st, update(j, j->sequence_count * k / parts, j->sequence_count * (k + 1) / parts, &all, err), done);
+            TDM_TRY(st, update(j, tdm_job_part(j, k, parts), tdm_job_part(j, k + 1, parts), &all, err), done);
             if (updates == 0) first_update = all;
             tdm_progress_phase(&j->progress, j->step + 1, "train", updates + 1, epochs * parts);
         }

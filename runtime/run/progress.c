@@ -47,6 +47,7 @@ void tdm_progress_format(const tdm_progress *p, const tdm_step_metrics *m, doubl
         add(line, bytes, &at, "  reward %.3f", m->value[TDM_METRIC_REWARD_MEAN]);
         if (m->set[TDM_METRIC_REWARD_STD]) add(line, bytes, &at, " ± %.3f", m->value[TDM_METRIC_REWARD_STD]);
     }
+    if (m->set[TDM_METRIC_REWARDS_ACCURACIES]) add(line, bytes, &at, "  accuracy %.3f", m->value[TDM_METRIC_REWARDS_ACCURACIES]);
     if (m->set[TDM_METRIC_LOSS]) add(line, bytes, &at, "  loss %.4g", m->value[TDM_METRIC_LOSS]);
     if (m->set[TDM_METRIC_KL]) add(line, bytes, &at, "  kl %.3g", m->value[TDM_METRIC_KL]);
     if (m->set[TDM_METRIC_COMPLETION_TOKENS_MEAN]) add(line, bytes, &at, "  length %.0f", m->value[TDM_METRIC_COMPLETION_TOKENS_MEAN]);

@@ -45,7 +45,7 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
             path = sections["data"]["train"]
             sections["data"]["train"] = [{"path": path, "weight": 2, "rewards": ["regex"]}, {"path": path, "prompt": "{answer}?"}]
     else:
-        sections["train"]["batch_size"] = 4
+        sections["train"].update(batch_size=4, minibatches=1 if algorithm == "sft" else 2)
         sections["data"]["train"] = [sections["data"]["train"], {"path": sections["data"]["train"], "weight": 0.3}]
     return write_recipe(os.path.join(tmp, name + ".yaml"), sections)
 
@@ -105,6 +105,8 @@ def survives_kills(args, model, algorithm, numerics, optimizer, kills):
         questions = [{"question": f"What is {a}+{b}?", "answer": str(a + b)} for a in range(4) for b in range(4)]
         write_jsonl(os.path.join(tmp, "grpo.jsonl"), questions)
         write_jsonl(os.path.join(tmp, "sft.jsonl"), [{"prompt": q["question"], "completion": " " + q["answer"]} for q in questions])
+        write_jsonl(os.path.join(tmp, "dpo.jsonl"), [{"prompt": q["question"], "chosen": " " + q["answer"], "rejected": " none"} for q in questions])
+        write_jsonl(os.path.join(tmp, "kto.jsonl"), [{"prompt": q["question"], "completion": " " + q["answer"], "label": len(q["answer"]) > 1} for q in questions])
         clean = recipe(tmp, "clean", model, algorithm, numerics, optimizer)
         seconds = run_ok([args.grpo_train, clean, "--quiet"], timeout=300).seconds
         again = recipe(tmp, "again", model, algorithm, numerics, optimizer)
@@ -199,6 +201,7 @@ def main():
         report.end()
     # of rank 43 some tensors have moments of 8 bits, some are too small
     for model, algorithm, numerics, optimizer in (("llama3", "grpo", "exact", "adamw"), ("qwen2", "grpo", "fast", "adamw"), ("qwen3", "sft", "exact", "adamw"),
+                                                  ("llama3", "dpo", "exact", "adamw"), ("qwen2", "kto", "fast", "adamw"),
                                                   ("qwen3", "grpo", "exact", "adamw_8bit")):
         name = f"{model}/{algorithm}/{numerics}/{optimizer}"
         if args.only in name:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""`grpo_train` with SGD against PEFT and TRL: SFT for three steps, and one replayed step of every GRPO-family loss.
+"""`grpo_train` with SGD against PEFT and TRL: SFT for three steps, one replayed step of every GRPO-family loss, and one
+of every loss over preferences.
 
 Rule, per adapter tensor: ||ours - FP32|| <= 1.02 ||PyTorch in BF16 - FP32||, plus 0.05 % of the step itself for the F16 the golden is
 stored in. The loss lies within 0.0015 of FP32, or as near as PyTorch in BF16.
@@ -110,12 +111,38 @@ def aggregations_are_the_losses_own(args, model, expected, tmp):
             grpo(args, model, {**expected, "grpo": cases}, name, os.path.join(tmp, aggregation))
 
 
-def micro_batches_change_nothing(args, model, expected, tmp):
-    """Accumulation over micro-batches gives the same adapter, bit by bit."""
+def preference_sections(model, expected, case, run):
+    keys = ("loss", "beta", "label_smoothing", "sft", "desirable_weight", "undesirable_weight")
+    rows = "labels.jsonl" if case["algorithm"] == "kto" else "pairs.jsonl"
+    return {"data": {"train": os.path.join(model, rows), "shuffle": False, "max_prompt_tokens": 96}, "rollout": {"max_new_tokens": 32}, "output": run,
+            "train": {"algorithm": case["algorithm"], "steps": 1, "batch_size": expected["preference"]["batch_size"], "lr": case["lr"],
+                      "preference": {k: case[k] for k in keys if k in case}}}
+
+
+def preference(args, model, expected, name, tmp):
+    """Metrics are sums over some twenty tokens of an answer, so they lie within 0.01 of FP32 for a mean over tokens, 0.2 for a sum."""
+    case = expected["preference"]["cases"][name]
+    run = os.path.join(tmp, "run-" + name)
+    path = write_recipe(os.path.join(tmp, name + ".yaml"), recipe(model, preference_sections(model, expected, case, run)))
+    run_ok([args.grpo_train, path, "--quiet"])
+    row, = metrics_of(run)
+    compare_loss(row["loss"], case["fp32_loss"], case["bf16_loss"], "loss")
+    sums = case["algorithm"] != "orpo"
+    for key, want in case["fp32_metrics"].items():
+        expect(key in row, f"{key} is missing")
+        bound = 1e-6 if key == "rewards/accuracies" else (0.2 if sums else 0.01) * (case["beta"] if key.startswith("rewards/") else 1.0)
+        expect(abs(row[key] - want) <= bound, f"{key} {row[key]}, TRL {want}")
+    moves = {k.split("/", 1)[1]: v for k, v in read_safetensors(os.path.join(model, "preference.safetensors")).items() if k.startswith(name + "/")}
+    worst = compare_adapter(run, model, moves, case["bf16_distance"])
+    return f"worst tensor {worst:.0%} of the bound, loss {row['loss'] - case['fp32_loss']:+.6f}"
+
+
+def micro_batches_change_nothing(args, model, expected, sections_of, case, tmp):
+    """Accumulation over micro-batches gives the same adapter, bit by bit, also where the two of a pair lie in different ones."""
     files = []
     for tokens in (4096, 24):
-        run = os.path.join(tmp, f"micro-{tokens}")
-        sections = replay_sections(model, expected, expected["grpo"]["cases"]["dapo"], run)
+        run = os.path.join(tmp, f"micro-{len(os.listdir(tmp))}")
+        sections = sections_of(model, expected, case, run)
         sections["train"]["micro_tokens"] = tokens
         run_ok([args.grpo_train, write_recipe(os.path.join(tmp, "micro.yaml"), recipe(model, sections)), "--quiet"])
         with open(os.path.join(newest_checkpoint(run), "adapter", "adapter_model.safetensors"), "rb") as f:
@@ -134,7 +161,10 @@ def main():
             if "grpo" in expected:
                 checks += [("grpo/" + c, grpo, args, model, expected, c, tmp) for c in expected["grpo"]["cases"]]
                 checks.append(("aggregation", aggregations_are_the_losses_own, args, model, expected, tmp))
-                checks.append(("micro", micro_batches_change_nothing, args, model, expected, tmp))
+                checks.append(("micro", micro_batches_change_nothing, args, model, expected, replay_sections, expected["grpo"]["cases"]["dapo"], tmp))
+            for case, of in expected.get("preference", {}).get("cases", {}).items():
+                checks += [(f"preference/{case}", preference, args, model, expected, case, tmp),
+                           (f"micro/{case}", micro_batches_change_nothing, args, model, expected, preference_sections, of, tmp)]
             for label, *check in checks:
                 if args.only in f"{name}/{label}":
                     report.run(f"{name}/{label}", *check)

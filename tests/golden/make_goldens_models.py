@@ -10,11 +10,13 @@ Needs torch, transformers, peft, trl, tokenizers, safetensors (the versions used
     expect.json            log-probabilities: FP32, BF16, and a simulation of each FP8 scheme; greedy continuations; SFT and GRPO cases
     sft.jsonl, sft.safetensors              rows and how 3 SGD steps in FP32 move the adapter
     replay.jsonl, grpo.safetensors          recorded rollouts and how 1 SGD step of each case in FP32 moves it, "CASE/TENSOR"
+    pairs.jsonl, labels.jsonl, preference.safetensors    rows for DPO and ORPO, rows for KTO, and the same of their cases
 
 A move is `after - before` stored in F16: its rounding, 2^-11 of the move, is far below what BF16 arithmetic does to it.
 Of the BF16 runs only the loss and, per tensor, the distance to FP32 are kept: that is what the acceptance rule compares with.
 Everything is seeded; nothing here comes from Tandem.
 """
+import contextlib
 import dataclasses
 import hashlib
 import inspect
@@ -27,7 +29,7 @@ import string
 import sys
 import textwrap
 from collections import defaultdict
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +43,8 @@ from tokenizers import Tokenizer, decoders, models as tok_models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from trl import GRPOConfig
 from trl.experimental.gmpo import GMPOTrainer
-from trl.trainer import grpo_trainer, rloo_trainer
+from trl.experimental.orpo import orpo_trainer
+from trl.trainer import dpo_trainer, grpo_trainer, kto_trainer, rloo_trainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 import fp8_sim
@@ -447,6 +450,7 @@ def trl_compute_loss(case):
 
 class Accelerator:
     num_processes = 1
+    device = torch.device("cpu")
     gather = staticmethod(lambda x: x)
     gather_for_metrics = staticmethod(lambda x: x)
     reduce = staticmethod(lambda x, reduction="sum": x)
@@ -579,6 +583,141 @@ def make_grpo(folder, which, rng):
     return {"max_new_tokens": MAX_NEW, "prompts_per_step": 8, "generations": 4, "cases": out}
 
 
+# ---- DPO, ORPO, KTO: TRL's own losses over the log-probabilities of these models ---------------------------------------------------
+
+PAIRS = 8
+
+
+def preference_rows(tok, rng):
+    """Texts whose prompt ends on a token boundary. An answer of a pair has tokens enough that each sum is far from the other's."""
+    def answer():
+        letters = "".join(rng.choice(string.ascii_letters) for _ in range(rng.randrange(4, 16)))
+        return f" The answer is {rng.randrange(200)} {letters}."
+    pairs, labels = [], []
+    for i in range(PAIRS):
+        words = " ".join(rng.choice(["the", "apples", "number", "sum", "pears"]) for _ in range(rng.randrange(1, 8)))
+        prompt = f"What is {rng.randrange(100)}+{rng.randrange(100)} of {words}?"
+        pairs.append({"prompt": prompt, "chosen": answer(), "rejected": answer()})
+        labels.append({"prompt": prompt, "completion": answer(), "label": i % 3 != 1})
+    for row in pairs + labels:
+        for key in ("chosen", "rejected", "completion"):
+            if key in row:
+                ids = tok.encode(row["prompt"] + row[key]).ids
+                row["prompt_ids"] = tok.encode(row["prompt"]).ids
+                row[key + "_ids"] = ids[len(row["prompt_ids"]):] + [2]
+                assert ids[:len(row["prompt_ids"])] == row["prompt_ids"]
+    return pairs, labels
+
+
+class Policy:
+    """What TRL's trainers ask of a model, sequence by sequence; with `reference` the adapter is off."""
+    training, is_gradient_checkpointing, _modules = True, False, {}
+
+    def __init__(self, model, reference=False):
+        self.model, self.reference = model, reference
+
+    def __call__(self, input_ids, attention_mask, labels=None, **_):
+        scope = self.model.disable_adapter() if self.reference else contextlib.nullcontext()
+        with scope:
+            if labels is None:
+                return SimpleNamespace(logits=self.model(input_ids=input_ids, attention_mask=attention_mask).logits.float())
+            width = input_ids.shape[1] - 1
+            rows = [ids[:int(n)].tolist() for ids, n in zip(input_ids, attention_mask.sum(1))]
+            lp = torch.stack([F.pad(logprobs_of(self.model, ids), (0, width + 1 - len(ids))) for ids in rows])
+        nothing = torch.zeros_like(lp)
+        return SimpleNamespace(log_probs=lp * (labels[:, 1:] != -100), entropy=nothing, mean_logits=nothing, is_top1=nothing.bool())
+
+
+def trainer_of(model, case, **more):
+    return SimpleNamespace(
+        model=Policy(model), ref_model=Policy(model, reference=True), accelerator=Accelerator, beta=case["beta"], ld_alpha=None,
+        precompute_ref_logps=False, aux_loss_enabled=False, f_divergence_type="reverse_kl", label_smoothing=case.get("label_smoothing", 0.0),
+        use_weighting=False, args=SimpleNamespace(gradient_checkpointing_kwargs=None), _metrics={"train": defaultdict(list)},
+        _total_train_tokens=0, _tp_size=1, is_encoder_decoder=False, padding_value=0, **more)
+
+
+def dpo_loss(model, pairs, case):
+    """Label smoothing with the sigmoid is what TRL's sigmoid had before 1.0, and what its `aot` is of one pair at a time."""
+    if case["loss"] == "sigmoid" and case.get("label_smoothing"):
+        each = [dpo_loss(model, [pair], dict(case, loss="aot")) for pair in pairs]
+        return sum(loss for loss, _ in each) / len(each), {k: sum(m[k] for _, m in each) / len(each) for k in each[0][1]}
+    kinds, weights = ([case["loss"], "sft"], [1.0, case["sft"]]) if case.get("sft") else ([case["loss"]], [1.0])
+    trainer = trainer_of(model, case, loss_types=kinds, loss_weights=weights)
+    inputs = dpo_trainer.DataCollatorForPreference(pad_token_id=0)(pairs)
+    return dpo_trainer.DPOTrainer._compute_loss(trainer, trainer.model, inputs, False), {k: v[0] for k, v in trainer._metrics["train"].items()}
+
+
+def orpo_loss(model, pairs, case):
+    pad = lambda rows, value: torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=value)
+    batch = {}
+    for key in ("chosen", "rejected"):
+        batch[f"{key}_input_ids"] = pad([r["prompt_ids"] + r[key + "_ids"] for r in pairs], 0)
+        batch[f"{key}_attention_mask"] = pad([[1] * len(r["prompt_ids"] + r[key + "_ids"]) for r in pairs], 0)
+        batch[f"{key}_labels"] = pad([[-100] * len(r["prompt_ids"]) + r[key + "_ids"] for r in pairs], -100)
+    cls = orpo_trainer.ORPOTrainer
+    trainer = trainer_of(model, case, concatenated_inputs=cls.concatenated_inputs, get_batch_logps=cls.get_batch_logps)
+    trainer.concatenated_forward = MethodType(cls.concatenated_forward, trainer)
+    trainer.odds_ratio_loss = MethodType(cls.odds_ratio_loss, trainer)
+    return cls.get_batch_loss_metrics(trainer, trainer.model, batch)
+
+
+def kto_loss(model, rows, case):
+    """KL_completion_ids as KTOTrainer._prepare_dataset makes them: each answer goes to the next prompt of its batch."""
+    rows = [dict(r, KL_completion_ids=rows[i - 1]["completion_ids"]) for i, r in enumerate(rows)]
+    cls = kto_trainer.KTOTrainer
+    trainer = trainer_of(model, case, loss_type="kto", calculate_KL=True, desirable_weight=case.get("desirable_weight", 1.0),
+                         undesirable_weight=case.get("undesirable_weight", 1.0))
+    trainer._compute_kl_logps = MethodType(cls._compute_kl_logps, trainer)
+    inputs = kto_trainer.DataCollatorForUnpairedPreference(pad_token_id=0)(rows)
+    return cls._compute_loss(trainer, trainer.model, inputs, False), {k: v[0] for k, v in trainer._metrics["train"].items()}
+
+
+PREFERENCE_METRICS = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected",
+                      "nll_loss", "log_odds_ratio", "log_odds_chosen", "kl")
+
+
+def preference_loss(model, rows, case):
+    loss, metrics = {"dpo": dpo_loss, "orpo": orpo_loss, "kto": kto_loss}[case["algorithm"]](model, rows[case["algorithm"] == "kto"], case)
+    return loss, {k: short(float(v)) for k, v in metrics.items() if k in PREFERENCE_METRICS}
+
+
+def preference_cases(which):
+    cases = {"sigmoid": dict(algorithm="dpo", loss="sigmoid"), "orpo": dict(algorithm="orpo", beta=0.25), "kto": dict(algorithm="kto")}
+    if which == "all":
+        cases.update({
+            "ipo": dict(algorithm="dpo", loss="ipo"), "hinge": dict(algorithm="dpo", loss="hinge", beta=0.5),
+            "robust": dict(algorithm="dpo", loss="robust", label_smoothing=0.2), "sft": dict(algorithm="dpo", loss="sigmoid", sft=0.5),
+            "smoothed": dict(algorithm="dpo", loss="sigmoid", beta=0.3, label_smoothing=0.2),
+            "kto_weights": dict(algorithm="kto", beta=0.3, desirable_weight=1.25, undesirable_weight=0.75)})
+    return {name: {"beta": 0.1, **case} for name, case in cases.items()}
+
+
+def preference_step(folder, dtype, rows, case, lr):
+    model = load(folder, dtype, adapter=True, trainable=True)
+    loss, metrics = preference_loss(model, rows, case)
+    loss.backward()
+    torch.optim.SGD(parameters(model), lr=lr).step()
+    return model, short(float(loss)), metrics
+
+
+def make_preference(folder, which, tok, rng):
+    rows = preference_rows(tok, rng)
+    out, tensors = {}, {}
+    for file, part, keys in (("pairs", rows[0], ("prompt", "chosen", "rejected")), ("labels", rows[1], ("prompt", "completion", "label"))):
+        write_jsonl(os.path.join(folder, file + ".jsonl"), [{k: r[k] for k in keys} for r in part])
+    for name, case in preference_cases(which).items():
+        model = load(folder, torch.float32, adapter=True, trainable=True)
+        lr = pick_lr(model, preference_loss(model, rows, case)[0], 0.2)
+        full, loss, metrics = preference_step(folder, torch.float32, rows, case, lr)
+        reference = adapter_state(full)
+        half, half_loss, half_metrics = preference_step(folder, torch.bfloat16, rows, case, lr)
+        tensors.update({f"{name}/{k}": v for k, v in move(folder, reference).items()})
+        out[name] = {**case, "lr": lr, "fp32_loss": loss, "bf16_loss": half_loss, "bf16_distance": distances(half, reference),
+                     "fp32_metrics": metrics, "bf16_metrics": half_metrics}
+    save_file(tensors, os.path.join(folder, "preference.safetensors"))
+    return {"batch_size": PAIRS, "cases": out}
+
+
 def make_expect(name, spec, folder, tok):
     rng = random.Random(name)
     vocab = 304
@@ -599,6 +738,7 @@ def make_expect(name, spec, folder, tok):
     expect["sft"] = make_sft(folder, tok, rng)
     if spec.get("grpo"):
         expect["grpo"] = make_grpo(folder, spec["grpo"], rng)
+        expect["preference"] = make_preference(folder, spec["grpo"], tok, random.Random(name + "/preference"))
     write_json(os.path.join(folder, "expect.json"), expect)
 
 

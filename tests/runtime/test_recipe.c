@@ -20,6 +20,8 @@
     "model: {path: m}\ndata: {system: Think., train: [{path: a, weight: 3, prompt: '{q}', rewards: [exact]}, {path: b, system: Code.}, c]}\n" \
     "reward: [{type: exact}, {type: number}]\n"
 #define EVAL "model: {path: m}\ndata: {train: t, eval: e}\nreward: [{type: number}]\n"
+#define PREFER "model: {path: m}\ndata: {train: t}\ntrain: {algorithm: "
+#define PAIRS PREFER "dpo}\n"
 #define OVERRIDES_MAX 4
 
 static tdm_status parse(const char *text, tdm_recipe **r, tdm_error *err)
@@ -81,7 +83,7 @@ static const struct { const char *text, *line; } broken[] = {
     {OK "log: 5\n", "log wants keys, found 5 (a.yaml:4:6): write its keys below it, indented"},
     {OK "numerics: exakt\n", "numerics is exakt, not one of fast, exact (a.yaml:4:11): did you mean \"exact\"?"},
     {OK "numerics: [fast]\n", "numerics wants one of fast, exact, found a list (a.yaml:4:11): write one of these words"},
-    {OK "train: {algorithm: ppo}\n", "train.algorithm is ppo, not one of grpo, sft (a.yaml:4:20): did you mean \"grpo\"?"},
+    {OK "train: {algorithm: ppo}\n", "train.algorithm is ppo, not one of grpo, sft, dpo, orpo, kto (a.yaml:4:20): did you mean \"dpo\"?"},
     {OK "adapter: {targets: [q_proj, kproj]}\n",
      "adapter.targets is kproj, not one of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj (a.yaml:4:29): did you mean \"k_proj\"?"},
     {OK "adapter: {targets: []}\n", "adapter.targets wants at least one projection, found a list (a.yaml:4:20): an adapter on nothing learns nothing"},
@@ -171,6 +173,38 @@ static const struct { const char *text, *line; } broken[] = {
      "activations: dynamic"},
     {"model: {path: m}\ntrain: {algorithm: sft}\n",
      "train.algorithm: sft needs data.train (a.yaml: data.train): give a JSONL file of messages, or of prompt and completion"},
+    {"model: {path: m}\ntrain: {algorithm: kto}\n",
+     "train.algorithm: kto needs data.train (a.yaml: data.train): give a JSONL file of prompt, completion and label"},
+    {PAIRS "rollout: {replay: r}\n", "train.algorithm: dpo replays no rollouts (a.yaml:4:19): remove it, or use train.algorithm: grpo"},
+    {PAIRS "reward: [{type: number}]\n",
+     "train.algorithm: dpo learns from the data's answers, not from rewards (a.yaml:4:9): remove it, or use train.algorithm: grpo"},
+    {"model: {path: m}\ndata: {train: t, prompt: '{q}'}\ntrain: {algorithm: orpo}\n",
+     "train.algorithm: orpo takes its prompts from the rows as they are (a.yaml:2:26): remove it, and write the messages into the rows"},
+    {"model: {path: m}\ndata: {train: t, system: be kind}\ntrain: {algorithm: kto}\n",
+     "train.algorithm: kto takes its prompts from the rows as they are (a.yaml:2:26): remove it, and write the messages into the rows"},
+    {OK "train: {preference: {beta: 0.5}}\n",
+     "train.preference.beta is of dpo, orpo and kto, and train.algorithm is grpo (a.yaml:4:28): remove it, or use that algorithm"},
+    {PREFER "orpo, preference: {loss: ipo}}\n",
+     "train.preference.loss is of dpo, and train.algorithm is orpo (a.yaml:3:45): remove it, or use that algorithm"},
+    {PREFER "kto, preference: {sft: 1}}\n", "train.preference.sft is of dpo, and train.algorithm is kto (a.yaml:3:43): remove it, or use that algorithm"},
+    {PREFER "dpo, preference: {desirable_weight: 2}}\n",
+     "train.preference.desirable_weight is of kto, and train.algorithm is dpo (a.yaml:3:56): remove it, or use that algorithm"},
+    {PREFER "dpo, preference: {loss: ipo, label_smoothing: 0.1}}\n",
+     "train.preference.label_smoothing is of the sigmoid and the robust loss, the hinge and ipo have none (a.yaml:3:66): use train.preference.loss: "
+     "sigmoid or robust, or no smoothing"},
+    {PREFER "dpo, preference: {label_smoothing: 0.5}}\n",
+     "train.preference.label_smoothing is 0.5, the range is 0 to below 0.5 (a.yaml:3:55): the default is 0.0"},
+    {PREFER "dpo, kl: 0.1}\n",
+     "train.kl is grpo's: train.algorithm dpo is held to its reference by beta (a.yaml:3:29): remove it, and set train.preference.beta"},
+    {PREFER "dpo, epochs_per_rollout: 2}\n",
+     "train.epochs_per_rollout is 2, and train.algorithm: dpo has no rollout (a.yaml:3:45): use more steps"},
+    {PREFER "dpo, mask_truncated: true}\n",
+     "train.mask_truncated is of completions that were sampled, and train.algorithm is dpo (a.yaml:3:41): remove it"},
+    {PREFER "dpo, batch_size: 4, minibatches: 5}\n",
+     "train.minibatches is 5, train.batch_size is 4 (a.yaml:3:53): use fewer minibatches"},
+    {PREFER "kto, batch_size: 5, minibatches: 3}\n",
+     "train.algorithm: kto estimates the KL from the answers of other prompts in the minibatch, and it has one only (a.yaml:3:37): use a batch of two or "
+     "more for each minibatch"},
     {OK "train: {loss: gspo, importance: {level: token}}\n",
      "train.loss: gspo is over sequences, importance.level is token (a.yaml:4:41): remove the level, or use loss: grpo"},
     {OK "train: {loss: gspo, importance: {ratio: token}}\n",

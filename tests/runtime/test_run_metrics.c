@@ -33,7 +33,8 @@ static void a_line_has_the_keys_of_the_design_in_its_order(void **state)
     static const char *const keys[] = {
         "step", "reward_mean", "reward_std", "frac_reward_zero_std", "num_gen_batches", "groups_dropped", "loss", "kl", "entropy", "grad_norm", "lr", "clip_fraction", "completion_tokens_mean",
         "completion_tokens_max", "truncated_fraction", "prompt_tokens", "completion_tokens", "mismatch_mean", "mismatch_max", "importance_mean",
-        "importance_min", "importance_max", "importance_fraction_high", "importance_fraction_low", "rollout_s", "reward_s", "train_s", "flip_s", "step_s", "rollout_tokens_per_s", "train_tokens_per_s", "memory_peak_bytes", "reward/number",
+        "importance_min", "importance_max", "importance_fraction_high", "importance_fraction_low", "rewards/chosen", "rewards/rejected", "rewards/accuracies",
+        "rewards/margins", "logps/chosen", "logps/rejected", "nll_loss", "log_odds_ratio", "log_odds_chosen", "rollout_s", "reward_s", "train_s", "flip_s", "step_s", "rollout_tokens_per_s", "train_tokens_per_s", "memory_peak_bytes", "reward/number",
         "reward/format"};
     char *dir = test_scratch_new(), *path = test_path(dir, "metrics.jsonl");
     tdm_metrics_log log;
@@ -298,6 +299,11 @@ static void the_progress_line_says_what_matters(void **state)
     m.step = 100;
     tdm_progress_format(&p, &m, 100, line, sizeof line);
     assert_null(strstr(line, "ETA"));
+    tdm_step_metrics pairs = {.step = 100};
+    tdm_metric_set(&pairs, TDM_METRIC_REWARDS_ACCURACIES, 0.875);
+    tdm_metric_set(&pairs, TDM_METRIC_LOSS, 0.5);
+    tdm_progress_format(&p, &pairs, 100, line, sizeof line);
+    assert_string_equal(line, "step 100/100  accuracy 0.875  loss 0.5");
     char small[12];
     tdm_progress_format(&p, &m, 100, small, sizeof small); /* cut, not past its end */
     assert_int_equal(strlen(small), sizeof small - 1);
