@@ -202,6 +202,22 @@ static tdm_status check_preference_keys(const tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
+/* Keys of a loss over sampled completions, which an algorithm that learns from given ones has no use for. */
+static tdm_status check_policy_keys(const tdm_recipe *r, tdm_error *err)
+{
+    const tdm_recipe_train *t = &r->train;
+    const struct { const char *key; bool set; } keys[] = {
+        {"train.delta", t->delta != 0.0}, {"train.off_policy_threshold", t->off_policy_threshold != 0.0}, {"train.entropy_coef", t->entropy_coef != 0.0},
+        {"train.kl_in", t->kl_in != TDM_KL_IN_LOSS}, {"train.kl_input_clamp", t->kl_input_clamp != 0.0}, {"train.kl_output_clamp", t->kl_output_clamp != 0.0},
+    };
+    if (t->algorithm == TDM_ALGORITHM_GRPO) return TDM_OK;
+    for (size_t i = 0; i < TDM_COUNT(keys); i++)
+        if (keys[i].set)
+            return REFUSE(keys[i].key, "remove it, or use train.algorithm: grpo", "%s is of completions that were sampled, and train.algorithm is %s", keys[i].key,
+                          tdm_algorithm_names[t->algorithm]);
+    return TDM_OK;
+}
+
 static tdm_status check_preference(const tdm_recipe *r, tdm_error *err)
 {
     const tdm_recipe_train *t = &r->train;
@@ -398,6 +414,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_loss(r, err), done);
     TDM_TRY(st, check_bounds(r, err), done);
     TDM_TRY(st, check_importance(r, err), done);
+    TDM_TRY(st, check_policy_keys(r, err), done);
     TDM_TRY(st, check_preference_keys(r, err), done);
     TDM_TRY(st, check_preference(r, err), done);
     TDM_TRY(st, check_memory(r, err), done);
