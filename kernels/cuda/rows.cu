@@ -46,7 +46,7 @@ static __global__ void __launch_bounds__(THREADS) embed_wide(tdm_view y, tdm_cvi
     float4 *out = (float4 *)((float *)y.data + t * y.stride);
     EACH_COL(c, y.cols / 8)
     {
-        const uint4 v = in[c];
+        const uint4 v = __ldg(in + c);
         out[2 * c] = make_float4(tdm_bf16(v.x & 0xffff), tdm_bf16(v.x >> 16), tdm_bf16(v.y & 0xffff), tdm_bf16(v.y >> 16));
         out[2 * c + 1] = make_float4(tdm_bf16(v.z & 0xffff), tdm_bf16(v.z >> 16), tdm_bf16(v.w & 0xffff), tdm_bf16(v.w >> 16));
     }
