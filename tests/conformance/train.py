@@ -83,21 +83,30 @@ def compare_importance(row, want, floor):
         expect(abs(got - value) <= bound, f"importance_{key} {got}, TRL and verl {value}")
 
 
-def grpo(args, model, expected, name, tmp):
-    case = expected["grpo"]["cases"][name]
+def one_step(args, model, case, name, tmp, sections):
+    """Runs the one step of a case, `sections` of its run folder; the folder and its row of metrics, whose loss is compared."""
     run = os.path.join(tmp, "run-" + name)
-    path = write_recipe(os.path.join(tmp, name + ".yaml"), recipe(model, replay_sections(model, expected, case, run)))
-    run_ok([args.grpo_train, path, "--quiet"])
+    run_ok([args.grpo_train, write_recipe(os.path.join(tmp, name + ".yaml"), recipe(model, sections(run))), "--quiet"])
     row, = metrics_of(run)
     compare_loss(row["loss"], case["fp32_loss"], case["bf16_loss"], "loss")
+    return run, row
+
+
+def moves_of(model, file, name):
+    """Of the moves a golden file holds as "CASE/TENSOR", those of one case."""
+    return {k.split("/", 1)[1]: v for k, v in read_safetensors(os.path.join(model, file)).items() if k.startswith(name + "/")}
+
+
+def grpo(args, model, expected, name, tmp):
+    case = expected["grpo"]["cases"][name]
+    run, row = one_step(args, model, case, name, tmp, lambda run: replay_sections(model, expected, case, run))
     expect(abs(row["clip_fraction"] - case["clip_fraction"]) < 1e-6, f"clip_fraction {row['clip_fraction']}, TRL {case['clip_fraction']}")
     compare_importance(row, case.get("importance"), case.get("floor"))
     if case["kl_metric"] is not None:
         expect(math.isclose(row["kl"], case["kl_metric"], rel_tol=0.02, abs_tol=0.002), f"kl {row['kl']}, TRL {case['kl_metric']}")
     if "entropy_metric" in case:
         expect(math.isclose(row["entropy"], case["entropy_metric"], rel_tol=0.002), f"entropy {row['entropy']}, TRL {case['entropy_metric']}")
-    moves = {k.split("/", 1)[1]: v for k, v in read_safetensors(os.path.join(model, "grpo.safetensors")).items() if k.startswith(name + "/")}
-    worst = compare_adapter(run, model, moves, case["bf16_distance"])
+    worst = compare_adapter(run, model, moves_of(model, "grpo.safetensors", name), case["bf16_distance"])
     return f"worst tensor {worst:.0%} of the bound, loss {row['loss'] - case['fp32_loss']:+.6f}"
 
 
@@ -122,18 +131,13 @@ def preference_sections(model, expected, case, run):
 def preference(args, model, expected, name, tmp):
     """Metrics are sums over some twenty tokens of an answer, so they lie within 0.01 of FP32 for a mean over tokens, 0.2 for a sum."""
     case = expected["preference"]["cases"][name]
-    run = os.path.join(tmp, "run-" + name)
-    path = write_recipe(os.path.join(tmp, name + ".yaml"), recipe(model, preference_sections(model, expected, case, run)))
-    run_ok([args.grpo_train, path, "--quiet"])
-    row, = metrics_of(run)
-    compare_loss(row["loss"], case["fp32_loss"], case["bf16_loss"], "loss")
+    run, row = one_step(args, model, case, name, tmp, lambda run: preference_sections(model, expected, case, run))
     sums = case["algorithm"] != "orpo"
     for key, want in case["fp32_metrics"].items():
         expect(key in row, f"{key} is missing")
         bound = 1e-6 if key == "rewards/accuracies" else (0.2 if sums else 0.01) * (case["beta"] if key.startswith("rewards/") else 1.0)
         expect(abs(row[key] - want) <= bound, f"{key} {row[key]}, TRL {want}")
-    moves = {k.split("/", 1)[1]: v for k, v in read_safetensors(os.path.join(model, "preference.safetensors")).items() if k.startswith(name + "/")}
-    worst = compare_adapter(run, model, moves, case["bf16_distance"])
+    worst = compare_adapter(run, model, moves_of(model, "preference.safetensors", name), case["bf16_distance"])
     return f"worst tensor {worst:.0%} of the bound, loss {row['loss'] - case['fp32_loss']:+.6f}"
 
 
