@@ -14,16 +14,15 @@
 #include <cmocka.h>
 
 #include "memory/fs.h"
-#include "runtime/run/job.h"
 #include "runtime/run/metrics.h"
 #include "runtime/run/pass_at.h"
+#include "testing/job_case.h"
 #include "testing/scratch.h"
 
 static tdm_status run(const char *dir, const char *eval_rows, const char *reward, tdm_error *err)
 {
     char text[2048];
     char *train = test_path(dir, "train.jsonl"), *eval = test_path(dir, "eval.jsonl");
-    tdm_recipe *r = NULL;
     test_file_put(train, "{\"q\":\"one\",\"answer\":\"1\"}\n{\"q\":\"two\",\"answer\":\"2\"}\n");
     test_file_put(eval, eval_rows);
     snprintf(text, sizeof text,
@@ -32,10 +31,7 @@ static tdm_status run(const char *dir, const char *eval_rows, const char *reward
              "rollout: {prompts_per_step: 2, generations: 2, max_new_tokens: 8}\nreward: [%s]\n"
              "train: {steps: 3, lr: 0, micro_tokens: 128}\ncheckpoint: {every: 2}\nlog: {report: false, tensorboard: false}\noutput: %s/run\nthreads: 1\n",
              train, eval, reward, dir);
-    *err = (tdm_error){0};
-    tdm_status st = tdm_recipe_parse(&r, text, strlen(text), "a.yaml", NULL, 0, err);
-    if (st == TDM_OK) st = tdm_job_run(r, &(tdm_job_options){.quiet = true}, err);
-    tdm_recipe_close(r);
+    const tdm_status st = test_job_run(text, (tdm_job_options){0}, err);
     free(train);
     free(eval);
     return st;
@@ -118,7 +114,6 @@ static tdm_status run_with_patience(const char *dir, bool resume, tdm_error *err
 {
     char text[2048];
     char *rows = test_path(dir, "rows.jsonl"), *script = test_path(dir, "reward.sh");
-    tdm_recipe *r = NULL;
     test_file_put(rows, "{\"q\":\"one\"}\n{\"q\":\"two\"}\n{\"q\":\"three\"}\n{\"q\":\"four\"}\n{\"q\":\"five\"}\n");
     test_file_put(script, by_call);
     snprintf(text, sizeof text,
@@ -128,10 +123,7 @@ static tdm_status run_with_patience(const char *dir, bool resume, tdm_error *err
              "eval: {every: 1, limit: 4, generations: 2, temperature: 1, pass_at: [1, 2], pass_metric: right, best: pass@2, patience: 2}\n"
              "train: {steps: 9, lr: 0, micro_tokens: 128}\ncheckpoint: {every: 0, keep: 1}\nlog: {report: false, tensorboard: false}\noutput: %s/run\nthreads: 1\n",
              rows, rows, script, dir);
-    *err = (tdm_error){0};
-    tdm_status st = tdm_recipe_parse(&r, text, strlen(text), "a.yaml", NULL, 0, err);
-    if (st == TDM_OK) st = tdm_job_run(r, &(tdm_job_options){.quiet = true, .resume = resume}, err);
-    tdm_recipe_close(r);
+    const tdm_status st = test_job_run(text, (tdm_job_options){.resume = resume}, err);
     free(rows);
     free(script);
     return st;

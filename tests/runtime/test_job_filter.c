@@ -12,8 +12,8 @@
 
 #include <cmocka.h>
 
-#include "runtime/run/job.h"
 #include "runtime/run/metrics.h"
+#include "testing/job_case.h"
 #include "testing/scratch.h"
 
 /* Steps of two groups of two, three batches at most; the reward's answers by the number of the call. */
@@ -21,7 +21,6 @@ static tdm_status run(const char *dir, const char *answers, const char *filter, 
 {
     char text[2048];
     char *train = test_path(dir, "train.jsonl"), *script = test_path(dir, "reward.sh");
-    tdm_recipe *r = NULL;
     test_file_put(train, "{\"q\":\"row1\"}\n{\"q\":\"row2\"}\n{\"q\":\"row3\"}\n{\"q\":\"row4\"}\n{\"q\":\"row5\"}\n{\"q\":\"row6\"}\n{\"q\":\"row7\"}\n");
     test_file_put(script, answers);
     snprintf(text, sizeof text,
@@ -31,10 +30,7 @@ static tdm_status run(const char *dir, const char *answers, const char *filter, 
              "reward: [{command: [/bin/sh, %s], name: right}, {type: length, max: 400, buffer: 400, weight: 0.001}]\n"
              "train: {steps: 2, lr: 0, micro_tokens: 128}\nlog: {rollouts: 1, report: false, tensorboard: false}\noutput: %s/run\nthreads: 1\n",
              train, filter, script, dir);
-    *err = (tdm_error){0};
-    tdm_status st = tdm_recipe_parse(&r, text, strlen(text), "a.yaml", NULL, 0, err);
-    if (st == TDM_OK) st = tdm_job_run(r, &(tdm_job_options){.quiet = true}, err);
-    tdm_recipe_close(r);
+    const tdm_status st = test_job_run(text, (tdm_job_options){0}, err);
     free(train);
     free(script);
     return st;

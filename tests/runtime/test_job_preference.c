@@ -13,8 +13,8 @@
 
 #include <cmocka.h>
 
-#include "runtime/run/job.h"
 #include "runtime/run/metrics.h"
+#include "testing/job_case.h"
 #include "testing/scratch.h"
 
 /* Two steps over `rows`; train: more keys of that section, which begin with the algorithm. */
@@ -22,17 +22,13 @@ static tdm_status run(const char *dir, const char *rows, const char *train, tdm_
 {
     char text[2048];
     char *data = test_path(dir, "train.jsonl");
-    tdm_recipe *r = NULL;
     test_file_put(data, rows);
     snprintf(text, sizeof text,
              "model: {path: tests/golden/data/models/qwen3, weights: fp8_channel}\nadapter: {rank: 4, dropout: 0.25}\n"
              "data: {train: %s, shuffle: false, max_prompt_tokens: 40}\nrollout: {max_new_tokens: 24}\n"
              "train: {algorithm: %s, steps: 2, lr: 0.01}\nlog: {report: false, tensorboard: false}\noutput: %s/run\nthreads: 1\n",
              data, train, dir);
-    *err = (tdm_error){0};
-    tdm_status st = tdm_recipe_parse(&r, text, strlen(text), "a.yaml", NULL, 0, err);
-    if (st == TDM_OK) st = tdm_job_run(r, &(tdm_job_options){.quiet = true}, err);
-    tdm_recipe_close(r);
+    const tdm_status st = test_job_run(text, (tdm_job_options){0}, err);
     free(data);
     return st;
 }
