@@ -43,7 +43,7 @@ tdm_status tdm_recipe_settle_environment(const tdm_recipe *r, tdm_error *err)
     if (r->rollout.replay[0]) return REFUSE(set, "remove it; a replay's \"mask\" says what was observed", "%s answers completions that are sampled, and a replay has its own turns", set);
     if (!tdm_recipe_has_environment(r))
         return REFUSE(set, "give environment.python or environment.command", "%s is of an environment, and there is none", set);
-    if (r->environment.max_observation_tokens >= r->rollout.max_new_tokens && tdm_recipe_given(r, "environment.max_observation_tokens"))
+    if (r->environment.max_observation_tokens != 256 && r->environment.max_observation_tokens >= r->rollout.max_new_tokens) /* the default is a bound */
         return REFUSE("environment.max_observation_tokens", "use a smaller one, or raise rollout.max_new_tokens",
                       "environment.max_observation_tokens is %lld, and a completion has %lld tokens, observations among them",
                       (long long)r->environment.max_observation_tokens, (long long)r->rollout.max_new_tokens);
