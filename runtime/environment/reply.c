@@ -99,7 +99,7 @@ tdm_status tdm_environment_reply_parse(const char *line, size_t len, const char 
 {
     json_error_t je;
     const reader r = {where, names, names_count, n, err};
-    json_t *o = *root = json_loadb(line, len, JSON_REJECT_DUPLICATES, &je);
+    json_t *o = *root = json_loadb(line, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je);
     if (!json_is_object(o))
         return TDM_FAIL(err, TDM_ERR_INPUT, where, "answer one JSON object a line, and nothing else on stdout", "the reply is not JSON: %s", o ? "no object" : je.text);
     const json_t *error = json_object_get(o, "error"), *id = json_object_get(o, "id");

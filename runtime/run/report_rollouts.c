@@ -63,7 +63,7 @@ static void put_records(tdm_writer *t, const char *text, size_t bytes)
         const char *nl = memchr(text + at, '\n', bytes - at);
         size_t len = nl ? (size_t)(nl - text) - at : bytes - at;
         bool wanted = lines <= MAX_SAMPLES || line * MAX_SAMPLES / lines != (line - 1) * MAX_SAMPLES / lines || line == 0;
-        json_t *r = wanted ? json_loadb(text + at, len, 0, NULL) : NULL;
+        json_t *r = wanted ? json_loadb(text + at, len, JSON_ALLOW_NUL, NULL) : NULL;
         at += len + 1;
         if (json_is_object(r)) {
             if (shown++) tdm_writer_puts(t, ",");
