@@ -1,4 +1,4 @@
-"""Tasks of reasoning-gym (pip install reasoning-gym), with a second and a third try: an answer that is wrong is told so."""
+"""Tasks of reasoning-gym (pip install reasoning-gym), with a second and a third try: a wrong answer is said to be wrong."""
 import functools
 import json
 
@@ -21,6 +21,4 @@ class Task:
         score = self.tasks.score_answer(answer=completion.strip(), entry=self.entry)
         if score >= 1.0:
             return None, {"environment": WORTH[turn - 1], "solved": 1}
-        if last:
-            return None, {"environment": 0.1 * score, "solved": 0}  # reasoning-gym's score has parts, as for a right answer among other words
-        return "That is not right. Answer again, with the number alone."
+        return "That is wrong. Try again.", {"environment": 0.1 * score if last else 0.0, "solved": 0}  # reasoning-gym's score of a near miss

@@ -19,7 +19,8 @@ static tdm_status read_number(const reader *r, const json_t *v, int64_t sample, 
     if (!json_is_number(v) && !json_is_null(v) && !json_is_boolean(v))
         return TDM_FAIL(r->err, TDM_ERR_INPUT, r->where, "numbers, or null for none", "the reward of sample %" PRId64 " of the call is not a number", sample);
     *out = json_is_null(v) ? NAN : json_is_boolean(v) ? (double)json_is_true(v) : json_number_value(v);
-    if (isinf(*out)) return TDM_FAIL(r->err, TDM_ERR_INPUT, r->where, "finite numbers, or null for none", "the reward of sample %" PRId64 " of the call is infinite", sample);
+    if (isinf(*out))
+        return TDM_FAIL(r->err, TDM_ERR_INPUT, r->where, "finite numbers, or null for none", "the reward of sample %" PRId64 " of the call is infinite", sample);
     return TDM_OK;
 }
 
@@ -29,7 +30,8 @@ static tdm_status read_named(const reader *r, const char *name, const json_t *v,
     for (int64_t k = 0; k < r->names_count; k++)
         if (strcmp(r->names[k], name) == 0) return read_number(r, v, sample, &reward[k]);
     if (json_is_null(v)) return TDM_OK;
-    return TDM_FAIL(r->err, TDM_ERR_INPUT, r->where, "add {type: environment, name: ...} to the recipe's rewards", "the recipe has no reward of type environment called \"%.64s\"", name);
+    return TDM_FAIL(r->err, TDM_ERR_INPUT, r->where, "add {type: environment, name: ...} to the recipe's rewards",
+                    "the recipe has no reward of type environment called \"%.64s\"", name);
 }
 
 static tdm_status read_reward(const reader *r, const json_t *v, int64_t sample, double *reward)
@@ -51,7 +53,8 @@ static tdm_status find_list(const reader *r, const json_t *o, const char *key, c
     if (!*list) return TDM_OK;
     if (!json_is_array(*list)) return TDM_FAIL(r->err, TDM_ERR_INPUT, r->where, "one entry for each completion", "\"%s\" is no list", key);
     if ((int64_t)json_array_size(*list) == r->n) return TDM_OK;
-    return TDM_FAIL(r->err, TDM_ERR_INPUT, r->where, "one entry for each completion", "\"%s\" has %zu entries for %" PRId64 " completions", key, json_array_size(*list), r->n);
+    return TDM_FAIL(r->err, TDM_ERR_INPUT, r->where, "one entry for each completion", "\"%s\" has %zu entries for %" PRId64 " completions", key,
+                    json_array_size(*list), r->n);
 }
 
 static tdm_status read_texts(const reader *r, const json_t *observations, const json_t *errors, int64_t i, tdm_turn_reply *out)

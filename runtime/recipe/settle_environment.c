@@ -40,7 +40,8 @@ tdm_status tdm_recipe_settle_environment(const tdm_recipe *r, tdm_error *err)
     if (tdm_algorithm_supervised(r->train.algorithm))
         return REFUSE(set, "remove it, or use train.algorithm: grpo", "%s answers completions that are sampled, and train.algorithm: %s samples none", set,
                       tdm_algorithm_names[r->train.algorithm]);
-    if (r->rollout.replay[0]) return REFUSE(set, "remove it; a replay's \"mask\" says what was observed", "%s answers completions that are sampled, and a replay has its own turns", set);
+    if (r->rollout.replay[0]) return REFUSE(set, "remove it; a replay's \"mask\" says what was observed",
+                      "%s answers completions that are sampled, and a replay has its own turns", set);
     if (!tdm_recipe_has_environment(r))
         return REFUSE(set, "give environment.python or environment.command", "%s is of an environment, and there is none", set);
     if (r->environment.max_observation_tokens != 256 && r->environment.max_observation_tokens >= r->rollout.max_new_tokens) /* the default is a bound */
