@@ -76,6 +76,7 @@ const specs = [
   { title: 'Turns of a completion', series: [['turns_mean', 'mean'], ['turns_max', 'most']], zero: true },
   { title: 'Observed', unit: 'tokens of a step', series: [['observation_tokens', 'tokens']], zero: true },
   { title: 'Environment', unit: 'with a call to answer, in a step', fmt: duration, series: [['environment_s', 'time']], zero: true },
+  { title: 'Environment errors', series: [['environment_errors', 'samples of a step']], zero: true },
   { title: 'Truncated completions', series: [['truncated_fraction', 'truncated']], fmt: percent, zero: true },
   { title: 'Trainer against sampler', unit: '|Δ log-probability|', series: [['mismatch_mean', 'mean'], ['mismatch_max', 'largest']], zero: true },
   { title: 'Importance weights', unit: 'trainer to sampler', series: [['importance_mean', 'mean'], ['importance_min', 'least'], ['importance_max', 'greatest']] },
