@@ -54,7 +54,8 @@ static tdm_sequences_spec store_spec(const tdm_job *j, const tdm_model_config *c
     const bool replay = tdm_job_replays(j);
     return (tdm_sequences_spec){.count = j->samples, .prompt = replay ? j->replay.longest_prompt : r->data.max_prompt_tokens,
                                 .completion = replay ? j->replay.longest_completion : r->rollout.max_new_tokens, .vocab = c->vocab,
-                                .support = !replay && truncates(&j->sampling), .train = true};
+                                .support = !replay && truncates(&j->sampling), .train = true,
+                                .mask = replay ? j->replay.masked : tdm_recipe_has_environment(r)};
 }
 
 static tdm_status check_context(const tdm_job *j, const tdm_model_config *c, tdm_error *err)
@@ -117,7 +118,7 @@ static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_sessio
     const int64_t running = r->rollout.max_sequences > 0 ? r->rollout.max_sequences : 256;
     s->engine = (tdm_engine_spec){.sequences = tdm_min_i64(running, j->samples), .samples = j->samples, .requests = j->groups, .context = j->context,
                                   .batch_tokens = tdm_max_i64(512, tdm_min_i64(running, j->samples)),
-                                  .head_rows = tdm_min_i64(128, tdm_min_i64(running, j->samples))};
+                                  .head_rows = tdm_min_i64(128, tdm_min_i64(running, j->samples)), .turns = tdm_recipe_has_environment(r)};
     const int64_t micro = tdm_max_i64(tdm_min_i64(r->train.micro_tokens, j->samples * j->context), j->context);
     s->trainer = (tdm_trainer_spec){.micro_tokens = micro, .sequences = tdm_min_i64(j->samples, tdm_max_i64(16, micro / 16)), .context = j->context,
                                     .head_rows = 128, .checkpointing = r->train.checkpointing == TDM_CHECKPOINTING_LAYER || offload, .offload = offload,
@@ -208,8 +209,10 @@ static tdm_status try_first_row(tdm_job *j, tdm_error *err)
     tdm_job_prompt p = {0};
     bool fits;
     tdm_status st = TDM_OK;
-    for (int64_t i = 0; st == TDM_OK && i < j->r->data.source_count; i++)
+    for (int64_t i = 0; st == TDM_OK && i < j->r->data.source_count; i++) {
         st = tdm_job_prompt_make(j, tdm_mixture_part(j->data, i), &j->r->data.source[i], 0, &p, &fits, err);
+        if (st == TDM_OK) st = tdm_job_turns_try(j, p.messages, err);
+    }
     if (st == TDM_OK && j->eval) st = tdm_job_prompt_make(j, j->eval, NULL, 0, &p, &fits, err);
     tdm_job_prompt_clear(&p);
     tdm_text_free(&p.text);
@@ -248,6 +251,7 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     settle_config(j);
     TDM_TRY(st, check_context(j, c, err), done);
     TDM_TRY(st, step_tables(j, err), done);
+    TDM_TRY(st, tdm_job_turns_open(j, err), done);
     TDM_TRY(st, try_first_row(j, err), done);
     tdm_stops_init(&j->stops, &j->language, r->rollout.stop.items);
     session_spec(j, c, &spec, &adapter, &chosen);
@@ -296,6 +300,7 @@ void tdm_job_close(tdm_job *j)
     free(j->preferred);
     tdm_stops_fini(&j->stops);
     tdm_sequences_close(&j->sequences);
+    tdm_job_turns_close(j);
     tdm_rewards_close(j->rewards);
     tdm_replay_close(&j->replay);
     tdm_job_eval_close(j);

@@ -24,6 +24,7 @@ static size_t lay(tdm_sequences *s, const tdm_sequences_spec *spec, char *base)
     s->seq = take(&c, n * sizeof *s->seq);
     float ***tables[] = {&s->old, &s->ref, &s->lp, &s->entropy};
     for (size_t t = 0; spec->train && t < TDM_COUNT(tables); t++) *tables[t] = take(&c, n * sizeof(float *));
+    if (spec->mask) s->mask = take(&c, n * sizeof *s->mask);
     for (size_t i = 0; i < n; i++) {
         tdm_sequence q = {.tokens = take(&c, (size_t)(spec->prompt + spec->completion) * sizeof(int32_t)),
                           .logprob = take(&c, completion * sizeof(float)),
@@ -33,6 +34,8 @@ static size_t lay(tdm_sequences *s, const tdm_sequences_spec *spec, char *base)
             float *row = take(&c, completion * sizeof(float));
             if (base) (*tables[t])[i] = row;
         }
+        uint8_t *mask = spec->mask ? take(&c, completion) : NULL;
+        if (base && mask) s->mask[i] = mask;
     }
     return c.at;
 }
@@ -64,7 +67,7 @@ void tdm_sequences_close(tdm_sequences *s)
 void tdm_sequence_start(tdm_sequence *s, const int32_t *prompt, int64_t count, int64_t completion)
 {
     memcpy(s->tokens, prompt, (size_t)count * sizeof *prompt);
-    s->prompt = s->count = count;
+    s->prompt = s->count = s->turn = count;
     s->room = count + completion;
     s->finish = TDM_FINISH_NONE;
 }

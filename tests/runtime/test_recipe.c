@@ -143,10 +143,10 @@ static const struct { const char *text, *line; } broken[] = {
     {"model: {path: m}\ndata: {train: t}\nreward: {type: number}\n", "reward wants a list, found a mapping (a.yaml:3:9): start each reward with a dash"},
     {"model: {path: m}\ndata: {train: t}\nreward: [number]\n", "reward[0] wants keys, found number (a.yaml:3:10): write its keys below it, indented"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{weight: 1}]\n",
-     "reward[0] has no type (a.yaml:3:10): write type: number, exact, regex, format or length, or python:, command: or plugin:"},
+     "reward[0] has no type (a.yaml:3:10): write type: number, exact, regex, format, length or environment, or python:, command: or plugin:"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, python: a.py:f}]\n", "reward[0] has both type and python (a.yaml:3:25): make them two rewards"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: numbr}]\n",
-     "reward[0].type is numbr, not one of number, exact, regex, format, length (a.yaml:3:17): did you mean \"number\"?"},
+     "reward[0].type is numbr, not one of number, exact, regex, format, length, environment (a.yaml:3:17): did you mean \"number\"?"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, patern: x}]\n", "unknown key \"patern\" in reward[0] (a.yaml:3:25): did you mean \"pattern\"?"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, pattern: x}]\n",
      "reward[0].pattern means nothing to a number reward (a.yaml:3:25): it belongs to regex format"},
@@ -258,6 +258,27 @@ static const struct { const char *text, *line; } broken[] = {
     {OK "train: {checkpointing: none}\nmemory: {offload: activations}\n",
      "memory.offload: activations moves the inputs of layers that are computed again, and train.checkpointing is none (a.yaml:4:24): use "
      "train.checkpointing: layer or auto"},
+    {OK "environment: {python: a.py:C, command: [b]}\n", "environment has both python and command (a.yaml:4:40): keep one of them"},
+    {OK "environment: {python: a.py}\n", "environment.python names no class (a.yaml:4:23): write file.py:Class"},
+    {OK "environment: {max_turns: 3}\n",
+     "environment.max_turns is of an environment, and there is none (a.yaml:4:26): give environment.python or environment.command"},
+    {OK "environment: {max_turns: 0, python: a.py:C}\n", "environment.max_turns is 0, the range is 1 to 1000 (a.yaml:4:26): the default is 8"},
+    {OK "environment: {python: a.py:C, max_observation_tokens: 512}\n",
+     "environment.max_observation_tokens is 512, and a completion has 256 tokens, observations among them (a.yaml:4:55): use a smaller one, or raise "
+     "rollout.max_new_tokens"},
+    {OK "environment: {python: a.py:C, render: system}\n",
+     "environment.render is system, not one of tool, user, text (a.yaml:4:39): write one of these words"},
+    {OK "environment: {command: [a]}\nrollout: {replay: r}\n",
+     "environment.command answers completions that are sampled, and a replay has its own turns (a.yaml:4:24): remove it; a replay's \"mask\" says what "
+     "was observed"},
+    {PREFER "dpo}\nenvironment: {python: a.py:C}\n",
+     "environment.python answers completions that are sampled, and train.algorithm: dpo samples none (a.yaml:4:23): remove it, or use train.algorithm: "
+     "grpo"},
+    {PREFER "sft}\nenvironment: {on_error: skip}\n",
+     "environment.on_error answers completions that are sampled, and train.algorithm: sft samples none (a.yaml:4:25): remove it, or use "
+     "train.algorithm: grpo"},
+    {"model: {path: m}\ndata: {train: t}\nreward: [{type: environment}]\n",
+     "reward[0]: it is what an environment gives, and there is none (a.yaml:3:17): give environment.python or environment.command"},
     {OK "train: {warmup_steps: 101}\n", "train.warmup_steps is 101, train.steps is 100 (a.yaml:4:23): warm up for fewer steps"},
     {OK "train: {minibatches: 65}\n", "train.minibatches is 65, a step has 64 completions (a.yaml:4:22): use fewer minibatches"},
 };
