@@ -7,6 +7,7 @@
 typedef struct tdm_sequences {
     tdm_sequence *seq;     /* [count] */
     float **old, **ref, **lp, **entropy; /* [count] -> [completion]; NULL tables when not asked for */
+    float **value, **returns, **advantages; /* the same, with a critic */
     int64_t count;
     void *memory;
 } tdm_sequences;
@@ -16,6 +17,7 @@ typedef struct tdm_sequences_spec {
     int64_t vocab;
     bool support;          /* sampling truncates: remember what could be drawn */
     bool train;            /* old, ref, lp, entropy */
+    bool critic;           /* value, returns, advantages */
 } tdm_sequences_spec;
 
 size_t tdm_sequences_bytes(const tdm_sequences_spec *spec);

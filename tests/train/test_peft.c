@@ -150,7 +150,7 @@ static void what_is_saved_comes_back(void **state)
         tdm_error err = {0};
         tdm_model_config model = tiny();
         make(&m, sets[s]);
-        assert_int_equal(tdm_peft_save(dir, &m.config, m.pairs, m.count, &err), TDM_OK);
+        assert_int_equal(tdm_peft_save(dir, &m.config, m.pairs, m.count, (tdm_cview){0}, &err), TDM_OK);
         assert_int_equal(tdm_peft_open(&p, dir, &model, &err), TDM_OK);
         assert_memory_equal(tdm_peft_config_of(p), &m.config, sizeof m.config);
         int64_t count;
@@ -173,7 +173,7 @@ static void expect_refused(const char *dir, const made *m, const char *what)
     tdm_peft *p;
     tdm_error err = {0};
     tdm_model_config model = tiny();
-    assert_int_equal(tdm_peft_save(dir, &m->config, m->pairs, m->count, &err), TDM_OK);
+    assert_int_equal(tdm_peft_save(dir, &m->config, m->pairs, m->count, (tdm_cview){0}, &err), TDM_OK);
     assert_int_equal(tdm_peft_open(&p, dir, &model, &err), TDM_ERR_INPUT);
     assert_null(p);
     if (!strstr(err.what, what) && !strstr(err.where, what)) fail_msg("neither \"%s\" nor \"%s\" says %s", err.what, err.where, what);
@@ -213,11 +213,12 @@ static void what_is_missing_misshapen_or_not_finite_is_named(void **state)
     }
 
     make(&m, two_targets); /* one half of a pair */
+    int64_t entry_count;
     tdm_error err = {0};
     tdm_peft *p;
     tdm_model_config model = tiny();
-    assert_int_equal(tdm_peft_save(dir, &m.config, m.pairs, m.count, &err), TDM_OK);
-    tdm_st_entry *entries = tdm_peft_entries(m.pairs, m.count);
+    assert_int_equal(tdm_peft_save(dir, &m.config, m.pairs, m.count, (tdm_cview){0}, &err), TDM_OK);
+    tdm_st_entry *entries = tdm_peft_entries(m.pairs, m.count, (tdm_cview){0}, &entry_count);
     assert_int_equal(tdm_safetensors_write(weights, entries, m.count * 2 - 1, NULL, &err), TDM_OK);
     assert_int_equal(tdm_peft_open(&p, dir, &model, &err), TDM_ERR_INPUT);
     assert_non_null(strstr(err.what, "layers.1.mlp.down_proj.lora_B.weight is missing"));
@@ -261,7 +262,9 @@ static void a_broken_config_is_refused_by_its_key(void **state)
         {"{\"peft_type\":\"LORA\",\"r\":1,\"target_modules\":[\"xq_proj\"]}", "xq_proj"},
         {"{\"peft_type\":\"LORA\",\"r\":1,\"lora_alpha\":\"8\",\"target_modules\":[\"q_proj\"]}", "lora_alpha"},
         {"{\"peft_type\":\"LORA\",\"r\":1,\"lora_dropout\":2,\"target_modules\":[\"q_proj\"]}", "lora_dropout"},
-        {"{\"peft_type\":\"LORA\",\"r\":1,\"task_type\":\"SEQ_CLS\",\"target_modules\":[\"q_proj\"]}", "SEQ_CLS"},
+        {"{\"peft_type\":\"LORA\",\"r\":1,\"task_type\":\"SEQ_2_SEQ_LM\",\"target_modules\":[\"q_proj\"]}", "SEQ_2_SEQ_LM"},
+        {"{\"peft_type\":\"LORA\",\"r\":1,\"task_type\":\"CAUSAL_LM\",\"modules_to_save\":[\"score\"],\"target_modules\":[\"q_proj\"]}", "modules_to_save"},
+        {"{\"peft_type\":\"LORA\",\"r\":1,\"task_type\":\"SEQ_CLS\",\"modules_to_save\":[\"score\",\"lm_head\"],\"target_modules\":[\"q_proj\"]}", "modules_to_save"},
         {"{\"peft_type\":\"LORA\",\"r\":1,\"use_new_thing\":true,\"target_modules\":[\"q_proj\"]}", "use_new_thing"},
         {"{\"peft_type\":\"LORA\",\"r\":1,\"r\":2,\"target_modules\":[\"q_proj\"]}", "JSON"},
     };
