@@ -245,6 +245,45 @@ static void what_is_missing_misshapen_or_not_finite_is_named(void **state)
     test_scratch_free(dir);
 }
 
+static void expect_head_refused(const char *dir, const made *m, tdm_cview head, const char *what)
+{
+    tdm_error err = {0};
+    tdm_peft *p;
+    tdm_model_config model = tiny();
+    assert_int_equal(tdm_peft_save(dir, &m->config, m->pairs, m->count, head, &err), TDM_OK);
+    assert_int_equal(tdm_peft_open_head(&p, dir, &model, &err), TDM_ERR_INPUT);
+    assert_null(p);
+    if (!strstr(err.what, what)) fail_msg("\"%s\" does not say %s", err.what, what);
+}
+
+static void a_head_is_of_critics_and_reward_models_alone(void **state)
+{
+    (void)state;
+    char *dir = test_scratch_new();
+    made m;
+    tdm_peft *p;
+    tdm_error err = {0};
+    tdm_model_config model = tiny();
+    float values[64];
+    for (int i = 0; i < 64; i++) values[i] = 0.25f * (float)(i + 1);
+    const tdm_cview head = {values, TDM_DTYPE_F32, 1, model.width, model.width}, none = {0}, wide = {values, TDM_DTYPE_F32, 1, model.width + 1, model.width + 1};
+    make(&m, two_targets);
+    expect_head_refused(dir, &m, none, "no head");
+    m.config.head = true;
+    assert_int_equal(tdm_peft_save(dir, &m.config, m.pairs, m.count, head, &err), TDM_OK);
+    assert_int_equal(tdm_peft_open_head(&p, dir, &model, &err), TDM_OK);
+    assert_int_equal(tdm_peft_head(p).cols, model.width);
+    assert_memory_equal(tdm_peft_head(p).data, values, (size_t)model.width * sizeof *values);
+    tdm_peft_close(p);
+    assert_int_equal(tdm_peft_open(&p, dir, &model, &err), TDM_ERR_INPUT);
+    assert_non_null(strstr(err.what, "SEQ_CLS"));
+    expect_head_refused(dir, &m, none, "score.weight is missing");
+    expect_head_refused(dir, &m, wide, "the head is [1, ");
+    values[3] = NAN;
+    expect_head_refused(dir, &m, head, "NaN");
+    test_scratch_free(dir);
+}
+
 static void a_broken_config_is_refused_by_its_key(void **state)
 {
     (void)state;
@@ -292,6 +331,7 @@ int main(void)
         cmocka_unit_test(what_is_not_plain_lora_is_refused_by_its_name),
         cmocka_unit_test(what_is_saved_comes_back),
         cmocka_unit_test(what_is_missing_misshapen_or_not_finite_is_named),
+        cmocka_unit_test(a_head_is_of_critics_and_reward_models_alone),
         cmocka_unit_test(a_broken_config_is_refused_by_its_key),
     };
     return cmocka_run_group_tests_name("peft", tests, NULL, NULL);
