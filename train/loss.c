@@ -40,6 +40,7 @@ double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequenc
 
 static bool in_loss(const tdm_loss_tokens *t, int64_t i) { return !t->mask || t->mask[i]; }
 static double old_of(const tdm_loss_tokens *t, int64_t i) { return t->old ? t->old[i] : t->lp[i]; }
+static double advantage_at(const tdm_loss_tokens *t, int64_t i) { return t->advantages ? (double)t->advantages[i] : t->advantage; }
 static double log_ratio(const tdm_loss_tokens *t, int64_t i) { return (double)t->lp[i] - old_of(t, i); }
 
 /* The weight for a log-ratio old - sampler, of a token or of a sequence. */
@@ -129,11 +130,17 @@ static double vespo_phi(const tdm_loss_config *c, double log_w, double a)
     return isfinite(phi) ? phi : 0.0;
 }
 
+double tdm_loss_kl_token(const tdm_loss_config *c, double lp, double ref)
+{
+    double derivative;
+    return kl_of(c, lp, ref, &derivative);
+}
+
 double tdm_loss_kl(const tdm_loss_config *c, const tdm_loss_tokens *t)
 {
-    double sum = 0.0, derivative;
+    double sum = 0.0;
     for (int64_t i = 0; i < t->count; i++)
-        if (in_loss(t, i)) sum += kl_of(c, t->lp[i], t->ref[i], &derivative);
+        if (in_loss(t, i)) sum += tdm_loss_kl_token(c, t->lp[i], t->ref[i]);
     return sum;
 }
 
@@ -221,7 +228,7 @@ static void eval_sequence(const tdm_loss_config *c, const tdm_loss_tokens *t, fl
         coef[i] = 0.0f;
         if (!in_loss(t, i)) continue;
         if (by_token) u = weigh(c, delta_of(t, i), s);
-        if (!shares) loss = objective(c, log_ratio(t, i), t->advantage, &derivative, s);
+        if (!shares) loss = objective(c, log_ratio(t, i), advantage_at(t, i), &derivative, s);
         if (weighs_lp(c)) loss = derivative * (double)t->lp[i];
         const bool still = c->kind == TDM_LOSS_GMPO && passes(log_ratio(t, i), -c->clip_low, c->clip_high, t->advantage, s);
         const double used = kept * (vespo ? 1.0 : u), slope = kept * (vespo ? 1.0 : shares && !weighs_lp(c) ? mean_u : u); /* vespo's is in phi */
@@ -238,7 +245,7 @@ static double eval_token(const tdm_loss_config *c, const tdm_loss_tokens *t, int
         return -t->weight;
     }
     if (c->kind == TDM_LOSS_FROZEN) return (double)t->coef[i];
-    double derivative, loss = objective(c, log_ratio(t, i), t->advantage, &derivative, s);
+    double derivative, loss = objective(c, log_ratio(t, i), advantage_at(t, i), &derivative, s);
     if (weighs_lp(c)) loss = derivative * (double)t->lp[i];
     const double u = corrected(c, t) ? weigh(c, delta_of(t, i), s) : 1.0;
     s->loss += t->weight * u * loss;

@@ -64,6 +64,7 @@ typedef struct tdm_loss_tokens {
     const float *lp, *old, *sampler, *ref; /* [count] */
     const uint8_t *mask;                   /* [count] 1: in the loss; NULL: all */
     const float *coef;                     /* [count] frozen's derivatives; others: not read */
+    const float *advantages;               /* [count] one a token (train/gae.h), for losses whose ratio is a token's; NULL: `advantage` */
     double advantage, weight;              /* weight: this sequence's factor on each token's loss, from tdm_loss_weight */
 } tdm_loss_tokens;
 
@@ -89,6 +90,8 @@ double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequenc
  * itself, but where the loss needs its sequence: then the whole sequence at once. */
 void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t first, int64_t n, float *coef, tdm_loss_sums *sums);
 
+/* The estimator of KL of one token. */
+double tdm_loss_kl_token(const tdm_loss_config *c, double lp, double ref);
 /* The estimator of KL(lp, ref), as the term in the loss has it, summed over the tokens in the loss. */
 double tdm_loss_kl(const tdm_loss_config *c, const tdm_loss_tokens *t);
 

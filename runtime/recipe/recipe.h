@@ -14,7 +14,8 @@
 #include "train/optimizer.h"
 #include "train/preference.h"
 
-typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_SFT, TDM_ALGORITHM_DPO, TDM_ALGORITHM_ORPO, TDM_ALGORITHM_KTO } tdm_algorithm;
+typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_PPO, TDM_ALGORITHM_SFT, TDM_ALGORITHM_DPO, TDM_ALGORITHM_ORPO, TDM_ALGORITHM_KTO,
+                             TDM_ALGORITHM_REWARD } tdm_algorithm;
 extern const char *const tdm_algorithm_names[]; /* NULL-terminated */
 typedef enum tdm_kl_in { TDM_KL_IN_LOSS, TDM_KL_IN_REWARD } tdm_kl_in;
 typedef enum tdm_ratio { TDM_RATIO_AUTO, TDM_RATIO_TOKEN, TDM_RATIO_SEQUENCE } tdm_ratio; /* auto: settled before anyone looks */
@@ -25,7 +26,7 @@ typedef enum tdm_device { TDM_DEVICE_AUTO, TDM_DEVICE_CPU, TDM_DEVICE_CUDA } tdm
 extern const char *const tdm_device_names[]; /* as tdm_backend_open takes them; NULL-terminated */
 typedef enum tdm_numerics { TDM_NUMERICS_FAST, TDM_NUMERICS_EXACT } tdm_numerics;
 typedef enum tdm_reward_kind {
-    TDM_REWARD_NUMBER, TDM_REWARD_EXACT, TDM_REWARD_REGEX, TDM_REWARD_FORMAT, TDM_REWARD_LENGTH, TDM_REWARD_ENVIRONMENT, /* `type:` */
+    TDM_REWARD_NUMBER, TDM_REWARD_EXACT, TDM_REWARD_REGEX, TDM_REWARD_FORMAT, TDM_REWARD_LENGTH, TDM_REWARD_ENVIRONMENT, TDM_REWARD_MODEL, /* `type:` */
     TDM_REWARD_PYTHON, TDM_REWARD_COMMAND, TDM_REWARD_PLUGIN                                     /* by the key that names the source */
 } tdm_reward_kind;
 typedef enum tdm_on_error { TDM_ON_ERROR_STOP, TDM_ON_ERROR_ZERO } tdm_on_error;
@@ -128,6 +129,7 @@ typedef struct tdm_recipe_reward {
     const char *python;      /* file.py:function */
     tdm_strings command;     /* argv */
     const char *plugin;      /* file.so */
+    const char *path;        /* model: the folder of an adapter with a head */
     const char *interpreter; /* python: "python3" */
     double timeout_s;        /* python, command: for one batch, and for a worker to start */
     tdm_on_error on_error;
@@ -143,18 +145,28 @@ typedef struct tdm_recipe_importance {
     double floor, cap;       /* floor 0: none */
 } tdm_recipe_importance;
 
-/* dpo, orpo, kto; elsewhere the defaults. */
+/* ppo; elsewhere the defaults. */
+typedef struct tdm_recipe_critic {
+    int64_t rank;            /* 0: adapter.rank, once settled its number, or with init the loaded one's; alpha too */
+    double alpha;
+    const char *init;        /* "": fresh; else the folder of an adapter with a head */
+    double lr, cliprange_value, vf_coef;
+    int64_t warmup;          /* first steps in which the critic alone learns */
+} tdm_recipe_critic;
+
+/* dpo, orpo, kto, reward; elsewhere the defaults. */
 typedef struct tdm_recipe_preference {
     tdm_preference_kind loss; /* dpo's */
     double beta, label_smoothing, sft;
     double desirable_weight, undesirable_weight; /* kto's */
+    double center_rewards_coefficient; /* reward's */
 } tdm_recipe_preference;
 
 typedef struct tdm_recipe_train {
     tdm_algorithm algorithm;
     tdm_loss_kind loss;      /* `loss: gspo` is resolved to GRPO with importance.ratio SEQUENCE */
     int64_t steps, epochs_per_rollout, minibatches;
-    int64_t batch_size;      /* sft, kto: samples a step; dpo, orpo: pairs */
+    int64_t batch_size;      /* sft, kto: samples a step; dpo, orpo, reward: pairs */
     double lr;
     tdm_schedule schedule;
     int64_t warmup_steps;
@@ -174,6 +186,9 @@ typedef struct tdm_recipe_train {
     tdm_vespo vespo;
     tdm_advantage advantage;
     tdm_recipe_importance importance;
+    double gamma, lam;       /* ppo: of the advantages */
+    bool whiten_rewards;     /* ppo */
+    tdm_recipe_critic critic;
     tdm_recipe_preference preference;
     int64_t micro_tokens;    /* tokens of one forward and backward */
     tdm_checkpointing checkpointing;
@@ -217,7 +232,7 @@ typedef struct tdm_recipe {
 } tdm_recipe;
 
 /* Whether the algorithm learns from the data's own answers: nothing is generated or rewarded. */
-static inline bool tdm_algorithm_supervised(tdm_algorithm a) { return a != TDM_ALGORITHM_GRPO; }
+static inline bool tdm_algorithm_supervised(tdm_algorithm a) { return a != TDM_ALGORITHM_GRPO && a != TDM_ALGORITHM_PPO; }
 /* Whether those are preferences. */
 static inline bool tdm_algorithm_prefers(tdm_algorithm a) { return a >= TDM_ALGORITHM_DPO; }
 

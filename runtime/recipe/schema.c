@@ -10,7 +10,7 @@
 
 static const char *const schemes[] = {"bf16", "fp8_tensor", "fp8_channel", "fp8_block", NULL};
 static const char *const activations[] = {"none", "dynamic", "static", NULL};
-const char *const tdm_algorithm_names[] = {"grpo", "sft", "dpo", "orpo", "kto", NULL};
+const char *const tdm_algorithm_names[] = {"grpo", "ppo", "sft", "dpo", "orpo", "kto", "reward", NULL};
 static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "rloo", "gspo", NULL}; /* gspo: settled before anyone looks */
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "adamw_8bit", NULL};
@@ -28,12 +28,12 @@ static const char *const places[] = {"device", "host", NULL};
 const char *const tdm_device_names[] = {"auto", "cpu", "cuda", NULL};
 static const char *const numerics[] = {"fast", "exact", NULL};
 static const char *const on_errors[] = {"stop", "zero", NULL};
-const char *const tdm_reward_kind_names[] = {"number", "exact", "regex", "format", "length", "environment", "python", "command", "plugin", NULL};
+const char *const tdm_reward_kind_names[] = {"number", "exact", "regex", "format", "length", "environment", "model", "python", "command", "plugin", NULL};
 static const char *const renders[] = {"tool", "user", "text", NULL};
 static const char *const environment_errors[] = {"stop", "zero", "skip", NULL};
-static const char *const reward_types[] = {"number", "exact", "regex", "format", "length", "environment", NULL};
+static const char *const reward_types[] = {"number", "exact", "regex", "format", "length", "environment", "model", NULL};
 
-static_assert(TDM_SCHEME_FP8_BLOCK == 3 && TDM_ACT_STATIC == 2 && TDM_REWARD_PLUGIN == 8 && TDM_PREFERENCE_ROBUST == 3, "names stand in the order of the enums");
+static_assert(TDM_SCHEME_FP8_BLOCK == 3 && TDM_ACT_STATIC == 2 && TDM_REWARD_PLUGIN == 9 && TDM_PREFERENCE_ROBUST == 3, "names stand in the order of the enums");
 static_assert(sizeof(tdm_scheme) == sizeof(int) && sizeof(tdm_on_error) == sizeof(int), "an enum is stored as an int");
 
 static const tdm_key recipe_keys[] = {
@@ -138,12 +138,23 @@ static const tdm_key recipe_keys[] = {
     {"train.importance.correction", TDM_KEY_ENUM, AT(train.importance.correction), "truncate", 0, 0, corrections, 0, 0},
     {"train.importance.floor", TDM_KEY_FLOAT, AT(train.importance.floor), "0.0", 0, 1, NULL, 0, 0},
     {"train.importance.cap", TDM_KEY_FLOAT, AT(train.importance.cap), "2.0", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"train.gamma", TDM_KEY_FLOAT, AT(train.gamma), "1.0", 0, 1, NULL, 0, 0},
+    {"train.lam", TDM_KEY_FLOAT, AT(train.lam), "0.95", 0, 1, NULL, 0, 0},
+    {"train.whiten_rewards", TDM_KEY_BOOL, AT(train.whiten_rewards), "false", 0, 0, NULL, 0, 0},
+    {"train.critic.rank", TDM_KEY_INT, AT(train.critic.rank), "0", 0, 1024, NULL, 0, 0},
+    {"train.critic.alpha", TDM_KEY_FLOAT, AT(train.critic.alpha), "0.0", 0, 1e6, NULL, 0, 0},
+    {"train.critic.init", TDM_KEY_TEXT, AT(train.critic.init), "none", 0, 0, NULL, TDM_KEY_NONE, 0},
+    {"train.critic.lr", TDM_KEY_FLOAT, AT(train.critic.lr), "1.0e-5", 0, 1000, NULL, 0, 0},
+    {"train.critic.cliprange_value", TDM_KEY_FLOAT, AT(train.critic.cliprange_value), "0.2", 0, 1e30, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"train.critic.vf_coef", TDM_KEY_FLOAT, AT(train.critic.vf_coef), "1.0", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"train.critic.warmup", TDM_KEY_INT, AT(train.critic.warmup), "0", 0, 1e9, NULL, 0, 0},
     {"train.preference.loss", TDM_KEY_ENUM, AT(train.preference.loss), "sigmoid", 0, 0, preferences, 0, 0},
     {"train.preference.beta", TDM_KEY_FLOAT, AT(train.preference.beta), "0.1", 0, 1000, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"train.preference.label_smoothing", TDM_KEY_FLOAT, AT(train.preference.label_smoothing), "0.0", 0, 0.5, NULL, TDM_KEY_BELOW_MAX, 0},
     {"train.preference.sft", TDM_KEY_FLOAT, AT(train.preference.sft), "0.0", 0, 1000, NULL, 0, 0},
     {"train.preference.desirable_weight", TDM_KEY_FLOAT, AT(train.preference.desirable_weight), "1.0", 0, 1000, NULL, 0, 0},
     {"train.preference.undesirable_weight", TDM_KEY_FLOAT, AT(train.preference.undesirable_weight), "1.0", 0, 1000, NULL, 0, 0},
+    {"train.preference.center_rewards_coefficient", TDM_KEY_FLOAT, AT(train.preference.center_rewards_coefficient), "0.0", 0, 1000, NULL, 0, 0},
     {"train.micro_tokens", TDM_KEY_INT, AT(train.micro_tokens), "4096", 1, 1e8, NULL, 0, 0},
     {"train.checkpointing", TDM_KEY_ENUM, AT(train.checkpointing), "auto", 0, 0, checkpointings, TDM_KEY_FREE, 0},
     {"train.mask_truncated", TDM_KEY_BOOL, AT(train.mask_truncated), "false", 0, 0, NULL, 0, 0},
@@ -169,12 +180,13 @@ static const tdm_key recipe_keys[] = {
 #define KIND(k) (1u << TDM_REWARD_##k)
 #define OUTSIDE (KIND(PYTHON) | KIND(COMMAND))
 
-/* `type` is an enum of the first six kinds; python, command and plugin say theirs by being there. */
+/* `type` is an enum of the first seven kinds; python, command and plugin say theirs by being there. */
 static const tdm_key reward_keys[] = {
-    {"type", TDM_KEY_ENUM, IN(kind), "number", 0, 0, reward_types, 0, KIND(NUMBER) | KIND(EXACT) | KIND(REGEX) | KIND(FORMAT) | KIND(LENGTH) | KIND(ENVIRONMENT)},
+    {"type", TDM_KEY_ENUM, IN(kind), "number", 0, 0, reward_types, 0, KIND(NUMBER) | KIND(EXACT) | KIND(REGEX) | KIND(FORMAT) | KIND(LENGTH) | KIND(ENVIRONMENT) | KIND(MODEL)},
     {"python", TDM_KEY_TEXT, IN(python), "null", 0, 0, NULL, 0, KIND(PYTHON)},
     {"command", TDM_KEY_TEXTS, IN(command), "[]", 0, 0, NULL, 0, KIND(COMMAND)},
     {"plugin", TDM_KEY_TEXT, IN(plugin), "null", 0, 0, NULL, 0, KIND(PLUGIN)},
+    {"path", TDM_KEY_TEXT, IN(path), "null", 0, 0, NULL, 0, KIND(MODEL)},
     {"name", TDM_KEY_TEXT, IN(name), "null", 0, 0, NULL, 0, 0},
     {"weight", TDM_KEY_FLOAT, IN(weight), "1.0", -1e6, 1e6, NULL, 0, 0},
     {"answer", TDM_KEY_TEXT, IN(answer), "null", 0, 0, NULL, 0, KIND(NUMBER) | KIND(EXACT) | KIND(REGEX)},

@@ -1,5 +1,5 @@
 /* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_turns.c, job_update.c, job_sft.c,
- * job_preference.c, job_eval.c, job_save.c. */
+ * job_preference.c, job_critic.c, job_reward_model.c, job_eval.c, job_save.c. */
 #ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 #define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 
@@ -33,6 +33,7 @@ typedef struct tdm_job_figures {
     double importance_mean, importance_min, importance_max, importance_high, importance_low; /* the last two: parts of the weights */
     int64_t importance_count; /* weights of the correction; 0: there was none */
     tdm_preference_sums preference;
+    double value_loss, value_clip_fraction, value_mean, return_mean, explained_variance, critic_grad_norm, critic_lr;
     int64_t prompt_tokens, completion_tokens, longest, truncated;
     int64_t generated_tokens; /* completion_tokens and those of dropped groups */
     int64_t gen_batches, groups_dropped;
@@ -60,7 +61,16 @@ typedef struct tdm_job {
     tdm_sampling sampling;
     tdm_loss_config loss;
     tdm_preference_config preference;
-    tdm_optimizer_config optimizer;
+    tdm_optimizer_config optimizer, critic_optimizer;
+    tdm_role_spec role[TDM_SESSION_ROLES];
+    char role_name[TDM_SESSION_ROLES][48];
+    int role_count;
+    /* what reward models score: sequences of their own, as their template renders them */
+    tdm_sequence *scored;       /* [samples] */
+    int32_t *scored_tokens;     /* [samples, scored_context] */
+    tdm_train_item *scored_item;
+    float *score;               /* [samples] */
+    int64_t scored_context;     /* 0: no reward model */
     /* where the run stands */
     int64_t step, data_position;
     int64_t first_step;         /* of this process */
@@ -102,6 +112,11 @@ typedef struct tdm_job {
     char **reward_key;          /* "reward/NAME" is made by the log; names here */
 } tdm_job;
 
+/* ppo's critic among the session's roles. */
+enum { TDM_JOB_CRITIC = 0 };
+
+static inline bool tdm_job_ppo(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_PPO; }
+static inline bool tdm_job_scores(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_REWARD; } /* a reward model is trained */
 static inline bool tdm_job_sft(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_SFT; }
 static inline bool tdm_job_prefers(const tdm_job *j) { return tdm_algorithm_prefers(j->r->train.algorithm); }
 static inline bool tdm_job_supervised(const tdm_job *j) { return tdm_algorithm_supervised(j->r->train.algorithm); }
@@ -149,8 +164,21 @@ tdm_status tdm_job_preferences(tdm_job *j, tdm_error *err);
 tdm_status tdm_job_preference_reference(tdm_job *j, tdm_error *err);
 tdm_status tdm_job_preference_weigh(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_loss_sums *sums, tdm_error *err);
 void tdm_job_preference_metrics(const tdm_job *j, tdm_step_metrics *m);
+/* job_critic.c: values of the step's items, and of them advantages and returns; whether the policy is updated in step `step` (from 0); an update
+ * of the critic from items, which have weights; the figures. */
+tdm_status tdm_job_critic_advantages(tdm_job *j, tdm_error *err);
+bool tdm_job_policy_learns(const tdm_job *j, int64_t step);
+tdm_status tdm_job_critic_update(tdm_job *j, tdm_train_item *items, int64_t count, tdm_value_sums *sums, tdm_error *err);
+void tdm_job_critic_metrics(const tdm_job *j, tdm_step_metrics *m);
+/* job_reward_model.c: the roles of rewards of type model, and room for what they score; before the session is planned. The scorer of the rewards. */
+tdm_status tdm_job_models_open(tdm_job *j, const tdm_model_config *c, tdm_error *err);
+void tdm_job_models_close(tdm_job *j);
+size_t tdm_job_models_bytes(const tdm_job *j); /* of the host */
+tdm_reward_scorer tdm_job_models_score; /* ctx: the job */
 /* job_update.c: reference and old passes, minibatches, optimizer. */
 tdm_status tdm_job_update(tdm_job *j, tdm_error *err);
+/* ctx: the job; asked before each micro-batch. */
+bool tdm_job_keep_going(void *ctx);
 /* Where minibatch k of `parts` begins in the step's sequences; a pair is never split. */
 int64_t tdm_job_part(const tdm_job *j, int64_t k, int64_t parts);
 /* Log-probabilities of the first `count` items into rows. */

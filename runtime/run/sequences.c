@@ -22,17 +22,18 @@ static size_t lay(tdm_sequences *s, const tdm_sequences_spec *spec, char *base)
     const size_t words = (size_t)tdm_ceil_div(spec->vocab, 32);
     s->count = spec->count;
     s->seq = take(&c, n * sizeof *s->seq);
-    float ***tables[] = {&s->old, &s->ref, &s->lp, &s->entropy};
-    for (size_t t = 0; spec->train && t < TDM_COUNT(tables); t++) *tables[t] = take(&c, n * sizeof(float *));
+    float ***all[] = {&s->old, &s->ref, &s->lp, &s->entropy, &s->value, &s->returns, &s->advantages}; /* the last three are a critic's */
+    const size_t tables = spec->critic ? TDM_COUNT(all) : spec->train ? TDM_COUNT(all) - 3 : 0;
+    for (size_t t = 0; t < tables; t++) *all[t] = take(&c, n * sizeof(float *));
     if (spec->mask) s->mask = take(&c, n * sizeof *s->mask);
     for (size_t i = 0; i < n; i++) {
         tdm_sequence q = {.tokens = take(&c, (size_t)(spec->prompt + spec->completion) * sizeof(int32_t)),
                           .logprob = take(&c, completion * sizeof(float)),
                           .support = spec->support ? take(&c, completion * words * sizeof(uint32_t)) : NULL};
         if (base) s->seq[i] = q;
-        for (size_t t = 0; spec->train && t < TDM_COUNT(tables); t++) {
+        for (size_t t = 0; t < tables; t++) {
             float *row = take(&c, completion * sizeof(float));
-            if (base) (*tables[t])[i] = row;
+            if (base) (*all[t])[i] = row;
         }
         uint8_t *mask = spec->mask ? take(&c, completion) : NULL;
         if (base && mask) s->mask[i] = mask;

@@ -81,6 +81,9 @@ const specs = [
   { title: 'Trainer against sampler', unit: '|Δ log-probability|', series: [['mismatch_mean', 'mean'], ['mismatch_max', 'largest']], zero: true },
   { title: 'Importance weights', unit: 'trainer to sampler', series: [['importance_mean', 'mean'], ['importance_min', 'least'], ['importance_max', 'greatest']] },
   { title: 'Ratios out of bounds', series: [['importance_fraction_high', 'above the cap'], ['importance_fraction_low', 'below the floor']], fmt: percent, zero: true },
+  { title: 'Critic: values and returns', series: [['critic/values/mean', 'value'], ['critic/returns/mean', 'return']] },
+  { title: 'Critic: loss', series: [['critic/vf_loss', 'loss']], zero: true },
+  { title: 'Critic: explained variance', series: [['critic/vf_explained_var', 'explained']] },
   { title: 'Throughput', unit: 'tokens per second', series: [['rollout_tokens_per_s', 'rollout'], ['train_tokens_per_s', 'train']], zero: true },
   compare ? { title: 'Time of a step', fmt: duration, zero: true, series: [['step_s', 'step'], ['rollout_s', 'rollout'], ['train_s', 'train']] }
     : { title: 'Time of a step', stack: true, fmt: duration, series: [['rollout_s', 'rollout'], ['reward_s', 'reward'], ['train_s', 'train'], ['flip_s', 'phase change']] },
