@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "memory/arch/arch.h"
 #include "memory/fs.h"
 #include "memory/model_config.h"
 #include "train/peft.h"
@@ -13,7 +14,7 @@ static bool read_config(const char *dir, tdm_model_config *c)
     char path[TDM_PATH_BYTES];
     if (tdm_fs_join(path, dir, "config.json", NULL) != TDM_OK) return false;
     json_t *o = json_load_file(path, 0, NULL);
-    *c = (tdm_model_config){0};
+    *c = (tdm_model_config){.arch = &tdm_arch_llama};
     c->layers = json_integer_value(json_object_get(o, "num_hidden_layers"));
     c->width = json_integer_value(json_object_get(o, "hidden_size"));
     c->ffn = json_integer_value(json_object_get(o, "intermediate_size"));

@@ -56,9 +56,10 @@ static void what_is_not_computed_is_refused_by_name(void **state)
     refused("llama", "\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}", "differs between layers");
     refused("llama", "\"rope_parameters\":{\"partial_rotary_factor\":0.25}", "partial_rotary_factor");
     refused("qwen2",
-            "\"use_sliding_window\":true,\"layer_types\":[\"sliding_attention\",\"full_attention\",\"sliding_"
-            "attention\",\"full_attention\"]",
-            "layer_types");
+            "\"layer_types\":[\"sliding_attention\",\"full_attention\",\"sliding_attention\",\"full_attention\"]",
+            "layer 0 has a sliding window");
+    refused("qwen2", "\"layer_types\":[\"full_attention\",\"full_attention\",\"linear_attention\",\"full_attention\"]",
+            "layer 2 is \"linear_attention\"");
     refused("llama", "\"layer_types\":[\"full_attention\"]", "layer_types");
 }
 
@@ -118,12 +119,15 @@ static void windows_are_read_as_qwen_means_them(void **state)
         read("qwen2", "\"sliding_window\":8,\"max_window_layers\":2"); /* use_sliding_window is false */
     assert_int_equal(c.window, 0);
     c = read("qwen2", "\"use_sliding_window\":true,\"sliding_window\":8,\"max_window_layers\":2");
-    assert_true(c.window == 8 && c.window_first_layer == 2);
+    assert_true(c.window == 8 && !c.sliding[1] && c.sliding[2] && c.sliding[3]);
     c = read("qwen2", "\"use_sliding_window\":true,\"sliding_window\":8,\"max_window_layers\":4");
     assert_int_equal(c.window, 0);
     c = read("qwen3", "\"use_sliding_window\":true,\"sliding_window\":8,\"layer_types\":[\"full_attention\",\"sliding_"
                       "attention\",\"sliding_attention\",\"sliding_attention\"]");
-    assert_true(c.window == 8 && c.window_first_layer == 1);
+    assert_true(c.window == 8 && !c.sliding[0] && c.sliding[1] && c.sliding[3]);
+    c = read("qwen2", "\"use_sliding_window\":true,\"sliding_window\":8,\"layer_types\":[\"sliding_attention\",\"full_attention\",\"sliding_"
+                      "attention\",\"full_attention\"]");
+    assert_true(c.window == 8 && c.sliding[0] && !c.sliding[1] && c.sliding[2] && !c.sliding[3]);
 }
 
 static void both_styles_of_rope_are_read(void **state)

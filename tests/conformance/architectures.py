@@ -1,0 +1,79 @@
+#!/usr/bin/env python3
+"""Each family of models against transformers and PEFT, by the checks of score.py and train.py: one golden model each, whose weights are drawn
+from seeds (tests/golden/make_architectures.py).
+
+    architectures.py --tandem build/cpu-release/tandem --grpo-train build/cpu-release/grpo_train [--only gemma3]
+"""
+import os
+import sys
+
+from harness import ROOT, Report, arguments, expect, read_json, read_safetensors, run_ok, scratch, start, write_recipe
+import score
+import train
+
+sys.path.insert(0, os.path.join(ROOT, "tests", "golden"))
+import seeded
+
+GOLDENS = os.path.join(ROOT, "tests", "golden", "data", "architectures")
+# The longest sequence of a run decides between Phi's two lists of factors: in these rows it is below the original length.
+LIMITS = {"data": {"max_prompt_tokens": 96}, "rollout": {"max_new_tokens": 32}}
+# Of a loss over some 230 tokens whose BF16 log-probabilities are 0.01 apart from FP32: 4 standard errors.
+LOSS_FLOOR = 0.003
+
+
+def quantized_tower_scores_the_same(m):
+    """What `tandem quantize` writes of one tower of several is a model of its own, with the same log-probabilities."""
+    out = os.path.join(m.tmp, "text")
+    run_ok([m.tandem, "quantize", "--model", m.path, "--scheme", "fp8_channel", "--output", out])
+    config = read_json(os.path.join(out, "config.json"))
+    expect("text_config" not in config and not config["model_type"].endswith("_vl_text"), f"model_type {config['model_type']}")
+    names = read_safetensors(os.path.join(out, "model.safetensors"))
+    expect(all(n.startswith(("model.layers.", "model.norm.", "model.embed_tokens.", "lm_head.")) for n in names), f"names {sorted(names)[:3]}")
+    whole = m.score("infer", "fp8_channel", False)
+    m.path, m.cache = out, {}
+    expect(m.score("infer", "fp8_channel", False) == whole, "the text tower alone scores otherwise")
+
+
+def parts_of_a_module_are_refused(args, m):
+    path = write_recipe(os.path.join(m.tmp, "parts.yaml"), train.recipe(m.path, {
+        "adapter": {"targets": ["q_proj", "o_proj"]}, "data": {"train": os.path.join(m.path, "sft.jsonl"), **LIMITS["data"]},
+        "output": os.path.join(m.tmp, "parts"), **{k: v for k, v in LIMITS.items() if k != "data"}, "train": {"algorithm": "sft", "steps": 1}}))
+    r = start([args.grpo_train, path, "--quiet"])
+    expect(r.code == 2 and "a part of qkv_proj is a target, which is one matrix in this model" in r.err, r.describe())
+
+
+def checks_of(args, m, tmp):
+    checks = [("greedy", score.greedy_agrees, m)] if "greedy" in m.expected else []
+    for kind in sorted(m.expected["score"]):
+        adapter = kind == "adapter"
+        checks.append((f"{kind}/bf16", score.bf16_no_worse_than_transformers, m, adapter))
+        checks += [(f"{kind}/{s}/engines", score.engines_agree_bitwise, m, s, adapter) for s in ("bf16", "fp8_channel", "fp8_block")]
+        checks.append((f"{kind}/company", score.company_changes_no_bit, m, "bf16" if adapter else "fp8_block", adapter))
+        if "fp8_block" in m.expected["score"][kind]:
+            checks += [(f"{kind}/{s}", score.fp8_shifts_as_simulated, m, adapter, s) for s in score.LAYER_SCHEMES]
+    checks += [(f"quantize/{s}", score.quantized_bits_agree, m, s) for s in m.expected.get("quantized", ())]
+    if "sft" in m.expected:
+        checks.append(("sft", train.sft, args, m.path, m.expected, tmp, LIMITS, LOSS_FLOOR))
+    if "sft" in m.expected and read_json(os.path.join(m.path, "config.json"))["model_type"] == "phi3":
+        checks.append(("targets", parts_of_a_module_are_refused, args, m))
+    if "text_config" in read_json(os.path.join(m.path, "config.json")):
+        checks.append(("text tower", quantized_tower_scores_the_same, m))
+    return checks
+
+
+def main():
+    args = arguments(__doc__)
+    report = Report()
+    for name in sorted(os.listdir(GOLDENS)):
+        if args.only and not args.only.startswith(name) and args.only not in name:
+            continue
+        with scratch() as tmp, scratch() as folder:
+            seeded.materialize(os.path.join(GOLDENS, name), folder)
+            for label, *check in checks_of(args, score.Model(args, folder, tmp), tmp):
+                if args.only in f"{name}/{label}":
+                    report.run(f"{name}/{label}", *check)
+    report.end()
+
+
+if __name__ == "__main__":
+    main()
