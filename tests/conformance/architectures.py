@@ -4,10 +4,12 @@ from seeds (tests/golden/make_architectures.py).
 
     architectures.py --tandem build/cpu-release/tandem --grpo-train build/cpu-release/grpo_train [--only gemma3]
 """
+import json
 import os
 import sys
 
-from harness import ROOT, Report, arguments, expect, read_json, read_safetensors, run_ok, scratch, start, write_recipe
+from harness import (ROOT, Report, arguments, expect, flat, mean_abs_difference, read_json, read_safetensors, run_ok, scratch, start, write_recipe,
+                     write_text)
 import score
 import train
 
@@ -34,6 +36,32 @@ def quantized_tower_scores_the_same(m):
     expect(m.score("infer", "fp8_channel", False) == whole, "the text tower alone scores otherwise")
 
 
+def gguf_scores_the_same(m, listed):
+    """The same weights as llama.cpp stores them: the same bits; frequencies that were divided by stored factors differ in their last bits."""
+    same = score.Model(m.args, os.path.join(m.tmp, "as-safetensors"), m.tmp)
+    path = os.path.join(m.tmp, "model.gguf")
+    seeded.write_gguf(path, listed)
+    want = same.score("infer", "bf16", False)
+    m = score.Model(m.args, m.path, m.tmp)
+    m.path = path
+    got = m.score("infer", "bf16", False)
+    if "rope_freqs.weight" not in listed.get("factors", {}):
+        expect(got == want, "a GGUF of the same weights scores other bits")
+        return "same bits"
+    d, bound = mean_abs_difference(flat(got), flat(want)), mean_abs_difference(flat(m.expected["score"]["base"]["bf16"]), flat(m.expected["score"]["base"]["fp32"]))
+    expect(d <= 0.3 * bound, f"mean |difference| to the same weights in safetensors {d:.6f}, of BF16 to FP32 {bound:.6f}")
+    return f"mean |d| {d:.6f}, BF16's own {bound:.6f}"
+
+
+def as_safetensors(golden, listed, folder):
+    """The golden with what the GGUF's metadata says instead of its config."""
+    os.mkdir(folder)
+    seeded.materialize(golden, folder)
+    config = {**read_json(os.path.join(golden, "config.json")), **listed["config"]}
+    os.remove(os.path.join(folder, "config.json"))
+    write_text(os.path.join(folder, "config.json"), json.dumps(config))
+
+
 def parts_of_a_module_are_refused(args, m):
     path = write_recipe(os.path.join(m.tmp, "parts.yaml"), train.recipe(m.path, {
         "adapter": {"targets": ["q_proj", "o_proj"]}, "data": {"train": os.path.join(m.path, "sft.jsonl"), **LIMITS["data"]},
@@ -42,7 +70,7 @@ def parts_of_a_module_are_refused(args, m):
     expect(r.code == 2 and "a part of qkv_proj is a target, which is one matrix in this model" in r.err, r.describe())
 
 
-def checks_of(args, m, tmp):
+def checks_of(args, golden, m, tmp):
     checks = [("greedy", score.greedy_agrees, m)] if "greedy" in m.expected else []
     for kind in sorted(m.expected["score"]):
         adapter = kind == "adapter"
@@ -58,6 +86,10 @@ def checks_of(args, m, tmp):
         checks.append(("targets", parts_of_a_module_are_refused, args, m))
     if "text_config" in read_json(os.path.join(m.path, "config.json")):
         checks.append(("text tower", quantized_tower_scores_the_same, m))
+    if os.path.exists(os.path.join(golden, "gguf.json")):
+        listed = read_json(os.path.join(golden, "gguf.json"))
+        as_safetensors(golden, listed, os.path.join(tmp, "as-safetensors"))
+        checks.append(("gguf", gguf_scores_the_same, m, listed))
     return checks
 
 
@@ -69,7 +101,7 @@ def main():
             continue
         with scratch() as tmp, scratch() as folder:
             seeded.materialize(os.path.join(GOLDENS, name), folder)
-            for label, *check in checks_of(args, score.Model(args, folder, tmp), tmp):
+            for label, *check in checks_of(args, os.path.join(GOLDENS, name), score.Model(args, folder, tmp), tmp):
                 if args.only in f"{name}/{label}":
                     report.run(f"{name}/{label}", *check)
     report.end()

@@ -7,12 +7,14 @@ As make_goldens_models.py, whose parts it uses, with weights drawn from seeds (s
 The hidden sizes are above 256, so that scales of blocks mean something.
 """
 import json
+import math
 import os
 import random
 import shutil
 import sys
 import tempfile
 
+import gguf
 import torch
 import transformers
 from safetensors import safe_open
@@ -36,22 +38,38 @@ LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor":
 SIGLIP = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8)
 
 
+plain_load = base.load
+
+
+def load(*args, **kw):
+    """Gemma's factor of the embedding is rounded to the weights' dtype. That is a constant of the model and no error of BF16 arithmetic, so the
+    FP32 run has it too."""
+    model = plain_load(*args, **kw)
+    for m in model.modules():
+        if hasattr(m, "scalar_embed_scale"):
+            m.embed_scale.fill_(float(torch.tensor(m.scalar_embed_scale).bfloat16()))
+    return model
+
+
+base.load = load
+
+
 def text_of(cls, args):
     config = cls(**args).to_dict()
     return {k: v for k, v in config.items() if k not in ("transformers_version", "architectures")}
 
 
 MODELS = {
-    "llama31": dict(config=lambda: LlamaConfig(**SIZES, tie_word_embeddings=False, rope_parameters=dict(base.ROPE3)), fp8=True, old_config=True),
-    "qwen25": dict(config=lambda: Qwen2Config(**SIZES, tie_word_embeddings=True, rope_parameters=dict(PLAIN))),
-    "qwen3": dict(config=lambda: Qwen3Config(**dict(SIZES, head_dim=96), tie_word_embeddings=True, rope_parameters=dict(PLAIN))),
-    "mistral_small": dict(config=lambda: MistralConfig(**dict(SIZES, head_dim=48), tie_word_embeddings=False, sliding_window=None,
+    "llama31": dict(gguf=True, config=lambda: LlamaConfig(**SIZES, tie_word_embeddings=False, rope_parameters=dict(base.ROPE3)), fp8=True, old_config=True),
+    "qwen25": dict(gguf=True, config=lambda: Qwen2Config(**SIZES, tie_word_embeddings=True, rope_parameters=dict(PLAIN))),
+    "qwen3": dict(gguf=True, config=lambda: Qwen3Config(**dict(SIZES, head_dim=96), tie_word_embeddings=True, rope_parameters=dict(PLAIN))),
+    "mistral_small": dict(gguf=True, config=lambda: MistralConfig(**dict(SIZES, head_dim=48), tie_word_embeddings=False, sliding_window=None,
                           rope_parameters=dict(PLAIN))),
-    "phi4_mini": dict(config=lambda: Phi3Config(**SIZES, tie_word_embeddings=True, original_max_position_embeddings=128, rope_parameters=dict(LONG)),
+    "phi4_mini": dict(gguf=True, config=lambda: Phi3Config(**SIZES, tie_word_embeddings=True, original_max_position_embeddings=128, rope_parameters=dict(LONG)),
                       lora=dict(LORA, target_modules=FUSED), fp8=True),
     "phi4_long": dict(config=lambda: Phi3Config(**SIZES, tie_word_embeddings=True, original_max_position_embeddings=8, rope_parameters=dict(LONG)),
                       lora=dict(LORA, target_modules=FUSED), lengths=[9, 12, 10, 33, 64, 90, 17, 40], sft=False),
-    "gemma3": dict(config=lambda: Gemma3TextConfig(**GEMMA), fp8=True),
+    "gemma3": dict(gguf=True, config=lambda: Gemma3TextConfig(**GEMMA), fp8=True),
     "gemma3_vision": dict(config=lambda: Gemma3Config(text_config=text_of(Gemma3TextConfig, GEMMA), vision_config=SIGLIP, mm_tokens_per_image=4,
                           boi_token_index=300, eoi_token_index=301, image_token_index=302, eos_token_id=2, bos_token_id=0), towers=True, sft=False),
     "qwen3_vl": dict(config=lambda: Qwen3VLConfig(
@@ -93,8 +111,66 @@ def make_model(spec, folder):
     seeded.write(weights, tensors)
     with open(os.path.join(folder, "tensors.json"), "w") as f:
         f.write("{" + ",\n ".join(f"{json.dumps(k)}:{json.dumps(v)}" for k, v in tensors.items()) + "}\n")
-    gen = torch.Generator().manual_seed(len(folder))
+    if "gguf" in spec:
+        make_gguf(os.path.basename(folder), config, tensors, folder)
+    gen = torch.Generator().manual_seed(sum(os.path.basename(folder).encode()))
     return base.make_tokenizer(folder), gen
+
+
+# ---- GGUF ----------------------------------------------------------------------------------------------------------------------------
+
+# What llama.cpp's metadata cannot say of Gemma's config: it has every sixth layer without a window, and scales queries by their own width.
+GGUF_CONFIG = {"gemma3": {"layer_types": ["sliding_attention"] * 3, "query_pre_attn_scalar": 64}}
+
+
+def gguf_meta(arch, config):
+    """As convert_hf_to_gguf.py writes it."""
+    c, head = config, getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rope = c.rope_parameters.get("full_attention", c.rope_parameters)
+    meta = [["general.architecture", "str", arch], ["vocab_size", "u32", c.vocab_size], ["context_length", "u32", c.max_position_embeddings],
+            ["embedding_length", "u32", c.hidden_size], ["block_count", "u32", c.num_hidden_layers], ["feed_forward_length", "u32", c.intermediate_size],
+            ["attention.head_count", "u32", c.num_attention_heads], ["attention.head_count_kv", "u32", c.num_key_value_heads],
+            ["attention.key_length", "u32", head], ["attention.value_length", "u32", head],
+            ["rope.dimension_count", "u32", int(head * rope.get("partial_rotary_factor", 1))],
+            ["attention.layer_norm_rms_epsilon", "f32", c.rms_norm_eps], ["rope.freq_base", "f32", rope["rope_theta"]]]
+    if arch == "gemma3":
+        meta.append(["attention.sliding_window", "u32", c.sliding_window])
+    if arch == "phi3":
+        factor = c.max_position_embeddings / c.original_max_position_embeddings
+        meta += [["rope.scaling.original_context_length", "u32", c.original_max_position_embeddings],
+                 ["rope.scaling.attn_factor", "f32", math.sqrt(1 + math.log(factor) / math.log(c.original_max_position_embeddings))]]
+    own = ("general.", "tokenizer.")
+    return [[k if k.startswith(own) else f"{arch}.{k}", t, v] for k, t, v in meta]
+
+
+def make_gguf(name, config, tensors, folder):
+    """Names by the gguf package's own table. transformers reads the file back where it knows the family: the same model in FP32."""
+    arch = {"gemma3_text": "gemma3", "mistral": "llama"}.get(config.model_type, config.model_type)
+    kind = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch)
+    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
+    listed = {"meta": gguf_meta(arch, config), "tensors": {}, "config": GGUF_CONFIG.get(name, {})}
+    for hf, (seed, draw, shape) in tensors.items():
+        heads = 0
+        if arch == "llama":
+            heads = config.num_attention_heads if ".q_proj." in hf else config.num_key_value_heads if ".k_proj." in hf else 0
+        listed["tensors"][names.get_name(hf, (".weight", ".bias"))] = [seed, draw, shape, 1.0 if draw == "norm0" else 0.0, heads]
+    if arch == "phi3":
+        listed["factors"] = {f"rope_factors_{k}.weight": config.rope_parameters[f"{k}_factor"] for k in ("long", "short")}
+    if config.rope_parameters.get("rope_type") == "llama3":
+        plain = 1.0 / (config.rope_parameters["rope_theta"] ** (torch.arange(0, 64, 2, dtype=torch.float) / 64))
+        model = base.AutoModelForCausalLM.from_config(config)
+        listed["factors"] = {"rope_freqs.weight": (plain / model.model.rotary_emb.inv_freq).tolist()}
+    with open(os.path.join(folder, "gguf.json"), "w") as f:
+        f.write("{" + ",\n ".join(f"{json.dumps(k)}:{json.dumps(v)}" for k, v in listed.items()) + "}\n")
+    check_gguf(name, listed, folder)
+
+
+def check_gguf(name, listed, folder):
+    path = os.path.join(folder, "model.gguf")
+    seeded.write_gguf(path, listed)
+    reader = gguf.GGUFReader(path)
+    assert {t.name for t in reader.tensors} == set(listed["tensors"]) | set(listed.get("factors", {}))
+    os.remove(path)
 
 
 def make_expect(name, spec, folder, tok, gen):

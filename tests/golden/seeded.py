@@ -56,11 +56,58 @@ def write(path, tensors):
         f.write(struct.pack("<Q", len(text)) + text + b"".join(data))
 
 
+# ---- The same as llama.cpp stores it -------------------------------------------------------------------------------------------------
+
+GGUF_TYPES = {"u32": (4, "<I"), "f32": (6, "<f"), "str": (8, None)}
+GGML_F32, GGML_BF16 = 0, 30
+
+
+def gguf_text(text):
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def floats(bits, add):
+    words = struct.unpack(f"<{len(bits) // 2}H", bits)
+    values = struct.unpack(f"<{len(words)}f", struct.pack(f"<{len(words)}I", *(w << 16 for w in words)))
+    return struct.pack(f"<{len(values)}f", *(add + v for v in values))
+
+
+def interleaved(bits, rows, heads):
+    """llama.cpp's converter stores the halves of each head's rows by turns (LlamaModel.permute)."""
+    size, head = len(bits) // rows, rows // heads
+    order = [h * head + j * head // 2 + i for h in range(heads) for i in range(head // 2) for j in range(2)]
+    return b"".join(bits[r * size:(r + 1) * size] for r in order)
+
+
+def write_gguf(path, listed):
+    """listed: {"meta": [[key, type, value]], "tensors": {name: [name it is drawn by, kind, shape, add, heads]}, "factors": {name: [numbers]}}
+    Vectors are F32 with `add` added, matrices BF16, with rows of `heads` heads interleaved (0: as they are)."""
+    tensors = []
+    for name, (seed, kind, shape, add, heads) in listed["tensors"].items():
+        bits = draw(seed, shape, kind)
+        if len(shape) == 1:
+            tensors.append((name, shape, GGML_F32, floats(bits, add)))
+        else:
+            tensors.append((name, shape, GGML_BF16, interleaved(bits, shape[0], heads) if heads else bits))
+    tensors += [(name, [len(v)], GGML_F32, struct.pack(f"<{len(v)}f", *v)) for name, v in listed.get("factors", {}).items()]
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(listed["meta"]))
+    for key, kind, value in listed["meta"]:
+        code, form = GGUF_TYPES[kind]
+        head += gguf_text(key) + struct.pack("<I", code) + (gguf_text(value) if form is None else struct.pack(form, value))
+    offset, body = 0, []
+    for name, shape, ggml, data in tensors:
+        head += gguf_text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), ggml, offset)
+        body.append(data + bytes(-len(data) % 32))
+        offset += len(body[-1])
+    with open(path, "wb") as f:
+        f.write(head + bytes(-len(head) % 32) + b"".join(body))
+
+
 def materialize(golden, folder):
     """Makes `folder` a model: the golden's files, and the weights its tensors.json lists. Names are written there once: {layer} counts."""
     with open(os.path.join(golden, "tensors.json"), encoding="utf-8") as f:
         listed = json.load(f)
     for name in os.listdir(golden):
-        if name != "tensors.json":
+        if name not in ("tensors.json", "gguf.json"):
             os.symlink(os.path.join(os.path.abspath(golden), name), os.path.join(folder, name))
     write(os.path.join(folder, "model.safetensors"), listed)
