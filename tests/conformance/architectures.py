@@ -71,7 +71,8 @@ def gguf_scores_the_same(m, listed):
     if "rope_freqs.weight" not in listed.get("factors", {}):
         expect(got == want, "a GGUF of the same weights scores other bits")
         return "same bits"
-    d, bound = mean_abs_difference(flat(got), flat(want)), mean_abs_difference(flat(m.expected["score"]["base"]["bf16"]), flat(m.expected["score"]["base"]["fp32"]))
+    base = m.expected["score"]["base"]
+    d, bound = mean_abs_difference(flat(got), flat(want)), mean_abs_difference(flat(base["bf16"]), flat(base["fp32"]))
     expect(d <= 0.3 * bound, f"mean |difference| to the same weights in safetensors {d:.6f}, of BF16 to FP32 {bound:.6f}")
     return f"mean |d| {d:.6f}, BF16's own {bound:.6f}"
 
@@ -95,6 +96,7 @@ def parts_of_a_module_are_refused(args, m):
 
 def checks_of(args, golden, m, tmp):
     checks = [("greedy", score.greedy_agrees, m)] if "greedy" in m.expected else []
+    checks.append(("sampled", score.sampled_logprobs_are_scored, m))
     for kind in sorted(m.expected["score"]):
         adapter = kind == "adapter"
         checks.append((f"{kind}/bf16", score.bf16_no_worse_than_transformers, m, adapter))
