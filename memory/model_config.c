@@ -157,13 +157,13 @@ tdm_status tdm_model_config_from_json(tdm_model_config *c, const json_t *config,
     TDM_TRY(st, read_arch(c, &f), done);
     TDM_TRY(st, refuse_others(&f), done);
     TDM_TRY(st, read_shape(c, &f), done);
+    TDM_TRY(st, tdm_model_config_check(c, where, err), done);
     TDM_TRY(st, read_features(c, &f), done);
     TDM_TRY(st, read_tied(c, &outer, &f), done);
     TDM_TRY(st, tdm_model_config_rope(c, &f), done);
     TDM_TRY(st, tdm_model_config_window(c, &f), done);
     if (c->arch->read) TDM_TRY(st, c->arch->read(c, &f), done);
     TDM_TRY(st, read_special(c, &outer, &f, generation), done);
-    TDM_TRY(st, tdm_model_config_check(c, where, err), done);
 done:
     return st;
 }

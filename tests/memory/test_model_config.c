@@ -172,6 +172,7 @@ static void phi_is_read_as_transformers_means_it(void **state)
     c = read("phi3", "\"sliding_window\":2047");
     assert_true(c.window == 2047 && c.sliding[0] && c.sliding[3] && c.rope == TDM_ROPE_PLAIN && c.rope_dim == 0);
     refused("phi3", "\"partial_rotary_factor\":0.4", "partial_rotary_factor");
+    refused("phi3", "\"head_dim\":511,\"rope_scaling\":{\"type\":\"longrope\"}", "head width of 511");
     refused("phi3", "\"rope_scaling\":{\"type\":\"longrope\"," FACTORS("short", "1,2,3") "," FACTORS("long", "5,6,7,8") "}", "short_factor is not a list of 8");
     refused("phi3", "\"partial_rotary_factor\":0.5,\"rope_scaling\":{\"type\":\"su\"," FACTORS("short", "1,2,3,4") "," FACTORS("long", "5,6,7,0") "}",
             "number 3 is not above 0");
