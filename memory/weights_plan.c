@@ -198,8 +198,9 @@ static bool names_a_module(const tdm_model_config *c, const char *text)
     for (int64_t l = 0; l < c->layers; l++)
         for (int p = 0; p < TDM_PROJ_COUNT; p++) {
             tdm_proj_shape(c, (tdm_proj)p, &n, &k);
+            if (n == 0) continue;
             tdm_module_name(c, module, l, (tdm_proj)p);
-            if (n > 0 && strstr(module, text)) return true;
+            if (strstr(module, text)) return true;
         }
     return false;
 }

@@ -52,6 +52,18 @@ def quantized_towers_load(m):
     expect(run_score(m, whole) == want, "the quantized checkpoint of all towers scores otherwise")
 
 
+def kept_modules_stay(m):
+    out = os.path.join(m.tmp, "mlp-kept")
+    run_ok([m.tandem, "quantize", "--model", m.path, "--scheme", "fp8_channel", "--keep-bf16", "mlp", "--output", out])
+    tensors, ignored = read_safetensors(os.path.join(out, "model.safetensors")), read_json(os.path.join(out, "config.json"))["quantization_config"]["ignore"]
+    linear = [n for n in tensors if ".layers." in n and n.endswith("_proj.weight")]
+    for name in linear:
+        kept = ".mlp." in name
+        expect((tensors[name][0] == "BF16") == kept and (name[:-len(".weight")] in ignored) == kept, f"{name}: {tensors[name][0]}, ignored: {ignored}")
+    run_score(m, out)
+    return f"{len(linear)} matrices"
+
+
 def run_score(m, path):
     source, target = os.path.join(m.tmp, "in.jsonl"), os.path.join(m.tmp, "out.jsonl")
     write_jsonl(source, [{"ids": s} for s in m.sequences])
@@ -96,6 +108,7 @@ def parts_of_a_module_are_refused(args, m):
 
 def checks_of(args, golden, m, tmp):
     checks = [("greedy", score.greedy_agrees, m)] if "greedy" in m.expected else []
+    checks.append(("kept", kept_modules_stay, m))
     checks.append(("sampled", score.sampled_logprobs_are_scored, m))
     for kind in sorted(m.expected["score"]):
         adapter = kind == "adapter"
