@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GgufConfig
 
 
 def lines(argv, text):
@@ -43,7 +43,7 @@ def scores(model, sequences):
 
 def reference(path, dtype):
     folder, name = os.path.split(os.path.abspath(path))
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype, quantization_config=GgufConfig(dequantize=True))
     if dtype == torch.float32:
         with torch.no_grad():
             for p in model.parameters():
