@@ -3,16 +3,28 @@
 #include <math.h>
 
 #include "kernels/philox.h"
+#include "memory/arch/arch.h"
+
+const char *tdm_adapter_targets(const tdm_model_config *c, bool target[TDM_PROJ_COUNT])
+{
+    const char *split = NULL;
+    if (!c->arch->fused) return NULL;
+    if (target[TDM_PROJ_Q] != target[TDM_PROJ_K] || target[TDM_PROJ_Q] != target[TDM_PROJ_V]) split = "qkv_proj";
+    if (target[TDM_PROJ_GATE] != target[TDM_PROJ_UP]) split = "gate_up_proj";
+    target[TDM_PROJ_K] = target[TDM_PROJ_V] = target[TDM_PROJ_UP] = false;
+    return split;
+}
 
 void tdm_adapter_init(tdm_adapter *a, const tdm_adapter_spec *spec, const tdm_model_config *c)
 {
     *a = (tdm_adapter){.spec = *spec, .layers = c->layers};
+    (void)tdm_adapter_targets(c, a->spec.target);
     a->scale = spec->rslora ? spec->alpha / sqrtf((float)spec->rank) : spec->alpha / (float)spec->rank;
     int64_t at = 0;
     for (int p = 0; p < TDM_PROJ_COUNT; p++) {
         a->offset_a[p] = a->offset_b[p] = -1;
         tdm_proj_shape(c, (tdm_proj)p, &a->n[p], &a->k[p]);
-        if (!spec->target[p]) continue;
+        if (!a->spec.target[p]) continue;
         a->offset_a[p] = at;
         at += spec->rank * a->k[p];
         a->offset_b[p] = at;

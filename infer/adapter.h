@@ -29,6 +29,9 @@ typedef struct tdm_adapter {
     const float *head;           /* [head_count] f32, borrowed; NULL until given, or none */
 } tdm_adapter;
 
+/* Leaves of the seven targets those that the model has. Where it has several as one matrix, all of them or none are meant: else the name of
+ * that matrix is returned, NULL otherwise. */
+const char *tdm_adapter_targets(const tdm_model_config *c, bool target[TDM_PROJ_COUNT]);
 void tdm_adapter_init(tdm_adapter *a, const tdm_adapter_spec *spec, const tdm_model_config *c);
 /* A [R, K] and B [N, R] of a projection; absent views when it is not a target. */
 tdm_cview tdm_adapter_a(const tdm_adapter *a, int64_t layer, tdm_proj p);

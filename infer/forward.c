@@ -1,5 +1,6 @@
 /* The one forward pass. Everything that computes a hidden state, a logit or a log-probability goes through these functions. */
 #include "infer/model.h"
+#include "memory/arch/arch.h"
 
 static tdm_cview columns(tdm_view v, int64_t rows, int64_t cols) { return (tdm_cview){v.data, v.dtype, rows, cols, cols}; }
 
@@ -98,13 +99,14 @@ done:
 
 tdm_status tdm_forward_embed(const tdm_run *r, tdm_view x, const int32_t *ids, tdm_error *err)
 {
-    return r->m->be->embed(r->m->s, x, tdm_weights_embedding(r->m->w), ids, err);
+    return r->m->be->embed(r->m->s, x, tdm_weights_embedding(r->m->w), ids, r->m->embed_scale, err);
 }
 
-static tdm_rope rotation(const tdm_run *r, tdm_view x, tdm_view pre, tdm_cview norm, int64_t heads)
+static tdm_rope rotation(const tdm_run *r, int64_t layer, tdm_view x, tdm_view pre, tdm_cview norm, int64_t heads)
 {
     const tdm_model *m = r->m;
-    return (tdm_rope){.x = x, .pre = pre, .cos = m->rope_cos, .sin = m->rope_sin, .norm_w = norm, .position = r->batch->position,
+    const bool sliding = m->c->sliding[layer];
+    return (tdm_rope){.x = x, .pre = pre, .cos = m->rope_cos[sliding], .sin = m->rope_sin[sliding], .norm_w = norm, .position = r->batch->position,
                       .heads = heads, .head_dim = m->c->head_dim, .eps = m->c->norm_eps};
 }
 
@@ -117,15 +119,38 @@ static tdm_status attend(const tdm_run *r, int64_t layer, tdm_layer_acts *a, tdm
     const int64_t t = r->batch->tokens;
     tdm_status st = TDM_OK;
     tdm_view q = sized(a->q, t), k = sized(a->k, t), v = sized(a->v, t);
+    const projection one = {TDM_PROJ_Q, tdm_whole(q, t, lw->proj[TDM_PROJ_Q].codes.rows), false};
     const projection qkv[] = {{TDM_PROJ_Q, q, false}, {TDM_PROJ_K, k, false}, {TDM_PROJ_V, v, false}};
-    TDM_TRY(st, project(r, layer, a, xn, xnq, qkv, 3, err), done);
-    const tdm_rope_kv rope = {.q = rotation(r, q, sized(a->q_pre, t), lw->norm_q, c->heads),
-                              .k = rotation(r, k, sized(a->k_pre, t), lw->norm_k, c->kv_heads),
+    TDM_TRY(st, project(r, layer, a, xn, xnq, c->arch->fused ? &one : qkv, c->arch->fused ? 1 : 3, err), done);
+    const tdm_rope_kv rope = {.q = rotation(r, layer, q, sized(a->q_pre, t), lw->norm_q, c->heads),
+                              .k = rotation(r, layer, k, sized(a->k_pre, t), lw->norm_k, c->kv_heads),
                               .write = {.kv = &a->kv, .batch = r->batch, .k = tdm_view_const(k), .v = tdm_view_const(v)}};
     TDM_TRY(st, m->be->rope_kv(m->s, &rope, err), done);
     const tdm_attention at = {.o = sized(a->o, t), .lse = sized(a->lse, t), .q = tdm_view_const(q), .kv = &a->kv, .batch = r->batch,
                               .heads = c->heads, .window = tdm_layer_window(c, layer), .scale = tdm_attention_scale(c), .quantize = q_act};
     TDM_TRY(st, m->be->attention(m->s, &at, err), done);
+done:
+    return st;
+}
+
+/* out = x + the projection of `in` (o_proj, down_proj), normalized on the way in a model that does so. out may be x's memory. */
+static tdm_status join(const tdm_run *r, int64_t layer, tdm_layer_acts *a, tdm_proj p, tdm_cview in, quantized q, tdm_cview x, tdm_view out,
+                       tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_model *m = r->m;
+    const tdm_layer_weights *lw = tdm_weights_layer(m->w, layer);
+    const bool attn = p == TDM_PROJ_O;
+    const tdm_cview norm = attn ? lw->norm_attn_out : lw->norm_ffn_out;
+    if (!norm.data) {
+        if (out.data != x.data) TDM_TRY(st, m->be->convert(m->s, out, x, err), done);
+        const projection sum = {p, out, true};
+        return project(r, layer, a, in, q, &sum, 1, err);
+    }
+    const tdm_view y = sized(attn ? a->attn_out : a->ffn_out, x.rows), rstd = sized(attn ? a->rstd_attn_out : a->rstd_ffn_out, x.rows);
+    const projection alone = {p, y, false};
+    TDM_TRY(st, project(r, layer, a, in, q, &alone, 1, err), done);
+    TDM_TRY(st, m->be->rms_norm_add(m->s, out, rstd, x, tdm_view_const(y), norm, m->c->norm_eps, err), done);
 done:
     return st;
 }
@@ -150,19 +175,16 @@ tdm_status tdm_forward_layer(const tdm_run *r, int64_t layer, tdm_layer_acts *a,
     TDM_TRY(st, m->be->rms_norm(m->s, xn, sized(a->rstd_attn, t), tdm_view_const(x_in), lw->norm_attn, c->norm_eps, call_of(&q), err), done);
     quantized oq = quantized_for(&lw->proj[TDM_PROJ_O], codes, scales, o);
     TDM_TRY(st, attend(r, layer, a, tdm_view_const(xn), q, call_of(&oq), err), done);
-    if (tape) TDM_TRY(st, m->be->convert(m->s, x_mid, tdm_view_const(x_in), err), done);
-    const projection out = {TDM_PROJ_O, x_mid, true};
-    TDM_TRY(st, project(r, layer, a, o, oq, &out, 1, err), done);
+    TDM_TRY(st, join(r, layer, a, TDM_PROJ_O, o, oq, tdm_view_const(x_in), x_mid, err), done);
 
     q = quantized_for(&lw->proj[TDM_PROJ_GATE], codes, scales, tdm_view_const(xn));
     TDM_TRY(st, m->be->rms_norm(m->s, xn, sized(a->rstd_ffn, t), tdm_view_const(x_mid), lw->norm_ffn, c->norm_eps, call_of(&q), err), done);
+    const projection one = {TDM_PROJ_GATE, tdm_whole(gate, t, lw->proj[TDM_PROJ_GATE].codes.rows), false};
     const projection gate_up[] = {{TDM_PROJ_GATE, gate, false}, {TDM_PROJ_UP, up, false}};
-    TDM_TRY(st, project(r, layer, a, tdm_view_const(xn), q, gate_up, 2, err), done);
+    TDM_TRY(st, project(r, layer, a, tdm_view_const(xn), q, c->arch->fused ? &one : gate_up, c->arch->fused ? 1 : 2, err), done);
     q = quantized_for(&lw->proj[TDM_PROJ_DOWN], codes, scales, tdm_view_const(act));
-    TDM_TRY(st, m->be->swiglu(m->s, act, tdm_view_const(gate), tdm_view_const(up), call_of(&q), err), done);
-    if (x_out.data != x_mid.data) TDM_TRY(st, m->be->convert(m->s, x_out, tdm_view_const(x_mid), err), done);
-    const projection down = {TDM_PROJ_DOWN, x_out, true};
-    TDM_TRY(st, project(r, layer, a, tdm_view_const(act), q, &down, 1, err), done);
+    TDM_TRY(st, m->be->swiglu(m->s, c->glu, act, tdm_view_const(gate), tdm_view_const(up), call_of(&q), err), done);
+    TDM_TRY(st, join(r, layer, a, TDM_PROJ_DOWN, tdm_view_const(act), q, tdm_view_const(x_mid), x_out, err), done);
 done:
     return st;
 }

@@ -11,16 +11,17 @@ typedef struct tdm_model {
     tdm_stream *s;
     const tdm_weights *w;
     const tdm_model_config *c;
-    tdm_cview rope_cos, rope_sin; /* [positions, Dh/2] f32, borrowed */
+    tdm_cview rope_cos[2], rope_sin[2]; /* [positions, tdm_rope_dim / 2] f32, borrowed; of layers without and with a window */
     int64_t positions;            /* longest sequence this model was opened for */
     tdm_dtype kv_dtype;           /* BF16, or E4M3 (memory.kv: fp8) in both engines */
     float kv_scale;               /* scale of e4m3 keys and values; 1 */
+    float embed_scale;            /* of rows of the embedding */
 } tdm_model;
 
 /* tables: tdm_model_table_bytes in the backend's memory, for cosines and sines; lent until the model is no longer used. */
 tdm_status tdm_model_open(tdm_model *m, const tdm_backend *be, tdm_stream *s, const tdm_weights *w, int64_t positions, tdm_dtype kv_dtype,
                           void *tables, tdm_error *err);
-/* A layer's sliding window in positions (0: none), and 1 / sqrt(Dh). */
+/* A layer's sliding window in positions (0: none), and the scale of its scores. */
 int64_t tdm_layer_window(const tdm_model_config *c, int64_t layer);
 float tdm_attention_scale(const tdm_model_config *c);
 size_t tdm_model_table_bytes(const tdm_model_config *c, int64_t positions);
@@ -30,10 +31,12 @@ typedef struct tdm_layer_acts {
     tdm_view x_in;                 /* [T, D] f32: the residual stream at the layer's input */
     tdm_view x_mid;                /* [T, D] f32: after attention; may be x_in's memory when no tape is kept */
     tdm_view rstd_attn, rstd_ffn;  /* [T, 1] f32, tape only */
-    tdm_view q, k, v;              /* [T, H*Dh], [T, Hkv*Dh] bf16, q and k after RoPE */
+    tdm_view q, k, v;              /* [T, H*Dh], [T, Hkv*Dh] bf16, q and k after RoPE; columns of one matrix where qkv_proj is one */
     tdm_view q_pre, k_pre;         /* before QK norm, tape of a qk_norm model only */
     tdm_view o, lse;               /* [T, H*Dh] bf16, [T, H] f32 (tape only) */
-    tdm_view gate, up;             /* [T, F] bf16 */
+    tdm_view gate, up;             /* [T, F] bf16; columns of one matrix where gate_up_proj is one */
+    tdm_view attn_out, ffn_out;    /* [T, D] bf16: before they are normalized; of a model that does so. One place where no tape is kept */
+    tdm_view rstd_attn_out, rstd_ffn_out; /* [T, 1] f32, tape only */
     tdm_view h[TDM_PROJ_COUNT];    /* [T, R] bf16: x A^T of each target; R: the largest rank of the adapters there are */
     tdm_kv_pages kv;               /* this layer's pages */
 } tdm_layer_acts;
@@ -62,6 +65,13 @@ typedef struct tdm_run {
     tdm_scratch scratch;
     tdm_dropout dropout;
 } tdm_run;
+
+/* Columns [first, first + cols) of v; and the whole bf16 matrix [rows, cols] whose first columns v is. */
+static inline tdm_view tdm_columns(tdm_view v, int64_t first, int64_t cols)
+{
+    return (tdm_view){v.data ? (char *)v.data + (size_t)first * tdm_dtype_bytes(v.dtype) : NULL, v.dtype, v.rows, cols, v.stride};
+}
+static inline tdm_view tdm_whole(tdm_view v, int64_t rows, int64_t cols) { return tdm_view_make(v.data, v.dtype, rows, cols); }
 
 /* Bytes of scratch for T tokens, and the views cut from memory of that size (64-byte aligned). */
 size_t tdm_scratch_bytes(const tdm_model_config *c, int64_t tokens, bool dropout);

@@ -173,9 +173,10 @@ typedef struct tdm_batch {
     int64_t q_most, kv_most;    /* host values: no sequence has more rows in this call, or a larger kv_len; they size launches, never results */
 } tdm_batch;
 
-/* rope: rotates the halves of each head in place, x [T, heads * Dh] bf16, with cos/sin [positions, Dh/2] f32:
- *   x1' = x1 cos - x2 sin, x2' = x2 cos + x1 sin, with x1, x2 the first and second half (transformers' rotate_half).
- * norm_w [1, Dh] bf16 present: each head is RMS-normalized first (Qwen3), in f32 with one rounding after the rotation.
+/* rope: rotates the halves of each head in place, x [T, heads * Dh] bf16, with cos/sin [positions, R/2] f32:
+ *   x1' = x1 cos - x2 sin, x2' = x2 cos + x1 sin, with x1, x2 the first and second half (transformers' rotate_half) of the head's first R
+ *   dimensions; those beyond, where R < Dh (R a multiple of 4 then), stay.
+ * norm_w [1, Dh] bf16 or f32 present: each head is RMS-normalized first (Qwen3), in f32 with one rounding after the rotation.
  * pre [T, heads * Dh] bf16 present: the input is saved there first (backward of the norm needs it). */
 typedef struct tdm_rope {
     tdm_view x, pre;
@@ -346,6 +347,14 @@ typedef struct tdm_sgd {
     float lr, weight_decay, grad_scale;
 } tdm_sgd;
 
+/* The gate of an FFN: act(g) = g * sigmoid(z(g)).
+ *   SILU       z = g
+ *   GELU_TANH  z = 2 sqrt(2 / pi) (g + 0.044715 g^3): the tanh form of GELU, which transformers calls gelu_pytorch_tanh, as
+ *              (1 + tanh(u)) / 2 = sigmoid(2 u). Source: Hendrycks and Gimpel, arXiv:1606.08415. */
+typedef enum tdm_glu { TDM_GLU_SILU, TDM_GLU_GELU_TANH } tdm_glu;
+#define TDM_GELU_FACTOR 1.5957691216057308f /* 2 sqrt(2 / pi) */
+#define TDM_GELU_CUBE 0.044715f
+
 /* A recorded sequence of operations; see capture_begin. */
 typedef struct tdm_graph tdm_graph;
 enum { TDM_SIDE_SLOTS = 2 };
@@ -405,13 +414,21 @@ typedef struct tdm_backend {
     tdm_status (*linear_backward)(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err);
 
     /* rms_norm: y[t, d] = x[t, d] * w[d] / sqrt(mean over d of x[t, d]^2 + eps)
-     *   y [T, D] bf16     x [T, D] f32 (the residual stream)     w [1, D] bf16     rstd [T, 1] f32 or absent
+     *   y [T, D] bf16     x [T, D] f32 (the residual stream)     w [1, D] bf16 or f32     rstd [T, 1] f32 or absent
      *   q        quantizes y too, or NULL
      * Source  Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4; eps inside the root, as Llama has it. */
     tdm_status (*rms_norm)(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, const tdm_quantize_act *q,
                            tdm_error *err);
     /* dx [T, D] f32 += the gradient through the norm; dy [T, D] f32; x, w, rstd as forward saw them. */
     tdm_status (*rms_norm_backward)(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd, tdm_error *err);
+
+    /* rms_norm_add: y[t, d] = r[t, d] + x[t, d] * w[d] / sqrt(mean over d of x[t, d]^2 + eps): a block's output, normalized on its way into
+     * the residual stream (Gemma 3).
+     *   y, r [T, D] f32, may be one     x [T, D] bf16     w [1, D] bf16 or f32     rstd [T, 1] f32 or absent
+     * Numerics  f32; the normalized value is not rounded before the sum. */
+    tdm_status (*rms_norm_add)(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview r, tdm_cview x, tdm_cview w, float eps, tdm_error *err);
+    /* dx [T, D] bf16 = the gradient through that norm of dy [T, D] f32; x, w, rstd as forward saw them. (That of r is dy.) */
+    tdm_status (*rms_norm_add_backward)(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd, tdm_error *err);
 
     tdm_status (*rope)(tdm_stream *s, const tdm_rope *a, tdm_error *err);
     tdm_status (*rope_backward)(tdm_stream *s, const tdm_rope_backward *a, tdm_error *err);
@@ -422,13 +439,13 @@ typedef struct tdm_backend {
     tdm_status (*attention)(tdm_stream *s, const tdm_attention *a, tdm_error *err);
     tdm_status (*attention_backward)(tdm_stream *s, const tdm_attention_backward *a, tdm_error *err);
 
-    /* swiglu: y = silu(gate) * up, all [T, F] bf16, f32 inside; q quantizes y too, or NULL.
+    /* swiglu: y = act(gate) * up, all [T, F] bf16, f32 inside; q quantizes y too, or NULL.
      * Backward: dgate, dup bf16 from dy [T, F] f32; may overwrite gate, up. */
-    tdm_status (*swiglu)(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err);
-    tdm_status (*swiglu_backward)(tdm_stream *s, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up, tdm_error *err);
+    tdm_status (*swiglu)(tdm_stream *s, tdm_glu act, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err);
+    tdm_status (*swiglu_backward)(tdm_stream *s, tdm_glu act, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up, tdm_error *err);
 
-    /* embed: y[t] = table[id[t]], table [V, D] bf16 (or e4m3 with per-row scale), y [T, D] f32. The table may lie in host_open's memory. */
-    tdm_status (*embed)(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, tdm_error *err);
+    /* embed: y[t] = scale * table[id[t]], table [V, D] bf16 (or e4m3 with per-row scale), y [T, D] f32. The table may lie in host_open's memory. */
+    tdm_status (*embed)(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, float scale, tdm_error *err);
     /* gather_rows: y[i] = x[row[i]]; same dtype. */
     tdm_status (*gather_rows)(tdm_stream *s, tdm_view y, tdm_cview x, const int32_t *row, tdm_error *err);
     /* scatter_rows: y[row[i]] = x[i]; same dtype; no row twice. */

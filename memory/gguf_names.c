@@ -5,12 +5,31 @@
 
 static const char *const outside[][2] = {
     {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
-static const char *const inside[][2] = {{"attn_norm", "input_layernorm"},    {"ffn_norm", "post_attention_layernorm"},
-                                        {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
+static const char *const inside[][2] = {{"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
                                         {"attn_v", "self_attn.v_proj"},      {"attn_output", "self_attn.o_proj"},
                                         {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"},
                                         {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
                                         {"ffn_down", "mlp.down_proj"}};
+static const char *const fused[][2] = {{"attn_qkv", "self_attn.qkv_proj"},
+                                       {"attn_output", "self_attn.o_proj"},
+                                       {"ffn_up", "mlp.gate_up_proj"},
+                                       {"ffn_down", "mlp.down_proj"}};
+
+/* transformers' name of a block's module; NULL: the family has none such. */
+static const char *module_of(const tdm_arch *arch, const char *stem)
+{
+    const char *const norms[][2] = {{"attn_norm", arch->norm_attn},
+                                    {"post_attention_norm", arch->norm_attn_out},
+                                    {"ffn_norm", arch->norm_ffn},
+                                    {"post_ffw_norm", arch->norm_ffn_out}};
+    const char *const(*list)[2] = arch->fused ? fused : inside;
+    const size_t count = arch->fused ? TDM_COUNT(fused) : TDM_COUNT(inside);
+    for (size_t i = 0; i < TDM_COUNT(norms); i++)
+        if (strcmp(stem, norms[i][0]) == 0) return norms[i][1];
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(stem, list[i][0]) == 0) return list[i][1];
+    return NULL;
+}
 
 /* Splits "blk.3.attn_q.weight" into 3, "attn_q", "weight"; *layer -1 outside a block. */
 static bool split(const char *name, int *layer, char stem[32], const char **suffix)
@@ -33,7 +52,7 @@ static bool split(const char *name, int *layer, char stem[32], const char **suff
     return true;
 }
 
-bool tdm_gguf_name(const char *stored, char *out, size_t out_bytes)
+bool tdm_gguf_name(const tdm_arch *arch, const char *stored, char *out, size_t out_bytes)
 {
     int layer;
     char stem[32];
@@ -42,10 +61,8 @@ bool tdm_gguf_name(const char *stored, char *out, size_t out_bytes)
     for (size_t i = 0; layer < 0 && i < TDM_COUNT(outside); i++)
         if (strcmp(stem, outside[i][0]) == 0)
             return snprintf(out, out_bytes, "%s.%s", outside[i][1], suffix) < (int)out_bytes;
-    for (size_t i = 0; layer >= 0 && i < TDM_COUNT(inside); i++)
-        if (strcmp(stem, inside[i][0]) == 0)
-            return snprintf(out, out_bytes, "model.layers.%d.%s.%s", layer, inside[i][1], suffix) < (int)out_bytes;
-    return false;
+    const char *module = layer >= 0 ? module_of(arch, stem) : NULL;
+    return module && snprintf(out, out_bytes, "model.layers.%d.%s.%s", layer, module, suffix) < (int)out_bytes;
 }
 
 bool tdm_gguf_name_permuted(const char *stored)

@@ -1,38 +1,37 @@
-/* config.json. Source: transformers, models/{llama,qwen2,qwen3,mistral}/configuration_*.py for the fields and their
- * defaults. */
-#include "memory/model_config.h"
+/* config.json. Source: transformers, models/.../configuration_*.py for the fields and their defaults. */
+#include "memory/model_config_read.h"
 #include "memory/fs.h"
-#include "memory/json_read.h"
-#include "memory/model_config_check.h"
 
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static const struct {
-    const char *name;
-    tdm_arch arch;
-} model_types[] = {
-    {"llama", TDM_ARCH_LLAMA}, {"qwen2", TDM_ARCH_QWEN2}, {"qwen3", TDM_ARCH_QWEN3}, {"mistral", TDM_ARCH_MISTRAL}};
-
 #define REFUSE(f, ...) TDM_FAIL((f)->err, TDM_ERR_INPUT, (f)->where, "use a model without it", __VA_ARGS__)
 
-static tdm_status read_arch(tdm_model_config *c, const tdm_json_fields *f)
+/* The family of `f`; of a checkpoint of several towers that of its text, whose config *f then is. */
+static tdm_status read_arch(tdm_model_config *c, tdm_json_fields *f)
 {
     tdm_status st = TDM_OK;
     const char *type = NULL;
     TDM_TRY(st, tdm_json_str(f, "model_type", &type), done);
     if (!type)
         return TDM_FAIL(f->err, TDM_ERR_INPUT, f->where, "is this a transformers model?", "model_type is missing");
-    for (size_t i = 0; i < TDM_COUNT(model_types); i++) {
-        if (strcmp(type, model_types[i].name) != 0) continue;
-        c->arch = model_types[i].arch;
-        snprintf(c->model_type, sizeof c->model_type, "%s", type);
-        return TDM_OK;
-    }
-    return TDM_FAIL(f->err, TDM_ERR_INPUT, f->where, "use a model of type llama, qwen2, qwen3 or mistral",
-                    "model_type %.64s is not supported", type);
+    const tdm_arch_towers *towers = tdm_arch_towers_of(type);
+    c->towers = towers != NULL;
+    c->arch = towers ? towers->text : tdm_arch_of_type(type);
+    if (!c->arch)
+        return TDM_FAIL(f->err, TDM_ERR_INPUT, f->where, "docs/architectures.md lists the models that are", "model_type %.64s is not supported",
+                        type);
+    snprintf(c->model_type, sizeof c->model_type, "%s", c->arch->model_type);
+    if (!towers) goto done;
+    const json_t *text = tdm_json_get(f->object, "text_config");
+    if (!json_is_object(text)) return REFUSE(f, "text_config of a %s model is missing", type);
+    f->object = text;
+    type = towers->text_type;
+    TDM_TRY(st, tdm_json_str(f, "model_type", &type), done);
+    if (strcmp(type, towers->text_type) != 0)
+        return REFUSE(f, "text_config of model_type %.64s is not supported, only %s", type, towers->text_type);
 done:
     return st;
 }
@@ -48,15 +47,15 @@ static tdm_status read_shape(tdm_model_config *c, const tdm_json_fields *f)
     c->kv_heads = c->heads; /* where the key is null; the other types' class defaults fit only their own first model */
     TDM_TRY(st,
             tdm_json_int(f, "num_key_value_heads",
-                         c->arch != TDM_ARCH_LLAMA && !json_object_get(f->object, "num_key_value_heads"), 1,
+                         c->arch->kv_heads_needed && !json_object_get(f->object, "num_key_value_heads"), 1,
                          TDM_HEADS_MAX, &c->kv_heads),
             done);
-    c->head_dim = c->arch == TDM_ARCH_QWEN3 ? 128 : c->width / c->heads;
-    if (c->arch != TDM_ARCH_QWEN3 && !tdm_json_get(f->object, "head_dim") && c->width % c->heads != 0)
+    c->head_dim = c->arch->head_dim ? c->arch->head_dim : c->width / c->heads;
+    if (!c->arch->head_dim && !tdm_json_get(f->object, "head_dim") && c->width % c->heads != 0)
         return TDM_FAIL(f->err, TDM_ERR_INPUT, f->where, "is config.json damaged?",
                         "hidden_size %" PRId64 " is not a multiple of %" PRId64 " heads", c->width, c->heads);
     TDM_TRY(st, tdm_json_int(f, "head_dim", false, 1, TDM_HEAD_DIM_MAX, &c->head_dim), done);
-    c->context = c->arch == TDM_ARCH_LLAMA ? 2048 : c->arch == TDM_ARCH_MISTRAL ? 4096 * 32 : 32768;
+    c->context = c->arch->context;
     TDM_TRY(st, tdm_json_int(f, "max_position_embeddings", false, 1, TDM_CONTEXT_MAX, &c->context), done);
 done:
     return st;
@@ -65,23 +64,31 @@ done:
 static tdm_status read_features(tdm_model_config *c, const tdm_json_fields *f)
 {
     tdm_status st = TDM_OK;
-    double eps = 1e-6;
-    const char *act = "silu";
-    bool bias = false;
+    const tdm_arch *a = c->arch;
+    double eps = a->norm_eps;
+    const char *act = a->activations[0];
+    bool bias = false, known = false;
     TDM_TRY(st, tdm_json_real(f, "rms_norm_eps", false, 1e-30, 1, &eps), done);
     c->norm_eps = (float)eps;
-    TDM_TRY(st, tdm_json_str(f, "hidden_act", &act), done);
-    if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
-        return REFUSE(f, "hidden_act %.64s is not supported, only silu", act);
-    TDM_TRY(st, tdm_json_bool(f, "tie_word_embeddings", &c->tied_head), done);
-    if (c->arch == TDM_ARCH_LLAMA || c->arch == TDM_ARCH_QWEN3)
-        TDM_TRY(st, tdm_json_bool(f, "attention_bias", &bias), done);
-    if (c->arch == TDM_ARCH_LLAMA) TDM_TRY(st, tdm_json_bool(f, "mlp_bias", &c->mlp_bias), done);
+    TDM_TRY(st, tdm_json_str(f, a->activation, &act), done);
+    for (const char *const *name = a->activations; *name; name++) known |= strcmp(act, *name) == 0;
+    if (!known) return REFUSE(f, "%s %.64s is not supported, only %s", a->activation, act, a->activations[0]);
+    c->glu = a->glu;
+    if (a->attention_bias) TDM_TRY(st, tdm_json_bool(f, "attention_bias", &bias), done);
+    if (a->mlp_bias) TDM_TRY(st, tdm_json_bool(f, "mlp_bias", &c->mlp_bias), done);
     c->o_bias = bias;
-    c->qkv_bias = bias || c->arch == TDM_ARCH_QWEN2; /* Qwen2 has it without saying so */
-    c->qk_norm = c->arch == TDM_ARCH_QWEN3;
+    c->qkv_bias = bias || a->qkv_bias;
+    c->qk_norm = a->qk_norm;
 done:
     return st;
+}
+
+/* Of a checkpoint of several towers the outer config decides. */
+static tdm_status read_tied(tdm_model_config *c, const tdm_json_fields *outer, const tdm_json_fields *f)
+{
+    c->tied_head = c->arch->tied;
+    const tdm_status st = tdm_json_bool(f, "tie_word_embeddings", &c->tied_head);
+    return st == TDM_OK ? tdm_json_bool(outer, "tie_word_embeddings", &c->tied_head) : st;
 }
 
 /* Features some configs of these model types switch on and none of our kernels compute. */
@@ -107,110 +114,6 @@ done:
     return st;
 }
 
-/* Old files: rope_theta beside rope_scaling (or null). transformers 5: one object, rope_parameters, with both. */
-static tdm_status read_rope(tdm_model_config *c, const tdm_json_fields *f)
-{
-    tdm_status st = TDM_OK;
-    const json_t *scaling = tdm_json_get(f->object, "rope_scaling"), *given;
-    const char *type = NULL, *old_type = NULL, *key = scaling ? "rope_scaling" : "rope_parameters", *k;
-    double partial = 1;
-    if (!scaling) scaling = tdm_json_get(f->object, "rope_parameters");
-    if (scaling && !json_is_object(scaling)) return REFUSE(f, "%s is not an object", key);
-    const tdm_json_fields g = {scaling, f->where, f->err};
-
-    c->rope_theta = 10000;
-    TDM_TRY(st, tdm_json_real(f, "rope_theta", false, 1, 1e15, &c->rope_theta), done);
-    TDM_TRY(st, tdm_json_real(f, "partial_rotary_factor", false, 0, 1, &partial), done);
-    if (scaling) {
-        json_object_foreach((json_t *)(uintptr_t)scaling, k, given) if (json_is_object(given)) return REFUSE(
-            f, "%s differs between layers (%.64s), which is not supported", key, k);
-        TDM_TRY(st, tdm_json_real(&g, "rope_theta", false, 1, 1e15, &c->rope_theta), done);
-        TDM_TRY(st, tdm_json_real(&g, "partial_rotary_factor", false, 0, 1, &partial), done);
-        TDM_TRY(st, tdm_json_str(&g, "type", &old_type), done);
-        TDM_TRY(st, tdm_json_str(&g, "rope_type", &type), done);
-    }
-    if (partial < 1) return REFUSE(f, "partial_rotary_factor %g is not supported", partial);
-    if (!type) type = old_type ? old_type : "default";
-    if (strcmp(type, "default") == 0) goto done;
-    if (strcmp(type, "linear") == 0) {
-        c->rope = TDM_ROPE_LINEAR;
-    } else if (strcmp(type, "llama3") == 0) {
-        c->rope = TDM_ROPE_LLAMA3;
-        c->rope_original_context = c->context;
-        TDM_TRY(st, tdm_json_real(&g, "low_freq_factor", true, 1e-3, 1e6, &c->rope_low_freq), done);
-        TDM_TRY(st, tdm_json_real(&g, "high_freq_factor", true, 1e-3, 1e6, &c->rope_high_freq), done);
-        TDM_TRY(
-            st,
-            tdm_json_int(&g, "original_max_position_embeddings", false, 1, TDM_CONTEXT_MAX, &c->rope_original_context),
-            done);
-        if (c->rope_high_freq <= c->rope_low_freq)
-            return REFUSE(f, "high_freq_factor %g is not above low_freq_factor %g", c->rope_high_freq,
-                          c->rope_low_freq);
-    } else {
-        return REFUSE(f, "%s of type %.64s is not supported, only linear and llama3", key, type);
-    }
-    TDM_TRY(st, tdm_json_real(&g, "factor", true, 1e-3, 1e6, &c->rope_factor), done);
-done:
-    return st;
-}
-
-/* layer_types says layer by layer what the fields beside it say in general; they must agree. */
-static tdm_status check_layer_types(const tdm_model_config *c, const tdm_json_fields *f)
-{
-    const json_t *types = tdm_json_get(f->object, "layer_types");
-    if (!types) return TDM_OK;
-    if (!json_is_array(types) || (int64_t)json_array_size(types) != c->layers)
-        return REFUSE(f, "layer_types does not name every layer");
-    for (int64_t i = 0; i < c->layers; i++) {
-        const char *type = json_string_value(json_array_get(types, (size_t)i));
-        const bool sliding = c->window > 0 && i >= c->window_first_layer;
-        if (!type || strcmp(type, sliding ? "sliding_attention" : "full_attention") != 0)
-            return REFUSE(
-                f, "layer_types: layer %" PRId64 " is \"%.64s\", sliding windows below full layers are not supported",
-                i, type ? type : "?");
-    }
-    return TDM_OK;
-}
-
-/* The first layer with a window as Qwen's layer_types tells it, if that is a run to the last layer. */
-static int64_t first_sliding(const json_t *types, int64_t layers)
-{
-    for (int64_t i = 0; i < layers; i++) {
-        const char *type = json_string_value(json_array_get(types, (size_t)i));
-        if (type && strcmp(type, "sliding_attention") == 0) return i;
-    }
-    return layers;
-}
-
-static tdm_status read_window(tdm_model_config *c, const tdm_json_fields *f)
-{
-    tdm_status st = TDM_OK;
-    bool use = false;
-    int64_t first = 28;
-    const json_t *types = tdm_json_get(f->object, "layer_types");
-    if (c->arch == TDM_ARCH_LLAMA) return check_layer_types(c, f);
-    if (c->arch == TDM_ARCH_MISTRAL) {
-        if (!json_object_get(f->object, "sliding_window"))
-            c->window = 4096; /* MistralConfig's default; null means none */
-        TDM_TRY(st, tdm_json_int(f, "sliding_window", false, 1, TDM_CONTEXT_MAX, &c->window), done);
-        return check_layer_types(c, f);
-    }
-    TDM_TRY(st, tdm_json_bool(f, "use_sliding_window", &use), done);
-    if (!use) {
-        if (types && first_sliding(types, c->layers) < c->layers)
-            return REFUSE(f, "layer_types has sliding layers, use_sliding_window is false");
-        return check_layer_types(c, f);
-    }
-    if (!json_object_get(f->object, "sliding_window")) c->window = 4096;
-    TDM_TRY(st, tdm_json_int(f, "sliding_window", false, 1, TDM_CONTEXT_MAX, &c->window), done);
-    TDM_TRY(st, tdm_json_int(f, "max_window_layers", false, 0, INT64_MAX, &first), done);
-    c->window_first_layer = types && json_is_array(types) ? first_sliding(types, c->layers) : first;
-    if (c->window_first_layer >= c->layers || c->window == 0) c->window = c->window_first_layer = 0;
-    return check_layer_types(c, f);
-done:
-    return st;
-}
-
 static tdm_status read_eos(tdm_model_config *c, const json_t *object, const char *where, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -230,13 +133,15 @@ done:
     return st;
 }
 
-static tdm_status read_special(tdm_model_config *c, const tdm_json_fields *f, const json_t *generation)
+static tdm_status read_special(tdm_model_config *c, const tdm_json_fields *outer, const tdm_json_fields *f, const json_t *generation)
 {
     tdm_status st = TDM_OK;
     int64_t bos = -1;
     TDM_TRY(st, tdm_json_int(f, "bos_token_id", false, -1, INT32_MAX, &bos), done);
+    if (c->towers) TDM_TRY(st, tdm_json_int(outer, "bos_token_id", false, -1, INT32_MAX, &bos), done);
     c->bos = bos < c->vocab ? (int32_t)bos : -1;
     TDM_TRY(st, read_eos(c, f->object, f->where, f->err), done);
+    if (c->towers) TDM_TRY(st, read_eos(c, outer->object, f->where, f->err), done);
     TDM_TRY(st, read_eos(c, generation, "generation_config.json", f->err), done);
 done:
     return st;
@@ -246,16 +151,19 @@ tdm_status tdm_model_config_from_json(tdm_model_config *c, const json_t *config,
                                       const char *where, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    const tdm_json_fields f = {config, where, err};
+    const tdm_json_fields outer = {config, where, err};
+    tdm_json_fields f = outer;
     *c = (tdm_model_config){.bos = -1};
     TDM_TRY(st, read_arch(c, &f), done);
     TDM_TRY(st, refuse_others(&f), done);
     TDM_TRY(st, read_shape(c, &f), done);
-    TDM_TRY(st, read_features(c, &f), done);
-    TDM_TRY(st, read_rope(c, &f), done);
-    TDM_TRY(st, read_window(c, &f), done);
-    TDM_TRY(st, read_special(c, &f, generation), done);
     TDM_TRY(st, tdm_model_config_check(c, where, err), done);
+    TDM_TRY(st, read_features(c, &f), done);
+    TDM_TRY(st, read_tied(c, &outer, &f), done);
+    TDM_TRY(st, tdm_model_config_rope(c, &f), done);
+    TDM_TRY(st, tdm_model_config_window(c, &f), done);
+    if (c->arch->read) TDM_TRY(st, c->arch->read(c, &f), done);
+    TDM_TRY(st, read_special(c, &outer, &f, generation), done);
 done:
     return st;
 }

@@ -4,29 +4,37 @@
 
 #include "kernels/ops.h"
 
-typedef enum tdm_arch { TDM_ARCH_LLAMA, TDM_ARCH_QWEN2, TDM_ARCH_QWEN3, TDM_ARCH_MISTRAL } tdm_arch;
+typedef struct tdm_arch tdm_arch; /* memory/arch/arch.h */
+typedef struct tdm_gguf tdm_gguf;
 typedef enum tdm_rope_kind {
     TDM_ROPE_PLAIN,
     TDM_ROPE_LINEAR,
     TDM_ROPE_LLAMA3,
-    TDM_ROPE_FACTORS /* GGUF: llama.cpp stores llama3's scaling as one divisor per frequency */
+    TDM_ROPE_FACTORS, /* GGUF: llama.cpp stores llama3's scaling as one divisor per frequency */
+    TDM_ROPE_LONG     /* Phi: one list of divisors up to rope_original_context, another beyond it */
 } tdm_rope_kind;
-enum { TDM_HEAD_DIM_MAX = 512 };
+enum { TDM_HEAD_DIM_MAX = 512, TDM_LAYERS_MAX = 4096 };
 
 typedef struct tdm_model_config {
-    tdm_arch arch;
-    char model_type[32];              /* "llama", "qwen2", "qwen3", "mistral" as config.json names it */
+    const tdm_arch *arch;
+    char model_type[32];              /* "llama", "gemma3_text": as the config of the model of text names it */
+    bool towers;                      /* one tower of several in its checkpoint: modules stand under model.language_model. */
     int64_t layers, width, ffn, heads, kv_heads, head_dim, vocab, context; /* L, D, F, H, Hkv, Dh, V, max_position_embeddings */
     float norm_eps;
-    double rope_theta;
+    float attention_scale;            /* of scores; 0: 1 / sqrt(Dh) */
+    double rope_theta, rope_local_theta; /* local: of layers with a window, without scaling; 0: as the others */
     tdm_rope_kind rope;
+    int64_t rope_dim;                 /* dimensions of a head that turn, the first ones; 0: all */
     double rope_factor, rope_low_freq, rope_high_freq; /* linear and llama3 */
     int64_t rope_original_context;
-    float rope_factors[TDM_HEAD_DIM_MAX / 2];          /* TDM_ROPE_FACTORS: inv_freq[i] is divided by rope_factors[i] */
+    float rope_attention;             /* TDM_ROPE_LONG: cosines and sines are multiplied by it */
+    float rope_factors[TDM_HEAD_DIM_MAX / 2];          /* TDM_ROPE_FACTORS, TDM_ROPE_LONG: inv_freq[i] is divided by rope_factors[i] */
+    float rope_long_factors[TDM_HEAD_DIM_MAX / 2];     /* TDM_ROPE_LONG: where a run's longest sequence is beyond rope_original_context */
     bool qkv_bias, qk_norm, tied_head; /* Qwen2; Qwen3; lm_head is the embedding */
     bool o_bias, mlp_bias;             /* llama's attention_bias also puts one on o_proj; mlp_bias */
-    int64_t window;                    /* sliding window in positions; 0: none */
-    int64_t window_first_layer;        /* Qwen2's max_window_layers: layers from this one on have the window; 0 otherwise */
+    tdm_glu glu;
+    int64_t window;                    /* of the layers that have one, in positions; 0: none has */
+    bool sliding[TDM_LAYERS_MAX];      /* layers with a window */
     int32_t bos, eos[8];               /* -1: none; eos: from generation_config.json too, or tokenizer.ggml.eos_token_id */
     int eos_count;
 } tdm_model_config;
@@ -38,10 +46,14 @@ tdm_status tdm_model_config_read(tdm_model_config *c, const char *folder, tdm_er
 tdm_status tdm_model_config_parse(tdm_model_config *c, const char *config, size_t config_bytes, const char *generation,
                                   size_t generation_bytes, const char *where, tdm_error *err);
 /* From GGUF metadata and the names of its tensors. */
-struct tdm_gguf;
-tdm_status tdm_model_config_from_gguf(tdm_model_config *c, const struct tdm_gguf *g, const char *where, tdm_error *err);
+tdm_status tdm_model_config_from_gguf(tdm_model_config *c, const tdm_gguf *g, const char *where, tdm_error *err);
 
-/* inv_freq[i], i < head_dim / 2, in f32 as transformers computes them (modeling_rope_utils.py). */
+/* Dimensions of a head that turn. */
+int64_t tdm_rope_dim(const tdm_model_config *c);
+/* inv_freq[i], i < tdm_rope_dim / 2, in f32 as transformers computes them (modeling_rope_utils.py), of layers without a window and sequences
+ * that are not beyond rope_original_context. */
 void tdm_rope_inv_freq(const tdm_model_config *c, float *inv_freq);
+/* The same of a run whose longest sequence has `positions`, and of layers with a window. */
+void tdm_rope_inv_freq_of(const tdm_model_config *c, bool sliding, int64_t positions, float *inv_freq);
 
 #endif

@@ -8,7 +8,6 @@
 
 /* Limits that keep every product of dimensions far inside int64. */
 enum {
-    TDM_LAYERS_MAX = 4096,
     TDM_HEADS_MAX = 4096,
     TDM_WIDTH_MAX = 1 << 20,
     TDM_FFN_MAX = 1 << 22,

@@ -1,8 +1,7 @@
 /* GGUF metadata. Source: ggml-org/llama.cpp, gguf-py/gguf/constants.py for the keys, convert_hf_to_gguf.py for what is
  * written there. */
 #include "memory/gguf.h"
-#include "memory/model_config.h"
-#include "memory/model_config_check.h"
+#include "memory/model_config_read.h"
 #include "memory/tensor.h"
 
 #include <inttypes.h>
@@ -55,17 +54,12 @@ static tdm_status read_arch(tdm_model_config *c, source *s)
 {
     tdm_str arch;
     if (!tdm_gguf_str(s->g, "general.architecture", &arch)) return REFUSE(s, "general.architecture is missing");
-    if (str_is(arch, "llama"))
-        c->arch = TDM_ARCH_LLAMA, s->arch = "llama";
-    else if (str_is(arch, "qwen2"))
-        c->arch = TDM_ARCH_QWEN2, s->arch = "qwen2";
-    else if (str_is(arch, "qwen3"))
-        c->arch = TDM_ARCH_QWEN3, s->arch = "qwen3";
-    else
-        return TDM_FAIL(
-            s->err, TDM_ERR_INPUT, s->where, "use a model of architecture llama (also Mistral), qwen2 or qwen3",
-            "general.architecture %.*s is not supported", (int)tdm_min_i64((int64_t)arch.len, 64), arch.data);
-    snprintf(c->model_type, sizeof c->model_type, "%s", s->arch);
+    c->arch = tdm_arch_of_gguf(arch.data, arch.len);
+    if (!c->arch)
+        return TDM_FAIL(s->err, TDM_ERR_INPUT, s->where, "docs/architectures.md lists the models that are",
+                        "general.architecture %.*s is not supported", (int)tdm_min_i64((int64_t)arch.len, 64), arch.data);
+    s->arch = c->arch->gguf;
+    snprintf(c->model_type, sizeof c->model_type, "%s", c->arch->model_type);
     return TDM_OK;
 }
 
@@ -90,7 +84,9 @@ static tdm_status read_shape(tdm_model_config *c, const source *s)
         return REFUSE(s, "keys of width %" PRId64 " and values of width %" PRId64 " are not supported", c->head_dim,
                       value_dim);
     TDM_TRY(st, get_int(s, "rope.dimension_count", false, 0, INT32_MAX, &rope_dim), done);
-    if (rope_dim != c->head_dim)
+    if (c->arch->partial_rotary && rope_dim >= 4 && rope_dim < c->head_dim && rope_dim % 4 == 0)
+        c->rope_dim = rope_dim;
+    else if (rope_dim != c->head_dim)
         return REFUSE(s, "partial rotation (%" PRId64 " of %" PRId64 " dimensions) is not supported", rope_dim,
                       c->head_dim);
     c->vocab = tdm_gguf_array_count(s->g, "tokenizer.ggml.tokens");
@@ -100,16 +96,31 @@ done:
     return st;
 }
 
+/* Of Phi; the factors are tensors. */
+static tdm_status read_long(tdm_model_config *c, const source *s, double attention)
+{
+    tdm_status st = TDM_OK;
+    c->rope_original_context = c->context;
+    TDM_TRY(st, get_int(s, "rope.scaling.original_context_length", false, 2, TDM_CONTEXT_MAX, &c->rope_original_context), done);
+    tdm_rope_set_attention(c, attention, 0);
+done:
+    return st;
+}
+
 static tdm_status read_rope(tdm_model_config *c, const source *s)
 {
     tdm_status st = TDM_OK;
     tdm_str type;
     char room[64];
-    double attention = 1;
-    c->rope_theta = 10000;
+    double attention = 0;
+    c->rope_theta = 10000; /* llama.cpp's */
+    c->rope_local_theta = c->arch->rope_local_theta;
     TDM_TRY(st, get_float(s, "rope.freq_base", false, 1, 1e15, &c->rope_theta), done);
+    if (c->rope_local_theta > 0) TDM_TRY(st, get_float(s, "rope.freq_base_swa", false, 1, 1e15, &c->rope_local_theta), done);
     TDM_TRY(st, get_float(s, "rope.scaling.attn_factor", false, -1e6, 1e6, &attention), done);
-    if (attention < 1 || attention > 1) return REFUSE(s, "rope.scaling.attn_factor %g is not supported", attention);
+    if (c->arch->longrope) return read_long(c, s, attention);
+    if (attention < 0 || attention > 1 || (attention > 0 && attention < 1))
+        return REFUSE(s, "rope.scaling.attn_factor %g is not supported", attention);
     c->rope_factor = 1;
     TDM_TRY(st, get_float(s, "rope.scale_linear", false, 1e-3, 1e6, &c->rope_factor),
             done); /* the key before rope.scaling.* */
@@ -136,8 +147,9 @@ static void read_biases(tdm_model_config *c, const tdm_gguf *g)
         if (strcmp(name, "blk.0.attn_output.bias") == 0) c->o_bias = true;
         if (strcmp(name, "blk.0.ffn_gate.bias") == 0) c->mlp_bias = true;
     }
-    if (c->arch == TDM_ARCH_QWEN2) c->qkv_bias = true; /* missing ones are then named by the loader */
-    c->qk_norm = c->arch == TDM_ARCH_QWEN3;
+    if (c->arch->qkv_bias) c->qkv_bias = true; /* missing ones are then named by the loader */
+    c->qk_norm = c->arch->qk_norm;
+    c->glu = c->arch->glu;
 }
 
 static tdm_status read_window(tdm_model_config *c, const source *s)
@@ -145,10 +157,12 @@ static tdm_status read_window(tdm_model_config *c, const source *s)
     tdm_status st = TDM_OK;
     int64_t window = 0;
     TDM_TRY(st, get_int(s, "attention.sliding_window", false, 0, INT64_MAX, &window), done);
-    if (window == 0 || window >= c->context) goto done;
-    if (c->arch != TDM_ARCH_LLAMA)
+    if (window == 0 || (window >= c->context && c->rope_local_theta <= 0)) goto done;
+    if (c->arch->windows == TDM_WINDOW_UPPER)
         return REFUSE(s, "%s.attention.sliding_window: which layers have it is not written in GGUF", s->arch);
     c->window = window;
+    for (int64_t i = 0; i < c->layers; i++)
+        c->sliding[i] = c->arch->windows != TDM_WINDOW_PATTERN || (i + 1) % c->arch->window_pattern != 0;
 done:
     return st;
 }
@@ -180,6 +194,7 @@ tdm_status tdm_model_config_from_gguf(tdm_model_config *c, const tdm_gguf *g, co
     TDM_TRY(st, read_rope(c, &s), done);
     TDM_TRY(st, read_window(c, &s), done);
     read_biases(c, g);
+    if (c->arch->read_gguf) TDM_TRY(st, c->arch->read_gguf(c, g, where, err), done);
     TDM_TRY(st, read_special(c, &s), done);
     TDM_TRY(st, tdm_model_config_check(c, where, err), done);
 done:

@@ -1,4 +1,5 @@
 #include "memory/model_file.h"
+#include "memory/arch/arch.h"
 #include "memory/fs.h"
 #include "memory/fp8_checkpoint.h"
 #include "memory/gguf.h"
@@ -21,7 +22,7 @@ struct tdm_model_file {
     tdm_shards shards;       /* owned; empty for a GGUF */
     tdm_fp8_checkpoint *fp8; /* owned; NULL: not quantized */
     tdm_tensor *tensors;     /* owned; sorted by name */
-    char **names;            /* owned; the GGUF's tensors under transformers' names */
+    char **names;            /* owned; transformers' names of a model of text, where the file has others */
     int64_t count;
     bool random;             /* weights are drawn, not read */
 };
@@ -54,15 +55,26 @@ static tdm_elem elem_of(tdm_st_dtype dtype)
     }
 }
 
+static tdm_status keep_name(tdm_model_file *f, const char *name, tdm_tensor *t, tdm_error *err)
+{
+    char *copy = strdup(name);
+    if (!copy) return TDM_FAIL(err, TDM_ERR_OTHER, f->path, NULL, "out of memory");
+    f->names[t - f->tensors] = copy;
+    t->name = copy;
+    return TDM_OK;
+}
+
 static tdm_status list_shards(tdm_model_file *f, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     int64_t total = 0;
+    char name[256];
     for (int64_t i = 0; i < f->shards.count; i++) total += tdm_safetensors_count(f->shards.files[i]);
     TDM_TRY(st, make_table(f, total, err), done);
     for (int64_t i = 0; i < f->shards.count; i++) {
         for (int64_t k = 0; k < tdm_safetensors_count(f->shards.files[i]); k++) {
             const tdm_st_tensor *s = tdm_safetensors_at(f->shards.files[i], k);
+            if (f->config.towers && !tdm_arch_tower_name(s->name, name, sizeof name)) continue;
             tdm_tensor *t = &f->tensors[f->count++];
             *t = (tdm_tensor){.name = s->name,
                               .stored = s->name,
@@ -73,6 +85,7 @@ static tdm_status list_shards(tdm_model_file *f, tdm_error *err)
                               .data = s->data,
                               .bytes = s->bytes};
             memcpy(t->shape, s->shape, sizeof t->shape);
+            if (f->config.towers) TDM_TRY(st, keep_name(f, name, t, err), done);
         }
     }
 done:
@@ -119,24 +132,40 @@ done:
 
 /* ---- A GGUF ---- */
 
-/* rope_freqs.weight: llama3's scaling as one divisor for each frequency. */
-static tdm_status take_rope_factors(tdm_model_file *f, const tdm_tensor *t, tdm_error *err)
+/* Divisors of frequencies: llama3's scaling, or one of the two lists of Phi's. */
+static tdm_status take_rope_factors(tdm_model_file *f, const tdm_tensor *t, float *factors, tdm_error *err)
 {
     char where[512];
+    const int64_t count = tdm_rope_dim(&f->config) / 2;
     tdm_tensor_where(t, where, sizeof where);
-    if (t->elem != TDM_ELEM_F32 || t->rank != 1 || t->shape[0] != f->config.head_dim / 2)
-        return TDM_FAIL(err, TDM_ERR_INPUT, where, "is the file complete?", "not %" PRId64 " values of F32",
-                        f->config.head_dim / 2);
-    if (f->config.rope != TDM_ROPE_PLAIN)
+    if (t->elem != TDM_ELEM_F32 || t->rank != 1 || t->shape[0] != count)
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "is the file complete?", "not %" PRId64 " values of F32", count);
+    if (f->config.rope == TDM_ROPE_LINEAR)
         return TDM_FAIL(err, TDM_ERR_INPUT, where, "use the model's safetensors",
                         "frequency factors beside linear rope scaling are not supported");
-    tdm_tensor_read(t, 0, 1, f->config.rope_factors);
-    for (int64_t i = 0; i < t->shape[0]; i++)
-        if (!isfinite(f->config.rope_factors[i]) || f->config.rope_factors[i] <= 0)
-            return TDM_FAIL(err, TDM_ERR_INPUT, where, "is the file damaged?", "factor %" PRId64 " is %g", i,
-                            (double)f->config.rope_factors[i]);
-    f->config.rope = TDM_ROPE_FACTORS;
+    tdm_tensor_read(t, 0, 1, factors);
+    for (int64_t i = 0; i < count; i++)
+        if (!isfinite(factors[i]) || factors[i] <= 0)
+            return TDM_FAIL(err, TDM_ERR_INPUT, where, "is the file damaged?", "factor %" PRId64 " is %g", i, (double)factors[i]);
+    f->config.rope = f->config.arch->longrope ? TDM_ROPE_LONG : TDM_ROPE_FACTORS;
     return TDM_OK;
+}
+
+/* Where the factors of a tensor of this name go; NULL: it is another. */
+static float *rope_factors_of(tdm_model_file *f, const char *stored)
+{
+    if (!f->config.arch->longrope) return strcmp(stored, "rope_freqs.weight") == 0 ? f->config.rope_factors : NULL;
+    if (strcmp(stored, "rope_factors_short.weight") == 0) return f->config.rope_factors;
+    return strcmp(stored, "rope_factors_long.weight") == 0 ? f->config.rope_long_factors : NULL;
+}
+
+/* Of Phi both lists or none. */
+static tdm_status check_rope_factors(const tdm_model_file *f, tdm_error *err)
+{
+    const tdm_model_config *c = &f->config;
+    if (c->rope != TDM_ROPE_LONG || (c->rope_factors[0] > 0 && c->rope_long_factors[0] > 0)) return TDM_OK;
+    return TDM_FAIL(err, TDM_ERR_INPUT, f->path, "is the file complete?", "rope_factors_%s.weight is missing",
+                    c->rope_factors[0] > 0 ? "long" : "short");
 }
 
 static tdm_status list_gguf(tdm_model_file *f, tdm_error *err)
@@ -146,23 +175,23 @@ static tdm_status list_gguf(tdm_model_file *f, tdm_error *err)
     TDM_TRY(st, make_table(f, tdm_gguf_tensor_count(f->gguf), err), done);
     for (int64_t i = 0; i < tdm_gguf_tensor_count(f->gguf); i++) {
         const tdm_tensor *stored = tdm_gguf_tensor_at(f->gguf, i);
-        if (strcmp(stored->stored, "rope_freqs.weight") == 0) {
-            TDM_TRY(st, take_rope_factors(f, stored, err), done);
+        float *factors = rope_factors_of(f, stored->stored);
+        if (factors) {
+            TDM_TRY(st, take_rope_factors(f, stored, factors, err), done);
             continue;
         }
-        if (!tdm_gguf_name(stored->stored, name, sizeof name)) {
+        if (!tdm_gguf_name(f->config.arch, stored->stored, name, sizeof name)) {
             tdm_tensor_where(stored, where, sizeof where);
             return TDM_FAIL(err, TDM_ERR_INPUT, where, "use a model without it", "a tensor that no %s model has",
                             f->config.model_type);
         }
-        f->names[f->count] = strdup(name);
-        if (!f->names[f->count]) return TDM_FAIL(err, TDM_ERR_OTHER, f->path, NULL, "out of memory");
-        tdm_tensor *t = &f->tensors[f->count];
+        tdm_tensor *t = &f->tensors[f->count++];
         *t = *stored;
-        t->name = f->names[f->count++];
-        if (f->config.arch == TDM_ARCH_LLAMA && tdm_gguf_name_permuted(stored->stored))
+        TDM_TRY(st, keep_name(f, name, t, err), done);
+        if (f->config.arch->gguf_interleaved && tdm_gguf_name_permuted(stored->stored))
             t->head_dim = f->config.head_dim;
     }
+    TDM_TRY(st, check_rope_factors(f, err), done);
 done:
     return st;
 }
@@ -220,46 +249,33 @@ fail:
 
 static tdm_status add_random(tdm_model_file *f, const char *name, int64_t rows, int64_t cols, tdm_error *err)
 {
-    f->names[f->count] = strdup(name);
-    if (!f->names[f->count]) return TDM_FAIL(err, TDM_ERR_OTHER, f->path, NULL, "out of memory");
-    f->tensors[f->count] = (tdm_tensor){.name = f->names[f->count],
-                                        .stored = f->names[f->count],
-                                        .file = f->path,
-                                        .type = "random",
-                                        .elem = TDM_ELEM_RANDOM,
-                                        .rank = rows ? 2 : 1,
-                                        .shape = {rows ? rows : cols, cols}};
-    f->count++;
-    return TDM_OK;
+    tdm_tensor *t = &f->tensors[f->count++];
+    *t = (tdm_tensor){.file = f->path, .type = "random", .elem = TDM_ELEM_RANDOM, .rank = rows ? 2 : 1, .shape = {rows ? rows : cols, cols}};
+    const tdm_status st = keep_name(f, name, t, err);
+    t->stored = t->name;
+    return st;
 }
 
 static tdm_status add_random_layer(tdm_model_file *f, int64_t layer, tdm_error *err)
 {
-    static const char *const parts[TDM_PROJ_COUNT] = {"self_attn", "self_attn", "self_attn", "self_attn",
-                                                      "mlp",       "mlp",       "mlp"};
     tdm_status st = TDM_OK;
     const tdm_model_config *c = &f->config;
-    char name[128];
+    char module[TDM_MODULE_BYTES], name[TDM_MODULE_BYTES + 8];
     for (int p = 0; p < TDM_PROJ_COUNT; p++) {
         int64_t n, k;
         tdm_proj_shape(c, (tdm_proj)p, &n, &k);
-        snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.%s.weight", layer, parts[p], tdm_proj_names[p]);
+        if (n == 0) continue;
+        tdm_module_name(c, module, layer, (tdm_proj)p);
+        snprintf(name, sizeof name, "%s.weight", module);
         TDM_TRY(st, add_random(f, name, n, k, err), done);
-        const bool bias = p <= TDM_PROJ_V ? c->qkv_bias : p == TDM_PROJ_O ? c->o_bias : c->mlp_bias;
-        snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.%s.bias", layer, parts[p], tdm_proj_names[p]);
-        if (bias) TDM_TRY(st, add_random(f, name, 0, n, err), done);
+        snprintf(name, sizeof name, "%s.bias", module);
+        if (tdm_proj_bias(c, (tdm_proj)p)) TDM_TRY(st, add_random(f, name, 0, n, err), done);
     }
-    static const struct {
-        const char *name;
-        bool head;
-    } norms[] = {{"input_layernorm", false},
-                 {"post_attention_layernorm", false},
-                 {"self_attn.q_norm", true},
-                 {"self_attn.k_norm", true}};
-    for (size_t i = 0; i < TDM_COUNT(norms); i++) {
-        if (norms[i].head && !c->qk_norm) continue;
-        snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.weight", layer, norms[i].name);
-        TDM_TRY(st, add_random(f, name, 0, norms[i].head ? c->head_dim : c->width, err), done);
+    for (int i = 0; i < TDM_NORM_COUNT; i++) {
+        int64_t cols;
+        if (!tdm_norm_name(c, module, layer, (tdm_norm)i, &cols)) continue;
+        snprintf(name, sizeof name, "%s.weight", module);
+        TDM_TRY(st, add_random(f, name, 0, cols, err), done);
     }
 done:
     return st;
@@ -279,7 +295,7 @@ tdm_status tdm_model_file_open_random(tdm_model_file **out, const char *path, td
     }
     f->random = true;
     TDM_TRY(st, read_config(f, path, &config, err), fail);
-    TDM_TRY(st, make_table(f, 3 + f->config.layers * 18, err), fail);
+    TDM_TRY(st, make_table(f, 3 + f->config.layers * (2 * TDM_PROJ_COUNT + TDM_NORM_COUNT), err), fail);
     for (int64_t l = 0; l < f->config.layers; l++) TDM_TRY(st, add_random_layer(f, l, err), fail);
     TDM_TRY(st, add_random(f, "model.embed_tokens.weight", f->config.vocab, f->config.width, err), fail);
     TDM_TRY(st, add_random(f, "model.norm.weight", 0, f->config.width, err), fail);

@@ -8,7 +8,6 @@
 #include "memory/tensor.h"
 
 typedef struct tdm_model_file tdm_model_file;
-typedef struct tdm_gguf tdm_gguf;
 
 /* path: a folder, or a file that ends in .gguf. */
 tdm_status tdm_model_file_open(tdm_model_file **f, const char *path, tdm_error *err);

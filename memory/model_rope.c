@@ -19,15 +19,24 @@ static float llama3(const tdm_model_config *c, float inv_freq)
     return (1 - smooth) * inv_freq / factor + smooth * inv_freq;
 }
 
-void tdm_rope_inv_freq(const tdm_model_config *c, float *inv_freq)
+int64_t tdm_rope_dim(const tdm_model_config *c) { return c->rope_dim ? c->rope_dim : c->head_dim; }
+
+void tdm_rope_inv_freq_of(const tdm_model_config *c, bool sliding, int64_t positions, float *inv_freq)
 {
-    for (int64_t i = 0; i < c->head_dim / 2; i++) {
-        const float f = 1.0f / powf((float)c->rope_theta, (float)(2 * i) / (float)c->head_dim);
-        switch (c->rope) {
+    const bool local = sliding && c->rope_local_theta > 0;
+    const double theta = local ? c->rope_local_theta : c->rope_theta;
+    const float *factors = positions > c->rope_original_context ? c->rope_long_factors : c->rope_factors;
+    const int64_t dim = tdm_rope_dim(c);
+    for (int64_t i = 0; i < dim / 2; i++) {
+        const float wave = powf((float)theta, (float)(2 * i) / (float)dim), f = 1.0f / wave;
+        switch (local ? TDM_ROPE_PLAIN : c->rope) {
         case TDM_ROPE_PLAIN: inv_freq[i] = f; break;
         case TDM_ROPE_LINEAR: inv_freq[i] = f / (float)c->rope_factor; break;
         case TDM_ROPE_LLAMA3: inv_freq[i] = llama3(c, f); break;
         case TDM_ROPE_FACTORS: inv_freq[i] = f / c->rope_factors[i]; break;
+        case TDM_ROPE_LONG: inv_freq[i] = 1.0f / (factors[i] * wave); break;
         }
     }
 }
+
+void tdm_rope_inv_freq(const tdm_model_config *c, float *inv_freq) { tdm_rope_inv_freq_of(c, false, 0, inv_freq); }

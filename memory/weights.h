@@ -13,6 +13,12 @@
 /* The seven projections, in the order they are listed everywhere. */
 typedef enum tdm_proj { TDM_PROJ_Q, TDM_PROJ_K, TDM_PROJ_V, TDM_PROJ_O, TDM_PROJ_GATE, TDM_PROJ_UP, TDM_PROJ_DOWN, TDM_PROJ_COUNT } tdm_proj;
 extern const char *const tdm_proj_names[TDM_PROJ_COUNT]; /* "q_proj", ... */
+/* Where q, k, v or gate, up are one matrix (Phi), it has the place of the first of them and the others are absent: N = 0. */
+
+/* A layer's norms: before attention and of its output, before the FFN and of its output, of the heads of q and k. */
+typedef enum tdm_norm {
+    TDM_NORM_ATTN, TDM_NORM_ATTN_OUT, TDM_NORM_FFN, TDM_NORM_FFN_OUT, TDM_NORM_Q, TDM_NORM_K, TDM_NORM_COUNT
+} tdm_norm;
 
 /* What the recipe's model section asks for. */
 typedef struct tdm_weights_options {
@@ -33,8 +39,9 @@ typedef struct tdm_weights_where {
 
 typedef struct tdm_layer_weights {
     tdm_weight proj[TDM_PROJ_COUNT];
-    tdm_cview norm_attn, norm_ffn;  /* [1, D] bf16 */
-    tdm_cview norm_q, norm_k;       /* [1, Dh] bf16, or absent */
+    /* bf16, or f32 where they multiply with 1 + w, which they then hold; absent where the family has none */
+    tdm_cview norm_attn, norm_attn_out, norm_ffn, norm_ffn_out; /* [1, D] */
+    tdm_cview norm_q, norm_k;                                   /* [1, Dh] */
 } tdm_layer_weights;
 
 typedef struct tdm_weights tdm_weights;
@@ -65,7 +72,18 @@ tdm_cview tdm_weights_final_norm(const tdm_weights *w);
  * the base in checkpoints. The same whatever memory the buffer, or a part of it, lies in and however many threads compute it. */
 tdm_status tdm_weights_hash(const tdm_weights *w, uint64_t *hash, tdm_error *err);
 
-/* Projection's shape [N, K] from the config. */
+/* Projection's shape [N, K] from the config; N = 0: the model has none such. */
 void tdm_proj_shape(const tdm_model_config *c, tdm_proj p, int64_t *n, int64_t *k);
+/* The largest N or K of a layer's projections. */
+int64_t tdm_proj_widest(const tdm_model_config *c);
+bool tdm_proj_bias(const tdm_model_config *c, tdm_proj p);
+/* The path inside a layer ("self_attn.q_proj"), and the whole name in a model of text alone ("model.layers.3.self_attn.q_proj"). */
+const char *tdm_proj_path(const tdm_model_config *c, tdm_proj p);
+const char *tdm_proj_path_of(bool fused, tdm_proj p); /* NULL: such a model has none */
+enum { TDM_MODULE_BYTES = 128 };
+void tdm_module_name(const tdm_model_config *c, char out[TDM_MODULE_BYTES], int64_t layer, tdm_proj p);
+/* The same of a norm, and how long it is; false: the model has none such. */
+bool tdm_norm_name(const tdm_model_config *c, char out[TDM_MODULE_BYTES], int64_t layer, tdm_norm n, int64_t *cols);
+tdm_cview *tdm_layer_norm(tdm_layer_weights *l, tdm_norm n);
 
 #endif

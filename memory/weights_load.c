@@ -92,7 +92,8 @@ static void list_pieces(loader *l)
     for (int64_t i = 0; i < p->matrix_count; i++) list_matrix(l, &p->matrices[i]);
     for (int64_t i = 0; i < p->vector_count; i++) {
         const tdm_vector_plan *v = &p->vectors[i];
-        add_piece(l, (tdm_piece){.kind = TDM_PIECE_BF16, .t = v->t, .rows = 1, .cols = v->v->cols, .at = v->at});
+        const tdm_piece_kind kind = v->v->dtype == TDM_DTYPE_F32 ? TDM_PIECE_F32 : TDM_PIECE_BF16;
+        add_piece(l, (tdm_piece){.kind = kind, .t = v->t, .rows = 1, .cols = v->v->cols, .at = v->at, .one = v->one});
     }
 }
 
@@ -100,7 +101,8 @@ static void list_pieces(loader *l)
 
 static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
-static size_t longest_row(const tdm_model_config *c) { return (size_t)tdm_max_i64(tdm_max_i64(c->width, c->ffn), c->heads * c->head_dim); }
+/* Biases are rows too. */
+static size_t longest_row(const tdm_model_config *c) { return (size_t)tdm_proj_widest(c); }
 
 /* The smallest band of a piece must fit: 128 rows of codes, a row of BF16, the scales of an FP8 file by row or by block. */
 static size_t codes_bytes(size_t longest)

@@ -1,4 +1,5 @@
 #include "memory/weights_plan.h"
+#include "memory/arch/arch.h"
 #include "memory/weights_source.h"
 
 #include "kernels/parallel.h"
@@ -9,25 +10,6 @@
 #include <string.h>
 
 enum { ALIGN = 64 };
-
-const char *const tdm_proj_names[TDM_PROJ_COUNT] = {"q_proj",    "k_proj",  "v_proj",   "o_proj",
-                                                    "gate_proj", "up_proj", "down_proj"};
-
-void tdm_proj_shape(const tdm_model_config *c, tdm_proj p, int64_t *n, int64_t *k)
-{
-    *k = p == TDM_PROJ_O ? c->heads * c->head_dim : p == TDM_PROJ_DOWN ? c->ffn : c->width;
-    switch (p) {
-    case TDM_PROJ_Q: *n = c->heads * c->head_dim; return;
-    case TDM_PROJ_K:
-    case TDM_PROJ_V: *n = c->kv_heads * c->head_dim; return;
-    case TDM_PROJ_O:
-    case TDM_PROJ_DOWN: *n = c->width; return;
-    case TDM_PROJ_GATE:
-    case TDM_PROJ_UP: *n = c->ffn; return;
-    case TDM_PROJ_COUNT: break;
-    }
-    TDM_ASSERT(false && "one of the seven projections");
-}
 
 static const char embedding_module[] = "model.embed_tokens", head_module[] = "lm_head";
 
@@ -62,7 +44,8 @@ static tdm_status plan_vector(tdm_weights_plan *p, tdm_cview *v, const char *nam
 {
     tdm_vector_plan *plan = &p->vectors[p->vector_count++];
     plan->v = v;
-    *v = shape_of(TDM_DTYPE_BF16, 1, cols);
+    *v = shape_of(p->w->config.arch->norm_one ? TDM_DTYPE_F32 : TDM_DTYPE_BF16, 1, cols);
+    plan->one = v->dtype == TDM_DTYPE_F32 && !tdm_model_file_gguf(p->file);
     plan->at = reserve(p, view_bytes(v));
     return tdm_weights_source(p, name, 0, cols, &plan->t, err);
 }
@@ -96,53 +79,48 @@ static void reserve_group(tdm_weights_plan *p, int count)
     for (int i = 0; i < count; i++) m[i].bias_at = reserve(p, view_bytes(&m[i].w->bias));
 }
 
-enum { MODULE = 128 };
-static void module_name(char name[MODULE], int64_t layer, tdm_proj proj)
-{
-    snprintf(name, MODULE, "model.layers.%" PRId64 ".%s.%s", layer, proj <= TDM_PROJ_O ? "self_attn" : "mlp", tdm_proj_names[proj]);
-}
-
 static tdm_status plan_projections(tdm_weights_plan *p, int64_t layer, tdm_proj first, int count, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const tdm_model_config *c = &p->w->config;
-    char module[MODULE];
+    char module[TDM_MODULE_BYTES];
+    int planned = 0;
     for (int i = 0; i < count; i++) {
         const tdm_proj proj = (tdm_proj)((int)first + i);
-        const bool bias = proj <= TDM_PROJ_V ? c->qkv_bias : proj == TDM_PROJ_O ? c->o_bias : c->mlp_bias;
         int64_t n, k;
         tdm_proj_shape(c, proj, &n, &k);
-        module_name(module, layer, proj);
-        TDM_TRY(st, plan_matrix(p, &p->w->layers[layer].proj[proj], module, layer, n, k, bias, err), done);
+        if (n == 0) continue;
+        tdm_module_name(c, module, layer, proj);
+        TDM_TRY(st, plan_matrix(p, &p->w->layers[layer].proj[proj], module, layer, n, k, tdm_proj_bias(c, proj), err), done);
+        planned++;
     }
-    reserve_group(p, count);
+    reserve_group(p, planned);
 done:
     return st;
 }
 
-static tdm_status plan_norm(tdm_weights_plan *p, int64_t layer, tdm_cview *v, const char *what, int64_t cols,
-                            tdm_error *err)
+static tdm_status plan_norm(tdm_weights_plan *p, int64_t layer, tdm_norm norm, tdm_error *err)
 {
-    char name[128];
-    snprintf(name, sizeof name, "model.layers.%" PRId64 ".%s.weight", layer, what);
-    return plan_vector(p, v, name, cols, err);
+    char module[TDM_MODULE_BYTES], name[TDM_MODULE_BYTES + 8];
+    int64_t cols;
+    if (!tdm_norm_name(&p->w->config, module, layer, norm, &cols)) return TDM_OK;
+    snprintf(name, sizeof name, "%s.weight", module);
+    return plan_vector(p, tdm_layer_norm(&p->w->layers[layer], norm), name, cols, err);
 }
 
 static tdm_status plan_layer(tdm_weights_plan *p, int64_t i, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    const tdm_model_config *c = &p->w->config;
-    tdm_layer_weights *l = &p->w->layers[i];
-    TDM_TRY(st, plan_norm(p, i, &l->norm_attn, "input_layernorm", c->width, err), done);
+    TDM_TRY(st, plan_norm(p, i, TDM_NORM_ATTN, err), done);
     TDM_TRY(st, plan_projections(p, i, TDM_PROJ_Q, 3, err), done);
-    if (c->qk_norm) {
-        TDM_TRY(st, plan_norm(p, i, &l->norm_q, "self_attn.q_norm", c->head_dim, err), done);
-        TDM_TRY(st, plan_norm(p, i, &l->norm_k, "self_attn.k_norm", c->head_dim, err), done);
-    }
+    TDM_TRY(st, plan_norm(p, i, TDM_NORM_Q, err), done);
+    TDM_TRY(st, plan_norm(p, i, TDM_NORM_K, err), done);
     TDM_TRY(st, plan_projections(p, i, TDM_PROJ_O, 1, err), done);
-    TDM_TRY(st, plan_norm(p, i, &l->norm_ffn, "post_attention_layernorm", c->width, err), done);
+    TDM_TRY(st, plan_norm(p, i, TDM_NORM_ATTN_OUT, err), done);
+    TDM_TRY(st, plan_norm(p, i, TDM_NORM_FFN, err), done);
     TDM_TRY(st, plan_projections(p, i, TDM_PROJ_GATE, 2, err), done);
     TDM_TRY(st, plan_projections(p, i, TDM_PROJ_DOWN, 1, err), done);
+    TDM_TRY(st, plan_norm(p, i, TDM_NORM_FFN_OUT, err), done);
 done:
     return st;
 }
@@ -153,7 +131,7 @@ static tdm_status start(tdm_weights_plan *p, const tdm_model_file *f, const tdm_
     *p = (tdm_weights_plan){.file = f, .options = o};
     p->w = calloc(1, sizeof *p->w);
     p->matrices = calloc((size_t)c->layers * TDM_PROJ_COUNT + 2, sizeof *p->matrices);
-    p->vectors = calloc((size_t)c->layers * 4 + 1, sizeof *p->vectors);
+    p->vectors = calloc((size_t)c->layers * TDM_NORM_COUNT + 1, sizeof *p->vectors);
     p->used = calloc((size_t)tdm_model_file_count(f) + 1, sizeof *p->used);
     if (p->w) p->w->layers = calloc((size_t)c->layers, sizeof *p->w->layers);
     if (!p->w || !p->w->layers || !p->matrices || !p->vectors || !p->used)
@@ -213,12 +191,15 @@ void tdm_weights_plan_place(tdm_weights_plan *p, const tdm_region *where)
 /* A tied head has no weight of its own and is a module all the same. */
 static bool names_a_module(const tdm_model_config *c, const char *text)
 {
-    char module[MODULE];
+    char module[TDM_MODULE_BYTES];
+    int64_t n, k;
     if (!*text) return false;
     if (strstr(embedding_module, text) || strstr(head_module, text)) return true;
     for (int64_t l = 0; l < c->layers; l++)
         for (int p = 0; p < TDM_PROJ_COUNT; p++) {
-            module_name(module, l, (tdm_proj)p);
+            tdm_proj_shape(c, (tdm_proj)p, &n, &k);
+            if (n == 0) continue;
+            tdm_module_name(c, module, l, (tdm_proj)p);
             if (strstr(module, text)) return true;
         }
     return false;

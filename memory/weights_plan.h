@@ -3,7 +3,8 @@
  * Layout, every piece 64-byte aligned:
  *   embedding | layer 0 | layer 1 | ... | final norm | head (when it is not the embedding)
  * and in a layer
- *   norm_attn | q k v codes | q k v scales | q k v biases | norm_q norm_k | o | norm_ffn | gate up codes | scales | biases | down
+ *   norm_attn | q k v codes | q k v scales | q k v biases | norm_q norm_k | o | norm_attn_out | norm_ffn | gate up codes | scales | biases |
+ *   down | norm_ffn_out
  * so that with rows of a multiple of 64 bytes q, k, v and gate, up are one matrix each to a kernel that wants them fused. */
 #ifndef TANDEM_MEMORY_WEIGHTS_PLAN_H
 #define TANDEM_MEMORY_WEIGHTS_PLAN_H
@@ -35,6 +36,7 @@ typedef struct tdm_vector_plan {
     tdm_cview *v;
     const tdm_tensor *t;
     size_t at;
+    bool one; /* v is 1 + what the file holds */
 } tdm_vector_plan;
 
 typedef struct tdm_weights_plan {

@@ -116,7 +116,8 @@ tdm_status tdm_weights_draw(const tdm_weights_plan *p, const tdm_region *region,
     }
     for (int64_t i = 0; i < p->matrix_count; i++) TDM_TRY(st, draw_matrix(&p->matrices[i], region, &stage, err), done);
     for (int64_t i = 0; i < p->vector_count; i++) {
-        const span ones = span_of(p->vectors[i].at, p->vectors[i].v, 0, BF16_ONE);
+        const tdm_cview *v = p->vectors[i].v;
+        const span ones = span_of(p->vectors[i].at, v, 0, v->dtype == TDM_DTYPE_F32 ? twice(1.0f) : BF16_ONE);
         TDM_TRY(st, draw(&ones, region, &stage, err), done);
     }
     if (staged) TDM_TRY(st, region->be->stream_sync(region->s, err), done);

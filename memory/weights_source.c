@@ -152,7 +152,11 @@ tdm_status tdm_weights_scheme(tdm_weights_plan *p, tdm_matrix_plan *m, const cha
     char where[512];
     const tdm_fp8_checkpoint *q = tdm_model_file_fp8(p->file);
     if (!q) return scheme_of_float(p, m, module, layer, err);
-    if (layer >= 0) TDM_TRY(st, tdm_fp8_checkpoint_module(q, module, &how, err), done);
+    if (layer >= 0) {
+        /* quantization_config names modules as the file does */
+        snprintf(where, sizeof where, "%.*s", (int)(strlen(m->weight->stored) - strlen(".weight")), m->weight->stored);
+        TDM_TRY(st, tdm_fp8_checkpoint_module(q, where, &how, err), done);
+    }
     const bool codes = m->weight->elem == TDM_ELEM_E4M3;
     if (how.quantized && codes) return scheme_of_fp8(p, m, module, layer, &how, err);
     if (how.quantized || codes) {

@@ -21,7 +21,7 @@ static bool by_block(const tdm_piece *p) { return p->kind == TDM_PIECE_QUANTIZE 
 
 size_t tdm_piece_row_bytes(const tdm_piece *p)
 {
-    static const size_t bytes[] = {2, 1, 1, sizeof(float), 0};
+    static const size_t bytes[] = {2, sizeof(float), 1, 1, sizeof(float), 0};
     return (size_t)p->cols * bytes[p->kind];
 }
 
@@ -73,6 +73,12 @@ static bool store_bf16(uint16_t *restrict out, const float *restrict x, int64_t 
     return bad == 0;
 }
 
+static bool store_f32(float *restrict out, const float *restrict x, int64_t n, bool one)
+{
+    for (int64_t i = 0; i < n; i++) out[i] = one ? 1.0f + tdm_bf16_to_f32(round_bf16(x[i])) : x[i];
+    return all_finite(out, n);
+}
+
 static void quantize(const tdm_unit *u, const float *x, int64_t row, int64_t rows)
 {
     const tdm_weight *w = u->p->w;
@@ -104,6 +110,8 @@ static bool make_floats(const tdm_unit *u, float *buffer)
         good = all_finite(buffer, rows * u->cols);
         if (u->p->kind == TDM_PIECE_QUANTIZE)
             quantize(u, buffer, r, rows);
+        else if (u->p->kind == TDM_PIECE_F32)
+            good &= store_f32((float *)(void *)u->out + r * u->p->cols, buffer, rows * u->cols, u->p->one);
         else
             good &= store_bf16((uint16_t *)(void *)u->out + r * u->p->cols, buffer, rows * u->cols);
     }
@@ -153,6 +161,7 @@ bool tdm_unit_make(const tdm_unit *u, float *buffer)
 {
     switch (u->p->kind) {
     case TDM_PIECE_BF16:
+    case TDM_PIECE_F32:
     case TDM_PIECE_QUANTIZE: return make_floats(u, buffer);
     case TDM_PIECE_CODES: return make_codes(u);
     case TDM_PIECE_SCALES:

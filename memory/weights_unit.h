@@ -7,6 +7,7 @@
 
 typedef enum tdm_piece_kind {
     TDM_PIECE_BF16,       /* floats, rounded to BF16 */
+    TDM_PIECE_F32,        /* norms that multiply with 1 + w: the sum */
     TDM_PIECE_QUANTIZE,   /* floats, to e4m3 codes and scales */
     TDM_PIECE_CODES,      /* e4m3 codes, copied */
     TDM_PIECE_SCALES,     /* f32 scales of such codes; one is spread over the rows where the region has one for each */
@@ -20,6 +21,7 @@ typedef struct tdm_piece {
     int64_t rows, cols;   /* in the region; scales are one row */
     size_t at, scale_at;  /* in the region; scale_at for QUANTIZE alone */
     float amax;           /* of a matrix with one scale, once it is known */
+    bool one;             /* F32: the file holds w, which is rounded to BF16 as all vectors are, not 1 + w */
 } tdm_piece;
 
 /* Rows and columns of a piece, and where the first of their elements and of their scales go. All columns, but where a block has its own

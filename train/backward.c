@@ -1,4 +1,5 @@
 /* Backward through the layers: dequantized weights for dx, gradients for the adapter alone. */
+#include "memory/arch/arch.h"
 #include "train/trainer_internal.h"
 
 typedef struct context {
@@ -50,6 +51,16 @@ done:
     return st;
 }
 
+/* dy of o_proj or down_proj, bf16, from the gradient of the residual stream: rounded, and back through the norm of its output. */
+static tdm_status part_back(const context *c, tdm_cview norm, tdm_view out, tdm_view rstd, tdm_error *err)
+{
+    const tdm_model *m = c->t->m;
+    const tdm_view dy = rows(c, c->t->back.dy);
+    const tdm_cview dx = read(c, c->t->back.dx);
+    if (!norm.data) return m->be->convert(m->s, dy, dx, err);
+    return m->be->rms_norm_add_backward(m->s, dy, dx, read(c, out), norm, read(c, rstd), err);
+}
+
 static tdm_status ffn_back(const context *c, tdm_error *err)
 {
     tdm_trainer *t = c->t;
@@ -61,13 +72,14 @@ static tdm_status ffn_back(const context *c, tdm_error *err)
     const tdm_view act = rows(c, t->scratch.act), xn = rows(c, t->scratch.xn), gate = rows(c, c->a->gate), up = rows(c, c->a->up);
 
     /* silu(gate) * up and the normalized input are made again rather than kept: the same bits, for a fraction of the bytes */
-    TDM_TRY(st, m->be->swiglu(m->s, act, tdm_view_const(gate), tdm_view_const(up), NULL, err), done);
-    TDM_TRY(st, m->be->convert(m->s, dy, tdm_view_const(dx), err), done);
+    TDM_TRY(st, m->be->swiglu(m->s, m->c->glu, act, tdm_view_const(gate), tdm_view_const(up), NULL, err), done);
+    TDM_TRY(st, part_back(c, lw->norm_ffn_out, c->a->ffn_out, c->a->rstd_ffn_out, err), done);
     TDM_TRY(st, project_back(c, TDM_PROJ_DOWN, tdm_view_const(dy), tdm_view_const(act), dact, false, err), done);
-    TDM_TRY(st, m->be->swiglu_backward(m->s, gate, up, tdm_view_const(dact), tdm_view_const(gate), tdm_view_const(up), err), done);
+    TDM_TRY(st, m->be->swiglu_backward(m->s, m->c->glu, gate, up, tdm_view_const(dact), tdm_view_const(gate), tdm_view_const(up), err), done);
     TDM_TRY(st, m->be->rms_norm(m->s, xn, (tdm_view){0}, read(c, c->a->x_mid), lw->norm_ffn, m->c->norm_eps, NULL, err), done);
-    TDM_TRY(st, project_back(c, TDM_PROJ_GATE, tdm_view_const(gate), tdm_view_const(xn), dxn, false, err), done);
-    TDM_TRY(st, project_back(c, TDM_PROJ_UP, tdm_view_const(up), tdm_view_const(xn), dxn, true, err), done);
+    const tdm_view dgate = m->c->arch->fused ? tdm_whole(gate, c->tokens, 2 * m->c->ffn) : gate;
+    TDM_TRY(st, project_back(c, TDM_PROJ_GATE, tdm_view_const(dgate), tdm_view_const(xn), dxn, false, err), done);
+    if (!m->c->arch->fused) TDM_TRY(st, project_back(c, TDM_PROJ_UP, tdm_view_const(up), tdm_view_const(xn), dxn, true, err), done);
     TDM_TRY(st, m->be->rms_norm_backward(m->s, dx, tdm_view_const(dxn), read(c, c->a->x_mid), lw->norm_ffn, read(c, c->a->rstd_ffn), err), done);
 done:
     return st;
@@ -76,9 +88,24 @@ done:
 static tdm_status rotate_back(const context *c, tdm_view dx, tdm_view pre, tdm_cview norm, int64_t heads, tdm_error *err)
 {
     const tdm_model *m = c->t->m;
-    const tdm_rope_backward a = {.dx = dx, .cos = m->rope_cos, .sin = m->rope_sin, .norm_w = norm, .pre = read(c, pre),
+    const bool sliding = m->c->sliding[c->layer];
+    const tdm_rope_backward a = {.dx = dx, .cos = m->rope_cos[sliding], .sin = m->rope_sin[sliding], .norm_w = norm, .pre = read(c, pre),
                                  .position = c->run->batch->position, .heads = heads, .head_dim = m->c->head_dim, .eps = m->c->norm_eps};
     return m->be->rope_backward(m->s, &a, err);
+}
+
+static tdm_status qkv_back(const context *c, tdm_view xn, tdm_view dxn, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_backward_buffers *b = &c->t->back;
+    const int64_t all = tdm_weights_layer(c->t->m->w, c->layer)->proj[TDM_PROJ_Q].codes.rows;
+    if (c->t->m->c->arch->fused)
+        return project_back(c, TDM_PROJ_Q, tdm_view_const(tdm_whole(b->dq, c->tokens, all)), tdm_view_const(xn), dxn, false, err);
+    TDM_TRY(st, project_back(c, TDM_PROJ_Q, read(c, b->dq), tdm_view_const(xn), dxn, false, err), done);
+    TDM_TRY(st, project_back(c, TDM_PROJ_K, read(c, b->dk), tdm_view_const(xn), dxn, true, err), done);
+    TDM_TRY(st, project_back(c, TDM_PROJ_V, read(c, b->dv), tdm_view_const(xn), dxn, true, err), done);
+done:
+    return st;
 }
 
 static tdm_status attention_back(const context *c, tdm_error *err)
@@ -95,7 +122,7 @@ static tdm_status attention_back(const context *c, tdm_error *err)
     const bool first = c->layer == 0;
     const tdm_view dxn = first ? (tdm_view){0} : rows(c, b->dxn);
 
-    TDM_TRY(st, m->be->convert(m->s, dy, tdm_view_const(dx), err), done);
+    TDM_TRY(st, part_back(c, lw->norm_attn_out, c->a->attn_out, c->a->rstd_attn_out, err), done);
     TDM_TRY(st, project_back(c, TDM_PROJ_O, tdm_view_const(dy), read(c, c->a->o), d_o, false, err), done);
     const tdm_attention_backward at = {.dq = dq, .dk = dk, .dv = dv, .do_ = tdm_view_const(d_o), .o = read(c, c->a->o), .q = read(c, c->a->q),
                                        .lse = read(c, c->a->lse), .kv = &c->a->kv, .batch = c->run->batch, .heads = cfg->heads,
@@ -104,9 +131,7 @@ static tdm_status attention_back(const context *c, tdm_error *err)
     TDM_TRY(st, rotate_back(c, dq, c->a->q_pre, lw->norm_q, cfg->heads, err), done);
     TDM_TRY(st, rotate_back(c, dk, c->a->k_pre, lw->norm_k, cfg->kv_heads, err), done);
     TDM_TRY(st, m->be->rms_norm(m->s, xn, (tdm_view){0}, read(c, c->a->x_in), lw->norm_attn, cfg->norm_eps, NULL, err), done);
-    TDM_TRY(st, project_back(c, TDM_PROJ_Q, tdm_view_const(dq), tdm_view_const(xn), dxn, false, err), done);
-    TDM_TRY(st, project_back(c, TDM_PROJ_K, tdm_view_const(dk), tdm_view_const(xn), dxn, true, err), done);
-    TDM_TRY(st, project_back(c, TDM_PROJ_V, tdm_view_const(dv), tdm_view_const(xn), dxn, true, err), done);
+    TDM_TRY(st, qkv_back(c, xn, dxn, err), done);
     if (first) goto done;
     TDM_TRY(st, m->be->rms_norm_backward(m->s, dx, tdm_view_const(dxn), read(c, c->a->x_in), lw->norm_attn, read(c, c->a->rstd_attn), err), done);
 done:

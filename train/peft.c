@@ -6,16 +6,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "memory/arch/arch.h"
 #include "memory/fs.h"
 
 enum { MAX_CONFIG_BYTES = 1 << 20 };
 
 const char *const tdm_peft_metadata[] = {"format", "pt", NULL};
 
-void tdm_peft_tensor_name(char out[TDM_PEFT_NAME_BYTES], int64_t layer, tdm_proj proj, bool b)
+tdm_peft_names tdm_peft_names_of(const tdm_model_config *model) { return (tdm_peft_names){model->arch->fused, model->towers}; }
+
+void tdm_peft_tensor_name(char out[TDM_PEFT_NAME_BYTES], tdm_peft_names names, int64_t layer, tdm_proj proj, bool b)
 {
-    snprintf(out, TDM_PEFT_NAME_BYTES, "base_model.model.model.layers.%" PRId64 ".%s.lora_%c.weight", layer, tdm_peft_proj_paths[proj],
-             b ? 'B' : 'A');
+    TDM_ASSERT(tdm_proj_path_of(names.fused, proj));
+    snprintf(out, TDM_PEFT_NAME_BYTES, "base_model.model.model.%slayers.%" PRId64 ".%s.lora_%c.weight", names.towers ? "language_model." : "", layer,
+             tdm_proj_path_of(names.fused, proj), b ? 'B' : 'A');
 }
 
 /* ---- writing ---- */
@@ -29,17 +33,17 @@ static tdm_st_dtype st_dtype(tdm_cview v)
 
 static const char head_name[] = "base_model.model.score.weight";
 
-tdm_st_entry *tdm_peft_entries(const tdm_peft_pair *pairs, int64_t count, tdm_cview head, int64_t *made)
+tdm_st_entry *tdm_peft_entries(tdm_peft_names names, const tdm_peft_pair *pairs, int64_t count, tdm_cview head, int64_t *made)
 {
     size_t n = (size_t)count * 2, array = (n + 1) * sizeof(tdm_st_entry);
     tdm_st_entry *entries = malloc(array + n * TDM_PEFT_NAME_BYTES);
     if (!entries) return NULL;
-    char *names = (char *)entries + array;
+    char *room = (char *)entries + array;
     for (size_t i = 0; i < n; i++) {
         const tdm_peft_pair *pair = &pairs[i / 2];
         tdm_cview v = i % 2 ? pair->b : pair->a;
-        char *name = names + i * TDM_PEFT_NAME_BYTES;
-        tdm_peft_tensor_name(name, pair->layer, pair->proj, i % 2);
+        char *name = room + i * TDM_PEFT_NAME_BYTES;
+        tdm_peft_tensor_name(name, names, pair->layer, pair->proj, i % 2);
         entries[i] = (tdm_st_entry){.name = name, .dtype = st_dtype(v), .rank = 2, .shape = {v.rows, v.cols}, .data = v.data};
     }
     *made = count * 2;
@@ -54,7 +58,7 @@ tdm_status tdm_peft_save(const char *dir, const tdm_peft_config *c, const tdm_pe
     int64_t n = 0;
     char *text = NULL;                                                /* owned here */
     json_t *config = tdm_peft_config_json(c);                         /* owned here */
-    tdm_st_entry *entries = tdm_peft_entries(pairs, count, head, &n); /* owned here */
+    tdm_st_entry *entries = tdm_peft_entries(c->names, pairs, count, head, &n); /* owned here */
 
     if (config) text = json_dumps(config, JSON_INDENT(2) | JSON_SORT_KEYS);
     if (!text || !entries) {
@@ -92,24 +96,26 @@ typedef struct place {
     bool b;
 } place;
 
-/* The inverse of tdm_peft_tensor_name; false: not such a name. */
-static bool parse_name(const char *name, place *at)
+/* The inverse of tdm_peft_tensor_name, wherever the adapter was trained: on the tower alone, or in its place among the others. False: not
+ * such a name. */
+static bool parse_name(const char *name, tdm_peft_names names, place *at)
 {
-    static const char head[] = "base_model.model.model.layers.";
+    static const char *const heads[] = {"base_model.model.model.layers.", "base_model.model.model.language_model.layers."};
     char again[TDM_PEFT_NAME_BYTES];
-    if (strncmp(name, head, sizeof head - 1) != 0) return false;
+    const size_t plain = strlen(heads[0]), tower = strlen(heads[1]);
+    names.towers = strncmp(name, heads[1], tower) == 0;
+    if (!names.towers && strncmp(name, heads[0], plain) != 0) return false;
     char *rest;
-    const char *digits = name + sizeof head - 1;
+    const char *digits = name + (names.towers ? tower : plain);
     if (*digits < '0' || *digits > '9' || strspn(digits, "0123456789") > 6) return false;
     at->layer = strtol(digits, &rest, 10);
-    for (int p = 0; p < TDM_PROJ_COUNT; p++) {
-        for (int half = 0; half < 2; half++) {
-            tdm_peft_tensor_name(again, at->layer, (tdm_proj)p, half);
-            if (strcmp(again, name) != 0) continue;
-            at->proj = (tdm_proj)p;
-            at->b = half;
-            return true;
-        }
+    for (int i = 0; i < 2 * TDM_PROJ_COUNT; i++) {
+        if (!tdm_proj_path_of(names.fused, (tdm_proj)(i / 2))) continue;
+        tdm_peft_tensor_name(again, names, at->layer, (tdm_proj)(i / 2), i % 2);
+        if (strcmp(again, name) != 0) continue;
+        at->proj = (tdm_proj)(i / 2);
+        at->b = i % 2;
+        return true;
     }
     return false;
 }
@@ -193,14 +199,14 @@ static tdm_status take_tensor(tdm_peft *p, const tdm_st_tensor *t, const tdm_mod
     place at;
     snprintf(where, sizeof where, "%.300s: %.200s", path, t->name);
     if (p->config.head && strcmp(t->name, head_name) == 0) return take_head(p, t, model, where, err);
-    if (!parse_name(t->name, &at))
-        return TDM_FAIL(err, TDM_ERR_INPUT, where, "tandem computes plain LoRA on the seven projections of each layer",
+    if (!parse_name(t->name, p->config.names, &at))
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "tandem computes plain LoRA on the projections of each layer",
                         "the tensor is not part of such an adapter");
     if (at.layer >= model->layers)
         return TDM_FAIL(err, TDM_ERR_INPUT, where, "is it an adapter of another model?", "the model has %" PRId64 " layers", model->layers);
     if (!resolve && !p->config.targets[at.proj])
         return TDM_FAIL(err, TDM_ERR_INPUT, where, "config and weights are not of the same adapter", "%s is not in target_modules",
-                        strchr(tdm_peft_proj_paths[at.proj], '.') + 1);
+                        strchr(tdm_proj_path(model, at.proj), '.') + 1);
     int64_t n, k, r = p->config.rank;
     tdm_proj_shape(model, at.proj, &n, &k);
     int64_t rows = at.b ? n : r, cols = at.b ? r : k;
@@ -226,7 +232,7 @@ static tdm_status collect_pairs(tdm_peft *p, const tdm_model_config *model, bool
             p->config.targets[proj] = true;
             p->pairs[p->count++] = all[i];
         } else if (a || b || (p->config.targets[proj] && !resolve && !some_layers)) {
-            tdm_peft_tensor_name(name, i / TDM_PROJ_COUNT, proj, a);
+            tdm_peft_tensor_name(name, p->config.names, i / TDM_PROJ_COUNT, proj, a);
             return TDM_FAIL(err, TDM_ERR_INPUT, path, "the file is incomplete, or of another model", "%s is missing", name);
         }
     }
@@ -277,6 +283,7 @@ static tdm_status open_peft(tdm_peft **out, const char *dir, const tdm_model_con
     }
     TDM_TRY(st, tdm_fs_join(path, dir, "adapter_config.json", err), fail);
     TDM_TRY(st, tdm_fs_read(path, MAX_CONFIG_BYTES, &text, &bytes, err), fail);
+    p->config.names = tdm_peft_names_of(model);
     TDM_TRY(st, tdm_peft_config_parse(&p->config, &resolve, &some_layers, text, bytes, path, err), fail);
     TDM_TRY(st, check_head(&p->config, head, path, err), fail);
     TDM_TRY(st, open_weights(p, dir, err), fail);

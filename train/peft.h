@@ -2,9 +2,10 @@
  * Source: huggingface/peft, src/peft/tuners/lora/config.py, utils/save_and_load.py; checked against the package by
  * tests/conformance/check_peft.py.
  *
- * Written: keys base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight [R, K] and lora_B.weight [N, R], f32 or bf16; with a head
- * (a critic, a reward model: task_type SEQ_CLS) base_model.model.score.weight [1, D] too, as transformers' models for sequence classification
- * have it.
+ * Written: keys base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight [R, K] and lora_B.weight [N, R], f32 or bf16; with the
+ * modules of the model: qkv_proj and gate_up_proj where each is one matrix, model.language_model.layers.N where the model is one tower of several;
+ * with a head (a critic, a reward model: task_type SEQ_CLS) base_model.model.score.weight [1, D] too, as transformers' models for sequence
+ * classification have it.
  * Read: what PEFT wrote for one of our architectures. Whatever would change the computation and is not plain LoRA on the seven
  * projections (DoRA, aLoRA, rank_pattern, modules_to_save but for the head, lora_bias, layer replication, adapters on lm_head, ...) is refused by
  * its name: an adapter that is silently half loaded is worse than none. */
@@ -18,7 +19,15 @@
 
 enum { TDM_PEFT_MAX_RANK = 65536 };
 
+/* What the model's modules are called. */
+typedef struct tdm_peft_names {
+    bool fused;  /* qkv_proj, gate_up_proj */
+    bool towers; /* under language_model */
+} tdm_peft_names;
+tdm_peft_names tdm_peft_names_of(const tdm_model_config *model);
+
 typedef struct tdm_peft_config {
+    tdm_peft_names names;
     int64_t rank;
     double alpha, dropout;
     bool rslora;                  /* scaling alpha / sqrt(rank) instead of alpha / rank */
@@ -36,14 +45,11 @@ typedef struct tdm_peft_pair {
 
 /* The tensor name of one half, as in the file. */
 enum { TDM_PEFT_NAME_BYTES = 128 };
-void tdm_peft_tensor_name(char out[TDM_PEFT_NAME_BYTES], int64_t layer, tdm_proj proj, bool b);
-
-/* The projection's path inside a layer: "self_attn.q_proj". */
-extern const char *const tdm_peft_proj_paths[TDM_PROJ_COUNT];
+void tdm_peft_tensor_name(char out[TDM_PEFT_NAME_BYTES], tdm_peft_names names, int64_t layer, tdm_proj proj, bool b);
 
 /* For a checkpoint that wants to write the folder itself: entries A, B, A, B, ..., and the head [1, D] where there is one (data NULL: none);
  * names and array are one allocation, the caller's (free); data stays borrowed. NULL: out of memory. */
-tdm_st_entry *tdm_peft_entries(const tdm_peft_pair *pairs, int64_t count, tdm_cview head, int64_t *entries);
+tdm_st_entry *tdm_peft_entries(tdm_peft_names names, const tdm_peft_pair *pairs, int64_t count, tdm_cview head, int64_t *entries);
 json_t *tdm_peft_config_json(const tdm_peft_config *c); /* new reference; NULL: out of memory */
 extern const char *const tdm_peft_metadata[];            /* {"format", "pt", NULL}: what transformers expects in the header */
 
@@ -62,7 +68,7 @@ const tdm_peft_config *tdm_peft_config_of(const tdm_peft *p);
 const tdm_peft_pair *tdm_peft_pairs(const tdm_peft *p, int64_t *count);
 tdm_cview tdm_peft_head(const tdm_peft *p); /* [1, D] f32 or bf16; absent: none */
 
-/* adapter_config.json from its bytes (not trusted). *resolve: the targets are to be taken from the tensors (target_modules is a
+/* adapter_config.json from its bytes (not trusted). c->names is given, and stays. *resolve: the targets are to be taken from the tensors (target_modules is a
  * pattern); *some_layers: layers_to_transform or exclude_modules is set. */
 tdm_status tdm_peft_config_parse(tdm_peft_config *c, bool *resolve, bool *some_layers, const char *text, size_t len, const char *where,
                                  tdm_error *err);

@@ -5,10 +5,7 @@
 
 #include "train/peft.h"
 
-#define HINT_PLAIN "tandem computes plain LoRA on the seven projections: train or convert the adapter without it"
-
-const char *const tdm_peft_proj_paths[TDM_PROJ_COUNT] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                                                         "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+#define HINT_PLAIN "tandem computes plain LoRA on the projections of a layer: train or convert the adapter without it"
 
 double tdm_peft_scaling(const tdm_peft_config *c)
 {
@@ -16,7 +13,7 @@ double tdm_peft_scaling(const tdm_peft_config *c)
 }
 
 /* "q_proj" of "self_attn.q_proj". */
-static const char *leaf(tdm_proj p) { return strchr(tdm_peft_proj_paths[p], '.') + 1; }
+static const char *leaf(const char *path) { return strchr(path, '.') + 1; }
 
 /* ---- reading ---- */
 
@@ -110,11 +107,13 @@ static tdm_status refuse_features(const json_t *o, const char *where, tdm_error 
 static tdm_status add_target(tdm_peft_config *c, bool *resolve, const char *name, const char *where, tdm_error *err)
 {
     for (int p = 0; p < TDM_PROJ_COUNT; p++) {
-        if (strcmp(name, leaf((tdm_proj)p)) == 0 || strcmp(name, tdm_peft_proj_paths[p]) == 0) {
+        const char *path = tdm_proj_path_of(c->names.fused, (tdm_proj)p);
+        if (!path) continue;
+        if (strcmp(name, leaf(path)) == 0 || strcmp(name, path) == 0) {
             c->targets[p] = true;
             return TDM_OK;
         }
-        if (ends_with(name, tdm_peft_proj_paths[p]) && name[strlen(name) - strlen(tdm_peft_proj_paths[p]) - 1] == '.') {
+        if (ends_with(name, path) && name[strlen(name) - strlen(path) - 1] == '.') {
             *resolve = true; /* one layer's module: what is in the file decides */
             return TDM_OK;
         }
@@ -161,7 +160,7 @@ tdm_status tdm_peft_config_parse(tdm_peft_config *c, bool *resolve, bool *some_l
     json_error_t je;
     const char *type, *base;
     const json_t *r;
-    *c = (tdm_peft_config){0};
+    *c = (tdm_peft_config){.names = c->names};
     *resolve = *some_layers = false;
     json_t *o = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
     if (!json_is_object(o)) {
@@ -209,12 +208,29 @@ static json_t *number(double v)
     return v == floor(v) && fabs(v) < 1e9 ? json_integer((json_int_t)v) : json_real(v);
 }
 
+/* A list of names; of one tower of several, a pattern that the other towers' modules of the same names do not match. */
+static json_t *targets_json(const tdm_peft_config *c)
+{
+    char pattern[512] = ".*\\.language_model\\.layers\\.[0-9]+\\.(";
+    json_t *list = json_array();
+    bool bad = !list, first = true;
+    for (int p = 0; !bad && p < TDM_PROJ_COUNT; p++) {
+        const char *path = tdm_proj_path_of(c->names.fused, (tdm_proj)p);
+        if (!c->targets[p] || !path) continue;
+        bad = json_array_append_new(list, json_string(leaf(path))) != 0;
+        snprintf(pattern + strlen(pattern), sizeof pattern - strlen(pattern), "%s%s", first ? "" : "|", path);
+        first = false;
+    }
+    snprintf(pattern + strlen(pattern), sizeof pattern - strlen(pattern), ")");
+    if (!bad && !c->names.towers) return list;
+    json_decref(list);
+    return bad ? NULL : json_string(pattern);
+}
+
 json_t *tdm_peft_config_json(const tdm_peft_config *c)
 {
-    json_t *o = json_object(), *targets = json_array(), *modules = c->head ? json_pack("[s,s]", "classifier", "score") : json_null();
+    json_t *o = json_object(), *targets = targets_json(c), *modules = c->head ? json_pack("[s,s]", "classifier", "score") : json_null();
     int bad = !o || !targets || !modules;
-    for (int p = 0; !bad && p < TDM_PROJ_COUNT; p++)
-        if (c->targets[p]) bad |= json_array_append_new(targets, json_string(leaf((tdm_proj)p)));
     /* The set_new calls take the value also when they fail. */
     bad = bad || json_object_set_new(o, "peft_type", json_string("LORA")) || json_object_set_new(o, "task_type", json_string(c->head ? "SEQ_CLS" : "CAUSAL_LM")) ||
           json_object_set_new(o, "base_model_name_or_path", c->base_model[0] ? json_string(c->base_model) : json_null()) ||

@@ -1,4 +1,5 @@
 /* The train layout: what of each layer is kept, and where. */
+#include "memory/arch/arch.h"
 #include "train/trainer_internal.h"
 
 #include <stdlib.h>
@@ -52,9 +53,16 @@ static size_t lay_layer(tdm_trainer *t, const tdm_model_config *c, void *base)
     b->dxn = cut(&k, TDM_DTYPE_F32, n, c->width);
     b->dwide = cut(&k, TDM_DTYPE_F32, n, tdm_max_i64(c->ffn, hq));
     b->dy = cut(&k, TDM_DTYPE_BF16, n, c->width);
-    b->dq = cut(&k, TDM_DTYPE_BF16, n, hq);
-    b->dk = cut(&k, TDM_DTYPE_BF16, n, hkv);
-    b->dv = cut(&k, TDM_DTYPE_BF16, n, hkv);
+    if (c->arch->fused) {
+        const tdm_view all = cut(&k, TDM_DTYPE_BF16, n, hq + 2 * hkv);
+        b->dq = tdm_columns(all, 0, hq);
+        b->dk = tdm_columns(all, hq, hkv);
+        b->dv = tdm_columns(all, hq + hkv, hkv);
+    } else {
+        b->dq = cut(&k, TDM_DTYPE_BF16, n, hq);
+        b->dk = cut(&k, TDM_DTYPE_BF16, n, hkv);
+        b->dv = cut(&k, TDM_DTYPE_BF16, n, hkv);
+    }
     b->dh = cut(&k, TDM_DTYPE_BF16, n, tdm_max_i64(1, s->rank));
     if (s->dropout) b->lora_dx = cut(&k, TDM_DTYPE_F32, n, widest(c));
     return k.at;

@@ -31,15 +31,18 @@ tdm_status TDM_CPU(rms_norm)(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview
                              tdm_error *err);
 tdm_status TDM_CPU(rms_norm_backward)(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd,
                                       tdm_error *err);
+tdm_status TDM_CPU(rms_norm_add)(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview r, tdm_cview x, tdm_cview w, float eps, tdm_error *err);
+tdm_status TDM_CPU(rms_norm_add_backward)(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd,
+                                          tdm_error *err);
 tdm_status TDM_CPU(rope)(tdm_stream *s, const tdm_rope *a, tdm_error *err);
 tdm_status TDM_CPU(rope_kv)(tdm_stream *s, const tdm_rope_kv *a, tdm_error *err);
 tdm_status TDM_CPU(rope_backward)(tdm_stream *s, const tdm_rope_backward *a, tdm_error *err);
-tdm_status TDM_CPU(swiglu)(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err);
-tdm_status TDM_CPU(swiglu_backward)(tdm_stream *s, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up,
+tdm_status TDM_CPU(swiglu)(tdm_stream *s, tdm_glu act, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err);
+tdm_status TDM_CPU(swiglu_backward)(tdm_stream *s, tdm_glu act, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up,
                                     tdm_error *err);
 
 /* embed.c, convert.c, dropout.c */
-tdm_status TDM_CPU(embed)(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, tdm_error *err);
+tdm_status TDM_CPU(embed)(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, float scale, tdm_error *err);
 tdm_status TDM_CPU(gather_rows)(tdm_stream *s, tdm_view y, tdm_cview x, const int32_t *row, tdm_error *err);
 tdm_status TDM_CPU(convert)(tdm_stream *s, tdm_view y, tdm_cview x, tdm_error *err);
 tdm_status TDM_CPU(dropout)(tdm_stream *s, tdm_view y, tdm_cview x, float p, uint64_t seed, uint32_t site, const uint32_t *token,

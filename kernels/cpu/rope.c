@@ -1,4 +1,4 @@
-/* rope: optional per-head RMS norm (Qwen3), then the rotation of the head's halves; and the backward of both. */
+/* rope: optional per-head RMS norm (Qwen3), then the rotation of the halves of the head, or of its first dimensions; and the backward of both. */
 #include "kernels/cpu/ops_cpu.h"
 #include "kernels/cpu/lanes.h"
 
@@ -40,6 +40,11 @@ static void head_rotate(float *f, const float *cos, const float *sin, int64_t ha
     }
 }
 
+static inline vf load_weight(tdm_cview w, int64_t c, int64_t n)
+{
+    return w.dtype == TDM_DTYPE_BF16 ? vf_load_bf16_n((const uint16_t *)w.data + c, n) : vf_load_n((const float *)w.data + c, n);
+}
+
 static void head_store(uint16_t *x, const float *f, int64_t n)
 {
     for (int64_t c = 0; c < n; c += VF) vf_store_bf16_n(x + c, vf_load_n(f + c, tdm_min_i64(VF, n - c)), tdm_min_i64(VF, n - c));
@@ -49,7 +54,6 @@ static void rope_rows(void *ctx, int64_t first, int64_t last, int thread)
 {
     const rope_job *j = ctx;
     const int64_t dh = j->head_dim;
-    const uint16_t *w = j->norm_w.data;
     float f[HEAD_MAX];
     (void)thread;
     for (int64_t t = first; t < last; t++) {
@@ -59,14 +63,14 @@ static void rope_rows(void *ctx, int64_t first, int64_t last, int thread)
         for (int64_t h = 0; h < j->heads; h++) {
             uint16_t *x = row + h * dh;
             head_load(f, x, dh);
-            if (w) {
+            if (j->norm_w.data) {
                 const vf rstd = vf_set(head_rstd(f, dh, j->eps));
                 for (int64_t c = 0; c < dh; c += VF) {
                     const int64_t n = tdm_min_i64(VF, dh - c);
-                    vf_store_n(f + c, vf_mul(vf_mul(vf_load_n(f + c, n), rstd), vf_load_bf16_n(w + c, n)), n);
+                    vf_store_n(f + c, vf_mul(vf_mul(vf_load_n(f + c, n), rstd), load_weight(j->norm_w, c, n)), n);
                 }
             }
-            head_rotate(f, cos, sin, dh / 2, 1.0f);
+            head_rotate(f, cos, sin, j->cos.cols, 1.0f);
             head_store(x, f, dh);
         }
     }
@@ -77,8 +81,8 @@ static void check(const rope_job *j)
     TDM_ASSERT(j->x.dtype == TDM_DTYPE_BF16 && j->x.cols == j->heads * j->head_dim);
     TDM_ASSERT(j->head_dim % 2 == 0 && j->head_dim <= HEAD_MAX);
     TDM_ASSERT(j->cos.dtype == TDM_DTYPE_F32 && j->sin.dtype == TDM_DTYPE_F32);
-    TDM_ASSERT(j->cos.cols == j->head_dim / 2 && j->sin.cols == j->head_dim / 2);
-    TDM_ASSERT(!j->norm_w.data || (j->norm_w.dtype == TDM_DTYPE_BF16 && j->norm_w.cols == j->head_dim));
+    TDM_ASSERT(j->cos.cols <= j->head_dim / 2 && j->sin.cols == j->cos.cols);
+    TDM_ASSERT(!j->norm_w.data || ((j->norm_w.dtype == TDM_DTYPE_BF16 || j->norm_w.dtype == TDM_DTYPE_F32) && j->norm_w.cols == j->head_dim));
     for (int64_t t = 0; t < j->x.rows; t++) TDM_ASSERT(j->position[t] >= 0 && j->position[t] < j->cos.rows);
 }
 
@@ -107,7 +111,7 @@ done:
 }
 
 /* Through y = w x rstd, in place on dy: dx = rstd (w dy - x rstd^2 mean(w dy x)). */
-static void head_norm_backward(float *f, const uint16_t *pre, const uint16_t *w, int64_t dh, float eps)
+static void head_norm_backward(float *f, const uint16_t *pre, tdm_cview w, int64_t dh, float eps)
 {
     float x[HEAD_MAX];
     head_load(x, pre, dh);
@@ -115,7 +119,7 @@ static void head_norm_backward(float *f, const uint16_t *pre, const uint16_t *w,
     vf acc = vf_zero();
     for (int64_t c = 0; c < dh; c += VF) {
         const int64_t n = tdm_min_i64(VF, dh - c);
-        const vf g = vf_mul(vf_load_n(f + c, n), vf_load_bf16_n(w + c, n));
+        const vf g = vf_mul(vf_load_n(f + c, n), load_weight(w, c, n));
         vf_store_n(f + c, g, n);
         acc = vf_fma(g, vf_load_n(x + c, n), acc);
     }
@@ -137,8 +141,8 @@ static void rope_backward_rows(void *ctx, int64_t first, int64_t last, int threa
         const float *cos = tdm_crow_f32(j->cos, j->position[t]), *sin = tdm_crow_f32(j->sin, j->position[t]);
         for (int64_t h = 0; h < j->heads; h++) {
             head_load(f, row + h * dh, dh);
-            head_rotate(f, cos, sin, dh / 2, -1.0f);
-            if (j->norm_w.data) head_norm_backward(f, tdm_crow_bf16(j->pre_in, t) + h * dh, j->norm_w.data, dh, j->eps);
+            head_rotate(f, cos, sin, j->cos.cols, -1.0f);
+            if (j->norm_w.data) head_norm_backward(f, tdm_crow_bf16(j->pre_in, t) + h * dh, j->norm_w, dh, j->eps);
             head_store(row + h * dh, f, dh);
         }
     }

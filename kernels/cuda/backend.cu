@@ -63,6 +63,8 @@ template <tdm_cuda_path PATH> static constexpr tdm_backend table(const char *nam
     b.linear_backward = tdm_cuda_linear_backward;
     b.rms_norm = tdm_cuda_rms_norm;
     b.rms_norm_backward = tdm_cuda_rms_norm_backward;
+    b.rms_norm_add = tdm_cuda_rms_norm_add;
+    b.rms_norm_add_backward = tdm_cuda_rms_norm_add_backward;
     b.rope = tdm_cuda_rope;
     b.rope_backward = tdm_cuda_rope_backward;
     b.kv_write = tdm_cuda_kv_write;

@@ -1,4 +1,4 @@
-// rms_norm and its backward: a block a row. A thread sums the same columns whatever the row's alignment (four neighbours every 1024),
+// rms_norm, rms_norm_add and their backwards: a block a row. A thread sums the same columns whatever the row's alignment (four neighbours every 1024),
 // so the order of a sum depends on D alone.
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/quantize.cuh"
@@ -41,6 +41,11 @@ static __device__ __forceinline__ float4 load4_bf16(const uint16_t *x, int n, bo
     }
     return make_float4(tdm_bf16(x[0]), n > 1 ? tdm_bf16(x[1]) : 0.0f, n > 2 ? tdm_bf16(x[2]) : 0.0f, n > 3 ? tdm_bf16(x[3]) : 0.0f);
 }
+// Of a row of f32, or of bf16 where `half`.
+static __device__ __forceinline__ float4 load4_of(const void *x, bool half, int c, int n, bool whole)
+{
+    return half ? load4_bf16((const uint16_t *)x + c, n, whole) : load4((const float *)x + c, n, whole);
+}
 static __device__ __forceinline__ void store4_bf16(uint16_t *y, float4 v, int n, bool whole)
 {
     const ushort4 u = make_ushort4(tdm_to_bf16(v.x), tdm_to_bf16(v.y), tdm_to_bf16(v.z), tdm_to_bf16(v.w));
@@ -59,8 +64,8 @@ static __device__ __forceinline__ float4 mul4(float4 a, float4 b)
 }
 
 // `aligned`: every row begins at 16 bytes (f32) or 8 (bf16). Where y is quantized too the block keeps its row in shared memory.
-static __global__ void __launch_bounds__(THREADS) norm_rows(tdm_view y, tdm_view rstd, tdm_cview x, const uint16_t *w, float eps, bool aligned,
-                                                            tdm_quantize q, tdm_quantize_kind kind)
+static __global__ void __launch_bounds__(THREADS) norm_rows(tdm_view y, tdm_view rstd, tdm_cview x, const void *w, bool half, float eps,
+                                                            bool aligned, tdm_quantize q, tdm_quantize_kind kind)
 {
     extern __shared__ __align__(16) uint16_t row[];
     const int64_t t = blockIdx.x;
@@ -73,7 +78,7 @@ static __global__ void __launch_bounds__(THREADS) norm_rows(tdm_view y, tdm_view
 #pragma unroll
     for (int i = 0; i < HELD; i++) {
         const int c = 4 * threadIdx.x + i * STEP;
-        if (c < cols) weight[i] = load4_bf16(w + c, cols - c, whole(c));
+        if (c < cols) weight[i] = load4_of(w, half, c, cols - c, whole(c));
     }
     tdm_wait_for_previous();
     float sum = 0.0f;
@@ -107,25 +112,27 @@ static __global__ void __launch_bounds__(THREADS) norm_rows(tdm_view y, tdm_view
         if (c < cols) put(c, held[i], weight[i]);
     }
     for (int c = 4 * threadIdx.x + HELD * STEP; c < cols; c += STEP)
-        put(c, load4(in + c, cols - c, whole(c)), load4_bf16(w + c, cols - c, whole(c)));
+        put(c, load4(in + c, cols - c, whole(c)), load4_of(w, half, c, cols - c, whole(c)));
     if (rstd.data && threadIdx.x == 0) ((float *)rstd.data)[t * rstd.stride] = scale;
     if (kind != TDM_QUANTIZE_PLAIN) tdm_quantize_made<THREADS>(q, kind, t, row);
 }
 
-// With g = w dy and xhat = x rstd: dx += rstd (g - xhat mean(g xhat)).
-static __global__ void __launch_bounds__(THREADS) norm_backward_rows(tdm_view dx, tdm_cview dy, tdm_cview x, const uint16_t *w, tdm_cview rstd,
+// With g = w dy and xhat = x rstd: rstd (g - xhat mean(g xhat)), added to f32 where `add`, else stored as bf16; x is f32, or bf16 where
+// not `add`.
+template <bool ADD>
+static __global__ void __launch_bounds__(THREADS) norm_backward_rows(tdm_view dx, tdm_cview dy, tdm_cview x, const void *w, bool half, tdm_cview rstd,
                                                                      bool aligned)
 {
     const int64_t t = blockIdx.x;
     const int cols = (int)x.cols;
-    const float *in = (const float *)x.data + t * x.stride, *up = (const float *)dy.data + t * dy.stride;
-    float *out = (float *)dx.data + t * dx.stride;
+    const char *in = (const char *)x.data + t * x.stride * (ADD ? 4 : 2);
+    const float *up = (const float *)dy.data + t * dy.stride;
     const float scale = ((const float *)rstd.data)[t * rstd.stride];
     float sum = 0.0f;
     for (int c = 4 * threadIdx.x; c < cols; c += STEP) {
         const bool whole = aligned && c + 4 <= cols;
-        const float4 v = load4(in + c, cols - c, whole);
-        const float4 g = mul4(load4_bf16(w + c, cols - c, whole), load4(up + c, cols - c, whole));
+        const float4 v = load4_of(in, !ADD, c, cols - c, whole);
+        const float4 g = mul4(load4_of(w, half, c, cols - c, whole), load4(up + c, cols - c, whole));
         sum = __fmaf_rn(g.x, v.x, sum);
         sum = __fmaf_rn(g.y, v.y, sum);
         sum = __fmaf_rn(g.z, v.z, sum);
@@ -135,41 +142,92 @@ static __global__ void __launch_bounds__(THREADS) norm_backward_rows(tdm_view dx
     const float back = __fmul_rn(__fmul_rn(-mean, scale), scale);
     for (int c = 4 * threadIdx.x; c < cols; c += STEP) {
         const bool whole = aligned && c + 4 <= cols;
-        const float4 v = load4(in + c, cols - c, whole);
-        const float4 g = mul4(load4_bf16(w + c, cols - c, whole), load4(up + c, cols - c, whole));
-        float4 d = load4(out + c, cols - c, whole);
-        d.x = __fadd_rn(d.x, __fmaf_rn(v.x, back, __fmul_rn(g.x, scale)));
-        d.y = __fadd_rn(d.y, __fmaf_rn(v.y, back, __fmul_rn(g.y, scale)));
-        d.z = __fadd_rn(d.z, __fmaf_rn(v.z, back, __fmul_rn(g.z, scale)));
-        d.w = __fadd_rn(d.w, __fmaf_rn(v.w, back, __fmul_rn(g.w, scale)));
-        store4(out + c, d, cols - c, whole);
+        const float4 v = load4_of(in, !ADD, c, cols - c, whole);
+        const float4 g = mul4(load4_of(w, half, c, cols - c, whole), load4(up + c, cols - c, whole));
+        float4 d = make_float4(__fmaf_rn(v.x, back, __fmul_rn(g.x, scale)), __fmaf_rn(v.y, back, __fmul_rn(g.y, scale)),
+                               __fmaf_rn(v.z, back, __fmul_rn(g.z, scale)), __fmaf_rn(v.w, back, __fmul_rn(g.w, scale)));
+        if (!ADD) {
+            store4_bf16((uint16_t *)dx.data + t * dx.stride + c, d, cols - c, whole);
+            continue;
+        }
+        float *out = (float *)dx.data + t * dx.stride + c;
+        const float4 had = load4(out, cols - c, whole);
+        d = make_float4(__fadd_rn(had.x, d.x), __fadd_rn(had.y, d.y), __fadd_rn(had.z, d.z), __fadd_rn(had.w, d.w));
+        store4(out, d, cols - c, whole);
     }
 }
 
+static __global__ void __launch_bounds__(THREADS) norm_add_rows(tdm_view y, tdm_view rstd, tdm_cview r, tdm_cview x, const void *w, bool half, float eps,
+                                                                bool aligned)
+{
+    const int64_t t = blockIdx.x;
+    const int cols = (int)x.cols;
+    const uint16_t *in = (const uint16_t *)x.data + t * x.stride;
+    const float *before = (const float *)r.data + t * r.stride;
+    float *out = (float *)y.data + t * y.stride;
+    float sum = 0.0f;
+    for (int c = 4 * threadIdx.x; c < cols; c += STEP) {
+        const float4 v = load4_bf16(in + c, cols - c, aligned && c + 4 <= cols);
+        sum = __fmaf_rn(v.x, v.x, sum);
+        sum = __fmaf_rn(v.y, v.y, sum);
+        sum = __fmaf_rn(v.z, v.z, sum);
+        sum = __fmaf_rn(v.w, v.w, sum);
+    }
+    const float scale = __fdiv_rn(1.0f, __fsqrt_rn(__fadd_rn(__fdiv_rn(block_sum(sum), (float)cols), eps)));
+    for (int c = 4 * threadIdx.x; c < cols; c += STEP) {
+        const bool whole = aligned && c + 4 <= cols;
+        const float4 v = mul4(mul4(load4_bf16(in + c, cols - c, whole), make_float4(scale, scale, scale, scale)), load4_of(w, half, c, cols - c, whole));
+        const float4 had = load4(before + c, cols - c, whole);
+        store4(out + c, make_float4(__fadd_rn(had.x, v.x), __fadd_rn(had.y, v.y), __fadd_rn(had.z, v.z), __fadd_rn(had.w, v.w)), cols - c, whole);
+    }
+    if (rstd.data && threadIdx.x == 0) ((float *)rstd.data)[t * rstd.stride] = scale;
+}
+
+static bool is_weight(tdm_cview w, int64_t cols) { return (w.dtype == TDM_DTYPE_BF16 || w.dtype == TDM_DTYPE_F32) && w.cols == cols; }
+static bool is_half(tdm_cview w) { return w.dtype == TDM_DTYPE_BF16; }
 static bool rows_align(const void *data, int64_t stride, size_t element) { return (uintptr_t)data % (4 * element) == 0 && stride % 4 == 0; }
+static bool weight_aligns(tdm_cview w) { return (uintptr_t)w.data % (is_half(w) ? 8 : 16) == 0; }
 
 tdm_status tdm_cuda_rms_norm(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, const tdm_quantize_act *q,
                              tdm_error *err)
 {
-    TDM_ASSERT(x.dtype == TDM_DTYPE_F32 && y.dtype == TDM_DTYPE_BF16 && w.dtype == TDM_DTYPE_BF16);
-    TDM_ASSERT(y.rows == x.rows && y.cols == x.cols && w.cols == x.cols && (!rstd.data || rstd.rows == x.rows));
+    TDM_ASSERT(x.dtype == TDM_DTYPE_F32 && y.dtype == TDM_DTYPE_BF16 && is_weight(w, x.cols));
+    TDM_ASSERT(y.rows == x.rows && y.cols == x.cols && (!rstd.data || rstd.rows == x.rows));
     if (x.rows == 0) return TDM_OK;
-    const bool aligned = rows_align(x.data, x.stride, 4) && rows_align(y.data, y.stride, 2) && (uintptr_t)w.data % 8 == 0;
+    const bool aligned = rows_align(x.data, x.stride, 4) && rows_align(y.data, y.stride, 2) && weight_aligns(w);
     const tdm_quantize_fusion f = tdm_quantize_fuse(q, tdm_view_const(y));
-    tdm_status st = TDM_CUDA(tdm_cuda_launch(s, norm_rows, dim3((unsigned)x.rows), THREADS, f.bytes, 1, y, rstd, x, (const uint16_t *)w.data, eps,
-                                             aligned, f.q, f.kind));
+    tdm_status st = TDM_CUDA(tdm_cuda_launch(s, norm_rows, dim3((unsigned)x.rows), THREADS, f.bytes, 1, y, rstd, x, (const void *)w.data, is_half(w),
+                                             eps, aligned, f.q, f.kind));
     if (st == TDM_OK) st = tdm_cuda_launched(err, "rms_norm", x.rows, x.cols);
     return st == TDM_OK && f.later ? tdm_cuda_quantize_act(s, q, err) : st;
 }
 
 tdm_status tdm_cuda_rms_norm_backward(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd, tdm_error *err)
 {
-    TDM_ASSERT(x.dtype == TDM_DTYPE_F32 && dx.dtype == TDM_DTYPE_F32 && dy.dtype == TDM_DTYPE_F32 && w.dtype == TDM_DTYPE_BF16);
-    TDM_ASSERT(dx.rows == x.rows && dy.rows == x.rows && rstd.rows == x.rows && dx.cols == x.cols && dy.cols == x.cols &&
-               w.cols == x.cols && rstd.data);
+    TDM_ASSERT(x.dtype == TDM_DTYPE_F32 && dx.dtype == TDM_DTYPE_F32 && dy.dtype == TDM_DTYPE_F32 && is_weight(w, x.cols));
+    TDM_ASSERT(dx.rows == x.rows && dy.rows == x.rows && rstd.rows == x.rows && dx.cols == x.cols && dy.cols == x.cols && rstd.data);
     if (x.rows == 0) return TDM_OK;
-    const bool aligned = rows_align(x.data, x.stride, 4) && rows_align(dx.data, dx.stride, 4) && rows_align(dy.data, dy.stride, 4) &&
-                         (uintptr_t)w.data % 8 == 0;
-    norm_backward_rows<<<(unsigned)x.rows, THREADS, 0, s->cuda>>>(dx, dy, x, (const uint16_t *)w.data, rstd, aligned);
+    const bool aligned = rows_align(x.data, x.stride, 4) && rows_align(dx.data, dx.stride, 4) && rows_align(dy.data, dy.stride, 4) && weight_aligns(w);
+    norm_backward_rows<true><<<(unsigned)x.rows, THREADS, 0, s->cuda>>>(dx, dy, x, w.data, is_half(w), rstd, aligned);
     return tdm_cuda_launched(err, "rms_norm_backward", x.rows, x.cols);
+}
+
+tdm_status tdm_cuda_rms_norm_add(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview r, tdm_cview x, tdm_cview w, float eps, tdm_error *err)
+{
+    TDM_ASSERT(x.dtype == TDM_DTYPE_BF16 && y.dtype == TDM_DTYPE_F32 && r.dtype == TDM_DTYPE_F32 && is_weight(w, x.cols));
+    TDM_ASSERT(y.rows == x.rows && y.cols == x.cols && r.rows == x.rows && r.cols == x.cols && (!rstd.data || rstd.rows == x.rows));
+    if (x.rows == 0) return TDM_OK;
+    const bool aligned = rows_align(x.data, x.stride, 2) && rows_align(y.data, y.stride, 4) && rows_align(r.data, r.stride, 4) && weight_aligns(w);
+    norm_add_rows<<<(unsigned)x.rows, THREADS, 0, s->cuda>>>(y, rstd, r, x, w.data, is_half(w), eps, aligned);
+    return tdm_cuda_launched(err, "rms_norm_add", x.rows, x.cols);
+}
+
+tdm_status tdm_cuda_rms_norm_add_backward(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd, tdm_error *err)
+{
+    TDM_ASSERT(x.dtype == TDM_DTYPE_BF16 && dx.dtype == TDM_DTYPE_BF16 && dy.dtype == TDM_DTYPE_F32 && is_weight(w, x.cols));
+    TDM_ASSERT(dx.rows == x.rows && dy.rows == x.rows && rstd.rows == x.rows && dx.cols == x.cols && dy.cols == x.cols && rstd.data);
+    if (x.rows == 0) return TDM_OK;
+    const bool aligned = rows_align(x.data, x.stride, 2) && rows_align(dx.data, dx.stride, 2) && rows_align(dy.data, dy.stride, 4) && weight_aligns(w);
+    norm_backward_rows<false><<<(unsigned)x.rows, THREADS, 0, s->cuda>>>(dx, dy, x, w.data, is_half(w), rstd, aligned);
+    return tdm_cuda_launched(err, "rms_norm_add_backward", x.rows, x.cols);
 }

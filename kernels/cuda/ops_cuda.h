@@ -52,9 +52,12 @@ tdm_status tdm_cuda_attention_backward(tdm_stream *s, const tdm_attention_backwa
 tdm_status tdm_cuda_rms_norm(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview x, tdm_cview w, float eps, const tdm_quantize_act *q,
                               tdm_error *err);
 tdm_status tdm_cuda_rms_norm_backward(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd, tdm_error *err);
-tdm_status tdm_cuda_swiglu(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err);
-tdm_status tdm_cuda_swiglu_backward(tdm_stream *s, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up, tdm_error *err);
-tdm_status tdm_cuda_embed(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, tdm_error *err);
+tdm_status tdm_cuda_rms_norm_add(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview r, tdm_cview x, tdm_cview w, float eps, tdm_error *err);
+tdm_status tdm_cuda_rms_norm_add_backward(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd, tdm_error *err);
+tdm_status tdm_cuda_swiglu(tdm_stream *s, tdm_glu act, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err);
+tdm_status tdm_cuda_swiglu_backward(tdm_stream *s, tdm_glu act, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up,
+                                     tdm_error *err);
+tdm_status tdm_cuda_embed(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, float scale, tdm_error *err);
 tdm_status tdm_cuda_gather_rows(tdm_stream *s, tdm_view y, tdm_cview x, const int32_t *row, tdm_error *err);
 tdm_status tdm_cuda_scatter_rows(tdm_stream *s, tdm_view y, tdm_cview x, const int32_t *row, tdm_error *err);
 tdm_status tdm_cuda_zero(tdm_stream *s, tdm_view y, tdm_error *err);

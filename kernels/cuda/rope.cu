@@ -1,5 +1,5 @@
-// rope: optional per-head RMS norm (Qwen3), then the rotation of the head's halves; the same on the way to the pages (rope_kv); and the
-// backward of both. A warp takes one head of
+// rope: optional per-head RMS norm (Qwen3), then the rotation of the halves of the head, or of its first dimensions; the same on the way to
+// the pages (rope_kv); and the backward of both. A warp takes one head of
 // one token; a lane always holds the same pairs, so sums run in an order fixed by the head's width.
 #include "kernels/cuda/kv.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -9,10 +9,11 @@ enum { HEAD_MAX = 1024, WARPS = 4, KV_WARPS = 8 };
 struct rope_args {
     uint16_t *x, *pre; // backward only reads pre
     const float *cos, *sin;
-    const uint16_t *norm_w; // or NULL
+    const void *norm_w; // bf16, or f32, or NULL
+    bool norm_f32;
     const int32_t *position;
     int64_t x_stride, pre_stride, cos_stride, sin_stride, items; // items: tokens * heads
-    int heads, head_dim;
+    int heads, head_dim, half; // half: of the dimensions that turn
     float eps;
 };
 
@@ -30,6 +31,14 @@ template <int V> TDM_DEVICE values<V> load(const uint16_t *x)
     } else {
         r.f[0] = tdm_bf16(*x);
     }
+    return r;
+}
+template <int V> TDM_DEVICE values<V> load_weight(const rope_args &a, int c)
+{
+    if (!a.norm_f32) return load<V>((const uint16_t *)a.norm_w + c);
+    values<V> r;
+#pragma unroll
+    for (int i = 0; i < V; i++) r.f[i] = ((const float *)a.norm_w)[c + i];
     return r;
 }
 template <int V> TDM_DEVICE void store(uint16_t *x, const values<V> &r)
@@ -52,7 +61,7 @@ template <int V> TDM_DEVICE float head_rstd(const uint16_t *x, int n, float eps,
 // also(c, y): sees the values that head got from column c on.
 template <int V, class F> TDM_DEVICE void rotate_head(const rope_args &a, int64_t t, int head, int lane, F also)
 {
-    const int half = a.head_dim / 2;
+    const int half = a.half;
     uint16_t *x = a.x + t * a.x_stride + (int64_t)head * a.head_dim;
     uint16_t *pre = a.pre ? a.pre + t * a.pre_stride + (int64_t)head * a.head_dim : NULL;
     const float *cos = a.cos + a.position[t] * a.cos_stride, *sin = a.sin + a.position[t] * a.sin_stride;
@@ -64,7 +73,7 @@ template <int V, class F> TDM_DEVICE void rotate_head(const rope_args &a, int64_
             store<V>(pre + half + c, x2);
         }
         if (a.norm_w) {
-            const values<V> w1 = load<V>(a.norm_w + c), w2 = load<V>(a.norm_w + half + c);
+            const values<V> w1 = load_weight<V>(a, c), w2 = load_weight<V>(a, half + c);
 #pragma unroll
             for (int i = 0; i < V; i++) {
                 x1.f[i] = x1.f[i] * rstd * w1.f[i];
@@ -81,6 +90,17 @@ template <int V, class F> TDM_DEVICE void rotate_head(const rope_args &a, int64_
         store<V>(x + half + c, y2);
         also(c, y1);
         also(half + c, y2);
+    }
+    for (int c = 2 * half + lane * V; c < a.head_dim; c += 32 * V) {
+        values<V> y = load<V>(x + c);
+        if (pre) store<V>(pre + c, y);
+        if (a.norm_w) {
+            const values<V> w = load_weight<V>(a, c);
+#pragma unroll
+            for (int i = 0; i < V; i++) y.f[i] = y.f[i] * rstd * w.f[i];
+            store<V>(x + c, y);
+        }
+        also(c, y);
     }
 }
 
@@ -141,7 +161,7 @@ template <int V> __global__ void __launch_bounds__(32 * WARPS) rope_backward_ker
 {
     const int64_t item = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
     if (item >= a.items) return;
-    const int lane = (int)threadIdx.x % 32, head = (int)(item % a.heads), half = a.head_dim / 2;
+    const int lane = (int)threadIdx.x % 32, head = (int)(item % a.heads), half = a.half;
     const int64_t t = item / a.heads;
     uint16_t *dx = a.x + t * a.x_stride + (int64_t)head * a.head_dim;
     const uint16_t *pre = a.norm_w ? a.pre + t * a.pre_stride + (int64_t)head * a.head_dim : NULL;
@@ -160,7 +180,7 @@ template <int V> __global__ void __launch_bounds__(32 * WARPS) rope_backward_ker
                 g2.f[i] = y2.f[i] * co + y1.f[i] * si;
             }
             if (pre) {
-                const values<V> w1 = load<V>(a.norm_w + c), w2 = load<V>(a.norm_w + half + c), x1 = load<V>(pre + c), x2 = load<V>(pre + half + c);
+                const values<V> w1 = load_weight<V>(a, c), w2 = load_weight<V>(a, half + c), x1 = load<V>(pre + c), x2 = load<V>(pre + half + c);
 #pragma unroll
                 for (int i = 0; i < V; i++) {
                     g1.f[i] *= w1.f[i];
@@ -175,6 +195,18 @@ template <int V> __global__ void __launch_bounds__(32 * WARPS) rope_backward_ker
                 store<V>(dx + half + c, g2);
             }
         }
+        // Those that do not turn are changed by the norm alone.
+        for (int c = 2 * half + lane * V; pre && c < a.head_dim; c += 32 * V) {
+            const values<V> w = load_weight<V>(a, c), x = load<V>(pre + c);
+            values<V> g = load<V>(dx + c);
+#pragma unroll
+            for (int i = 0; i < V; i++) {
+                g.f[i] *= w.f[i];
+                sum = fmaf(g.f[i], x.f[i], sum);
+                g.f[i] = fmaf(x.f[i], back, g.f[i] * rstd);
+            }
+            if (pass == 1) store<V>(dx + c, g);
+        }
         if (pass == 0) {
             rstd = head_rstd<V>(pre, a.head_dim, a.eps, lane);
             back = -(tdm_warp_sum(sum) * rstd / (float)a.head_dim) * rstd * rstd;
@@ -186,8 +218,9 @@ static void check(const rope_args *a, tdm_view x, tdm_cview cos, tdm_cview sin, 
 {
     TDM_ASSERT(x.dtype == TDM_DTYPE_BF16 && x.cols == (int64_t)a->heads * a->head_dim);
     TDM_ASSERT(a->head_dim % 2 == 0 && a->head_dim <= HEAD_MAX);
-    TDM_ASSERT(cos.dtype == TDM_DTYPE_F32 && sin.dtype == TDM_DTYPE_F32 && cos.cols == a->head_dim / 2 && sin.cols == a->head_dim / 2);
-    TDM_ASSERT(!norm_w.data || (norm_w.dtype == TDM_DTYPE_BF16 && norm_w.cols == a->head_dim));
+    TDM_ASSERT(cos.dtype == TDM_DTYPE_F32 && sin.dtype == TDM_DTYPE_F32 && cos.cols <= a->head_dim / 2 && sin.cols == cos.cols);
+    TDM_ASSERT(cos.cols == a->head_dim / 2 || cos.cols % 2 == 0);
+    TDM_ASSERT(!norm_w.data || ((norm_w.dtype == TDM_DTYPE_BF16 || norm_w.dtype == TDM_DTYPE_F32) && norm_w.cols == a->head_dim));
     if (a->head_dim % 4 == 0) {
         TDM_ASSERT((uintptr_t)a->x % 4 == 0 && a->x_stride % 2 == 0 && (uintptr_t)a->norm_w % 4 == 0);
         TDM_ASSERT((uintptr_t)a->pre % 4 == 0 && a->pre_stride % 2 == 0);
@@ -202,7 +235,9 @@ static rope_args args_of(tdm_view x, tdm_cview cos, tdm_cview sin, tdm_cview nor
     r.pre = NULL;
     r.cos = (const float *)cos.data;
     r.sin = (const float *)sin.data;
-    r.norm_w = (const uint16_t *)norm_w.data;
+    r.norm_w = norm_w.data;
+    r.norm_f32 = norm_w.dtype == TDM_DTYPE_F32;
+    r.half = (int)cos.cols;
     r.position = position;
     r.x_stride = x.stride;
     r.pre_stride = 0;

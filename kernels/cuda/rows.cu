@@ -27,19 +27,20 @@ static __device__ float scale_at(const tdm_weight &w, int64_t row, int64_t c)
     return 1.0f;
 }
 
-static __global__ void __launch_bounds__(THREADS) embed_tiles(tdm_view y, tdm_weight table, const int32_t *id)
+static __global__ void __launch_bounds__(THREADS) embed_tiles(tdm_view y, tdm_weight table, const int32_t *id, float scale)
 {
     const int64_t t = blockIdx.x, row = tdm_checked(id[t], table.codes.rows);
     float *out = (float *)y.data + t * y.stride;
     EACH_COL(c, y.cols)
     {
-        if (table.scheme == TDM_SCHEME_BF16) out[c] = tdm_bf16(((const uint16_t *)table.codes.data)[row * table.codes.stride + c]);
-        else out[c] = __fmul_rn(tdm_e4m3(((const uint8_t *)table.codes.data)[row * table.codes.stride + c]), scale_at(table, row, c));
+        if (table.scheme == TDM_SCHEME_BF16) out[c] = __fmul_rn(tdm_bf16(((const uint16_t *)table.codes.data)[row * table.codes.stride + c]), scale);
+        else
+            out[c] = __fmul_rn(__fmul_rn(tdm_e4m3(((const uint8_t *)table.codes.data)[row * table.codes.stride + c]), scale_at(table, row, c)), scale);
     }
 }
 
 // Eight columns a thread: a table in host memory comes over the bus in whole lines. Grid as above, over units of 8.
-static __global__ void __launch_bounds__(THREADS) embed_wide(tdm_view y, tdm_cview table, const int32_t *id)
+static __global__ void __launch_bounds__(THREADS) embed_wide(tdm_view y, tdm_cview table, const int32_t *id, float scale)
 {
     const int64_t t = blockIdx.x, row = tdm_checked(id[t], table.rows);
     const uint4 *in = (const uint4 *)((const uint16_t *)table.data + row * table.stride);
@@ -47,8 +48,10 @@ static __global__ void __launch_bounds__(THREADS) embed_wide(tdm_view y, tdm_cvi
     EACH_COL(c, y.cols / 8)
     {
         const uint4 v = __ldg(in + c);
-        out[2 * c] = make_float4(tdm_bf16(v.x & 0xffff), tdm_bf16(v.x >> 16), tdm_bf16(v.y & 0xffff), tdm_bf16(v.y >> 16));
-        out[2 * c + 1] = make_float4(tdm_bf16(v.z & 0xffff), tdm_bf16(v.z >> 16), tdm_bf16(v.w & 0xffff), tdm_bf16(v.w >> 16));
+        const auto low = [scale](uint32_t u) { return __fmul_rn(tdm_bf16(u & 0xffff), scale); };
+        const auto high = [scale](uint32_t u) { return __fmul_rn(tdm_bf16(u >> 16), scale); };
+        out[2 * c] = make_float4(low(v.x), high(v.x), low(v.y), high(v.y));
+        out[2 * c + 1] = make_float4(low(v.z), high(v.z), low(v.w), high(v.w));
     }
 }
 
@@ -58,13 +61,13 @@ static bool embeds_wide(tdm_view y, const tdm_weight *table)
     return table->scheme == TDM_SCHEME_BF16 && ((uintptr_t)c->data | (uintptr_t)y.data) % 16 == 0 && (c->stride | y.cols) % 8 == 0 && y.stride % 4 == 0;
 }
 
-tdm_status tdm_cuda_embed(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, tdm_error *err)
+tdm_status tdm_cuda_embed(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, float scale, tdm_error *err)
 {
     TDM_ASSERT(y.dtype == TDM_DTYPE_F32 && y.cols == table->codes.cols);
     TDM_ASSERT(table->codes.dtype == (table->scheme == TDM_SCHEME_BF16 ? TDM_DTYPE_BF16 : TDM_DTYPE_E4M3));
     if (y.rows == 0 || y.cols == 0) return TDM_OK;
-    if (embeds_wide(y, table)) embed_wide<<<tiles(y.rows, y.cols / 8), THREADS, 0, s->cuda>>>(y, table->codes, id);
-    else embed_tiles<<<tiles(y.rows, y.cols), THREADS, 0, s->cuda>>>(y, *table, id);
+    if (embeds_wide(y, table)) embed_wide<<<tiles(y.rows, y.cols / 8), THREADS, 0, s->cuda>>>(y, table->codes, id, scale);
+    else embed_tiles<<<tiles(y.rows, y.cols), THREADS, 0, s->cuda>>>(y, *table, id, scale);
     return tdm_cuda_launched(err, "embed", y.rows, y.cols);
 }
 

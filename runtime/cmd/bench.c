@@ -59,7 +59,7 @@ static double lora_macs(const tdm_bench *b, const tdm_model_config *c)
     for (int p = 0; p < TDM_PROJ_COUNT; p++) {
         int64_t n, k;
         tdm_proj_shape(c, (tdm_proj)p, &n, &k);
-        macs += (double)(n + k) * (double)b->rank;
+        if (n > 0) macs += (double)(n + k) * (double)b->rank;
     }
     return macs * (double)c->layers;
 }

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "runtime/cmd/bench_internal.h"
 
@@ -151,11 +152,14 @@ tdm_status tdm_bench_kernels(tdm_bench *b, tdm_session_spec *spec, tdm_error *er
     TDM_TRY(st, tdm_session_plan(&b->session, spec, err), done);
     TDM_TRY(st, tdm_session_load(&b->session, err), done);
     const tdm_model_config *c = b->session.config;
-    const int64_t wide = tdm_max_i64(tdm_max_i64(c->ffn, c->width), tdm_max_i64(c->heads * c->head_dim, c->vocab));
+    const int64_t wide = tdm_max_i64(tdm_proj_widest(c), c->vocab);
     TDM_TRY(st, open_buffers(b, &u, wide, err), done);
     TDM_TRY(st, b->session.be->probe(b->session.stream, tdm_slab_at(&b->session.slab, &b->session.plan, b->session.item_weights),
                                      b->session.plan.item[b->session.item_weights].bytes, &b->gflops, &b->gbps, err), done);
-    for (int p = 0; p < TDM_PROJ_COUNT; p++) TDM_TRY(st, measure(b, &u, tdm_proj_names[p], &tdm_weights_layer(b->session.weights, 0)->proj[p], err), done);
+    for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+        const char *path = tdm_proj_path(c, (tdm_proj)p);
+        if (path) TDM_TRY(st, measure(b, &u, strchr(path, '.') + 1, &tdm_weights_layer(b->session.weights, 0)->proj[p], err), done);
+    }
     TDM_TRY(st, measure(b, &u, "lm_head", tdm_weights_head(b->session.weights), err), done);
 done:
     if (u.block) b->session.be->memory_close(u.block, u.bytes);

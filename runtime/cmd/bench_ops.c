@@ -125,6 +125,16 @@ static tdm_status rms_norm_backward(tdm_stream *s, tdm_view dx, tdm_cview dy, td
     TIMED("rms_norm_backward", 0.0, 2.0 * size_of(dx) + size(dy) + size(x), rms_norm_backward(s, dx, dy, x, w, rstd, err));
 }
 
+static tdm_status rms_norm_add(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview r, tdm_cview x, tdm_cview w, float eps, tdm_error *err)
+{
+    TIMED("rms_norm_add", 0.0, size(x) + size(r) + size_of(y), rms_norm_add(s, y, rstd, r, x, w, eps, err));
+}
+
+static tdm_status rms_norm_add_backward(tdm_stream *s, tdm_view dx, tdm_cview dy, tdm_cview x, tdm_cview w, tdm_cview rstd, tdm_error *err)
+{
+    TIMED("rms_norm_add_backward", 0.0, size_of(dx) + size(dy) + size(x), rms_norm_add_backward(s, dx, dy, x, w, rstd, err));
+}
+
 static tdm_status rope(tdm_stream *s, const tdm_rope *a, tdm_error *err)
 {
     TIMED("rope", 0.0, 2.0 * size_of(a->x) + size_of(a->pre), rope(s, a, err));
@@ -161,19 +171,20 @@ static tdm_status attention_backward(tdm_stream *s, const tdm_attention_backward
     TIMED("attention_backward", 0.0, 0.0, attention_backward(s, a, err));
 }
 
-static tdm_status swiglu(tdm_stream *s, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err)
+static tdm_status swiglu(tdm_stream *s, tdm_glu act, tdm_view y, tdm_cview gate, tdm_cview up, const tdm_quantize_act *q, tdm_error *err)
 {
-    TIMED("swiglu", 0.0, size(gate) + size(up) + size_of(y) + (q ? size_of(q->codes) : 0.0), swiglu(s, y, gate, up, q, err));
+    TIMED("swiglu", 0.0, size(gate) + size(up) + size_of(y) + (q ? size_of(q->codes) : 0.0), swiglu(s, act, y, gate, up, q, err));
 }
 
-static tdm_status swiglu_backward(tdm_stream *s, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up, tdm_error *err)
+static tdm_status swiglu_backward(tdm_stream *s, tdm_glu act, tdm_view dgate, tdm_view dup, tdm_cview dy, tdm_cview gate, tdm_cview up,
+                                  tdm_error *err)
 {
-    TIMED("swiglu_backward", 0.0, size(dy) + size(gate) + size(up) + size_of(dgate) + size_of(dup), swiglu_backward(s, dgate, dup, dy, gate, up, err));
+    TIMED("swiglu_backward", 0.0, size(dy) + size(gate) + size(up) + size_of(dgate) + size_of(dup), swiglu_backward(s, act, dgate, dup, dy, gate, up, err));
 }
 
-static tdm_status embed(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, tdm_error *err)
+static tdm_status embed(tdm_stream *s, tdm_view y, const tdm_weight *table, const int32_t *id, float scale, tdm_error *err)
 {
-    TIMED("embed", 0.0, 1.5 * size_of(y), embed(s, y, table, id, err));
+    TIMED("embed", 0.0, 1.5 * size_of(y), embed(s, y, table, id, scale, err));
 }
 
 static tdm_status gather_rows(tdm_stream *s, tdm_view y, tdm_cview x, const int32_t *row, tdm_error *err)
@@ -234,6 +245,7 @@ tdm_status tdm_bench_ops_open(const tdm_backend *real, tdm_stream *stream, void 
     t->capture_begin = NULL, t->capture_end = NULL, t->graph_launch = NULL, t->graph_close = NULL;
     t->quantize_act = quantize_act, t->linear = linear, t->linear_group = linear_group, t->linear_backward = linear_backward;
     t->rms_norm = rms_norm, t->rms_norm_backward = rms_norm_backward, t->rope = rope, t->rope_backward = rope_backward;
+    t->rms_norm_add = rms_norm_add, t->rms_norm_add_backward = rms_norm_add_backward;
     t->rope_kv = rope_kv, t->kv_write = kv_write, t->kv_copy = kv_copy, t->attention = attention, t->attention_backward = attention_backward;
     t->swiglu = swiglu, t->swiglu_backward = swiglu_backward, t->embed = embed, t->gather_rows = gather_rows, t->scatter_rows = scatter_rows;
     t->zero = zero, t->convert = convert, t->dropout = dropout, t->dropout_backward = dropout_backward;

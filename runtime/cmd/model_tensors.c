@@ -5,12 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "train/peft.h"
-
-void tdm_module_name(char out[TDM_TENSOR_NAME_BYTES], int64_t layer, tdm_proj proj)
-{
-    snprintf(out, TDM_TENSOR_NAME_BYTES, "model.layers.%" PRId64 ".%s", layer, tdm_peft_proj_paths[proj]);
-}
+#include "memory/arch/arch.h"
 
 static tdm_st_dtype st_dtype(tdm_dtype d)
 {
@@ -33,16 +28,26 @@ static tdm_st_entry *add(tdm_model_tensors *t, const char *module, const char *p
     return e;
 }
 
+/* An f32 norm holds 1 + w. What it is of w in BF16 comes back: the difference is exact where w is not far below f32's last place of 1, and
+ * there any w makes the same sum. */
 static void add_vector(tdm_model_tensors *t, const char *module, tdm_cview v)
 {
-    if (v.data) add(t, module, "weight", v, 1);
+    if (!v.data) return;
+    if (v.dtype == TDM_DTYPE_F32) {
+        uint16_t *w = t->norms + t->norm_values;
+        for (int64_t i = 0; i < v.cols; i++) w[i] = tdm_f32_to_bf16(((const float *)v.data)[i] - 1.0f);
+        t->norm_values += v.cols;
+        v = (tdm_cview){w, TDM_DTYPE_BF16, 1, v.cols, v.cols};
+    }
+    add(t, module, "weight", v, 1);
 }
 
-static void add_projection(tdm_model_tensors *t, const tdm_weight *w, int64_t layer, tdm_proj proj,
+static void add_projection(tdm_model_tensors *t, const tdm_model_config *c, const tdm_weight *w, int64_t layer, tdm_proj proj,
                            const char *scale_name)
 {
     char module[TDM_TENSOR_NAME_BYTES];
-    tdm_module_name(module, layer, proj);
+    if (w->codes.rows == 0) return;
+    tdm_module_name(c, module, layer, proj);
     tdm_cview codes = w->codes;
     if (!scale_name) codes = (tdm_cview){NULL, TDM_DTYPE_BF16, w->codes.rows, w->codes.cols, w->codes.cols};
     const int64_t at = t->count;
@@ -57,34 +62,31 @@ static void add_projection(tdm_model_tensors *t, const tdm_weight *w, int64_t la
     add(t, module, "input_scale", (tdm_cview){scale, TDM_DTYPE_F32, 1, 1, 1}, 1);
 }
 
-static void add_layer(tdm_model_tensors *t, const tdm_layer_weights *l, int64_t i, const char *scale_name)
+static void add_layer(tdm_model_tensors *t, const tdm_model_config *c, const tdm_layer_weights *l, int64_t i, const char *scale_name)
 {
-    static const char *const norms[] = {"input_layernorm", "post_attention_layernorm", "self_attn.q_norm",
-                                        "self_attn.k_norm"};
-    const tdm_cview views[] = {l->norm_attn, l->norm_ffn, l->norm_q, l->norm_k};
     char module[TDM_TENSOR_NAME_BYTES];
-    for (int p = 0; p < TDM_PROJ_COUNT; p++) add_projection(t, &l->proj[p], i, (tdm_proj)p, scale_name);
-    for (size_t n = 0; n < TDM_COUNT(norms); n++) {
-        snprintf(module, sizeof module, "model.layers.%" PRId64 ".%s", i, norms[n]);
-        add_vector(t, module, views[n]);
-    }
+    int64_t cols;
+    for (int p = 0; p < TDM_PROJ_COUNT; p++) add_projection(t, c, &l->proj[p], i, (tdm_proj)p, scale_name);
+    for (int n = 0; n < TDM_NORM_COUNT; n++)
+        if (tdm_norm_name(c, module, i, (tdm_norm)n, &cols)) add_vector(t, module, *tdm_layer_norm((tdm_layer_weights *)(uintptr_t)l, (tdm_norm)n));
 }
 
 tdm_status tdm_model_tensors_make(tdm_model_tensors *t, const tdm_weights *w, const char *scale_name, tdm_error *err)
 {
     const tdm_model_config *c = tdm_weights_config(w);
-    const size_t most = (size_t)c->layers * (4 * TDM_PROJ_COUNT + 4) + 3;
+    const size_t most = (size_t)c->layers * (4 * TDM_PROJ_COUNT + TDM_NORM_COUNT) + 3;
     *t = (tdm_model_tensors){.entry = calloc(most, sizeof *t->entry),
                              .of = calloc(most, sizeof *t->of),
                              .name = calloc(most, sizeof *t->name),
                              .input_scale = calloc((size_t)c->layers, sizeof *t->input_scale)};
-    if (!t->entry || !t->of || !t->name || !t->input_scale) {
+    if (c->arch->norm_one) t->norms = calloc((size_t)(c->layers * (4 * c->width + 2 * c->head_dim) + c->width), sizeof *t->norms);
+    if (!t->entry || !t->of || !t->name || !t->input_scale || (c->arch->norm_one && !t->norms)) {
         tdm_model_tensors_free(t);
         return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the names of %zu tensors",
                         most);
     }
     add(t, "model.embed_tokens", "weight", tdm_weights_embedding(w)->codes, 2);
-    for (int64_t i = 0; i < c->layers; i++) add_layer(t, tdm_weights_layer(w, i), i, scale_name);
+    for (int64_t i = 0; i < c->layers; i++) add_layer(t, c, tdm_weights_layer(w, i), i, scale_name);
     add_vector(t, "model.norm", tdm_weights_final_norm(w));
     if (!c->tied_head) add(t, "lm_head", "weight", tdm_weights_head(w)->codes, 2);
     TDM_ASSERT(t->count <= (int64_t)most);
@@ -97,5 +99,6 @@ void tdm_model_tensors_free(tdm_model_tensors *t)
     free(t->of);
     free(t->name);
     free(t->input_scale);
+    free(t->norms);
     *t = (tdm_model_tensors){0};
 }

@@ -1,11 +1,11 @@
-/* The tensors of loaded weights under the names transformers gives them, ready to be written. */
+/* The tensors of loaded weights under the names transformers gives them in a model of text alone, ready to be written. */
 #ifndef TANDEM_RUNTIME_CMD_MODEL_TENSORS_H
 #define TANDEM_RUNTIME_CMD_MODEL_TENSORS_H
 
 #include "memory/safetensors.h"
 #include "memory/weights.h"
 
-enum { TDM_TENSOR_NAME_BYTES = 96 };
+enum { TDM_TENSOR_NAME_BYTES = TDM_MODULE_BYTES };
 
 typedef struct tdm_model_tensor {
     int64_t layer;        /* -1: outside the layers */
@@ -18,14 +18,13 @@ typedef struct tdm_model_tensors {
     tdm_model_tensor *of;
     char (*name)[TDM_TENSOR_NAME_BYTES + 32];
     float (*input_scale)[TDM_PROJ_COUNT]; /* [L] */
+    uint16_t *norms;                      /* w of those that multiply with 1 + w */
+    int64_t norm_values;
     int64_t count;
 } tdm_model_tensors;
 
 /* scale_name: "weight_scale" or "weight_scale_inv", beside FP8 matrices. NULL: the projections are BF16 [N, K] entries without data. */
 tdm_status tdm_model_tensors_make(tdm_model_tensors *t, const tdm_weights *w, const char *scale_name, tdm_error *err);
 void tdm_model_tensors_free(tdm_model_tensors *t); /* {0} is fine */
-
-/* "model.layers.3.self_attn.q_proj" */
-void tdm_module_name(char out[TDM_TENSOR_NAME_BYTES], int64_t layer, tdm_proj proj);
 
 #endif

@@ -14,6 +14,7 @@ tdm_status tdm_fp8_layout_of(const tdm_weights *w, const char *where, tdm_fp8_la
     for (int64_t i = 0; i < tdm_weights_config(w)->layers; i++)
         for (int p = 0; p < TDM_PROJ_COUNT; p++) {
             const tdm_weight *m = &tdm_weights_layer(w, i)->proj[p];
+            if (m->codes.rows == 0) continue;
             if (m->scheme == TDM_SCHEME_BF16) {
                 out->kept++;
                 continue;
@@ -24,7 +25,7 @@ tdm_status tdm_fp8_layout_of(const tdm_weights *w, const char *where, tdm_fp8_la
             }
             if (m->scheme == out->scheme && m->act == out->act) continue;
             char module[TDM_TENSOR_NAME_BYTES];
-            tdm_module_name(module, i, (tdm_proj)p);
+            tdm_module_name(tdm_weights_config(w), module, i, (tdm_proj)p);
             return TDM_FAIL(err, TDM_ERR_INPUT, where, "start from the unquantized model",
                             "%s is quantized otherwise than the modules before it", module);
         }
@@ -51,8 +52,9 @@ static json_t *kept_modules(const tdm_weights *w)
     bool made = list && json_array_append_new(list, json_string("lm_head")) == 0;
     for (int64_t i = 0; made && i < tdm_weights_config(w)->layers; i++)
         for (int p = 0; made && p < TDM_PROJ_COUNT; p++) {
-            if (tdm_weights_layer(w, i)->proj[p].scheme != TDM_SCHEME_BF16) continue;
-            tdm_module_name(module, i, (tdm_proj)p);
+            const tdm_weight *m = &tdm_weights_layer(w, i)->proj[p];
+            if (m->codes.rows == 0 || m->scheme != TDM_SCHEME_BF16) continue;
+            tdm_module_name(tdm_weights_config(w), module, i, (tdm_proj)p);
             made = json_array_append_new(list, json_string(module)) == 0;
         }
     if (made) return list;

@@ -101,6 +101,7 @@ static bool splits_fused(const tdm_weights *w)
 {
     for (int64_t i = 0; i < tdm_weights_config(w)->layers; i++) {
         const tdm_weight *p = tdm_weights_layer(w, i)->proj;
+        if (p[TDM_PROJ_K].codes.rows == 0) continue; /* the checkpoint has them fused */
         if (p[TDM_PROJ_Q].scheme != p[TDM_PROJ_K].scheme || p[TDM_PROJ_Q].scheme != p[TDM_PROJ_V].scheme) return true;
         if (p[TDM_PROJ_GATE].scheme != p[TDM_PROJ_UP].scheme) return true;
     }

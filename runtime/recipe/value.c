@@ -224,8 +224,16 @@ static tdm_status read_numbers(const struct reading *r, tdm_numbers *out)
     return st;
 }
 
-const char *const tdm_target_names[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", NULL};
-static_assert(TDM_COUNT(tdm_target_names) == TDM_PROJ_COUNT + 1 && TDM_PROJ_DOWN == 6, "one name for each projection, in order");
+/* The last two are what some models have as one matrix: all parts of it, in any model. */
+const char *const tdm_target_names[] = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj", NULL};
+static_assert(TDM_COUNT(tdm_target_names) == TDM_PROJ_COUNT + 3 && TDM_PROJ_DOWN == 6, "one name for each projection, in order");
+
+static void add_target(bool *target, int named)
+{
+    if (named < TDM_PROJ_COUNT) target[named] = true;
+    else if (named == TDM_PROJ_COUNT) target[TDM_PROJ_Q] = target[TDM_PROJ_K] = target[TDM_PROJ_V] = true;
+    else target[TDM_PROJ_GATE] = target[TDM_PROJ_UP] = true;
+}
 
 static tdm_status read_targets(const struct reading *r, bool *target)
 {
@@ -233,7 +241,7 @@ static tdm_status read_targets(const struct reading *r, bool *target)
     for (int p = 0; p < TDM_PROJ_COUNT; p++) target[p] = false;
     for (int64_t i = 0; st == TDM_OK && i < r->n->count; i++) {
         int p = 0;
-        if ((st = read_word(r, r->n->items[i], tdm_target_names, &p)) == TDM_OK) target[p] = true;
+        if ((st = read_word(r, r->n->items[i], tdm_target_names, &p)) == TDM_OK) add_target(target, p);
     }
     if (st == TDM_OK && r->n->count == 0) st = wrong_type(r, r->n, "at least one projection", "an adapter on nothing learns nothing");
     return st;

@@ -152,6 +152,7 @@ static tdm_status refuse_adapter(const tdm_job *j, const char *key, const char *
 /* A loaded adapter must be what the recipe describes: its rank, scale and targets go into the saved one. */
 static tdm_status check_adapter(const tdm_job *j, tdm_error *err)
 {
+    char where[TDM_RECIPE_WHERE];
     const tdm_recipe_adapter *a = &j->r->adapter;
     const tdm_adapter_spec *s = &j->session.adapter.spec;
     const char *key = NULL, *what = NULL;
@@ -162,11 +163,17 @@ static tdm_status check_adapter(const tdm_job *j, tdm_error *err)
         else if (critic->alpha != 0.0 && of->alpha != (float)critic->alpha) key = "train.critic.alpha", what = "alpha";
         if (key) return refuse_adapter(j, key, critic->init, what, err);
     }
+    bool target[TDM_PROJ_COUNT];
+    memcpy(target, a->target, sizeof target);
+    const char *split = tdm_adapter_targets(j->session.config, target);
+    if (split)
+        return TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(j->r, "adapter.targets", where), "name all of its parts, or none",
+                        "a part of %s is a target, which is one matrix in this model", split);
     if (!a->init[0]) return TDM_OK;
     if (s->rank != a->rank && tdm_recipe_given(j->r, "adapter.rank")) key = "adapter.rank", what = "rank";
     else if (s->alpha != (float)a->alpha && tdm_recipe_given(j->r, "adapter.alpha")) key = "adapter.alpha", what = "alpha";
     else if (s->rslora != a->rslora && tdm_recipe_given(j->r, "adapter.rslora")) key = "adapter.rslora", what = "rslora";
-    else if (memcmp(s->target, a->target, sizeof s->target) != 0 && tdm_recipe_given(j->r, "adapter.targets")) key = "adapter.targets", what = "targets";
+    else if (memcmp(s->target, target, sizeof s->target) != 0 && tdm_recipe_given(j->r, "adapter.targets")) key = "adapter.targets", what = "targets";
     return key ? refuse_adapter(j, key, a->init, what, err) : TDM_OK;
 }
 

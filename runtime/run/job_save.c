@@ -18,6 +18,7 @@ static const char *const part_names[OPTIMIZER_PARTS] = {"master", "exp_avg", "ex
 typedef struct tensors {
     tdm_optimizer *of;
     const char *prefix; /* of the optimizer's names */
+    tdm_peft_names names;
     tdm_peft_pair *pair;
     tdm_st_entry *adapter, *optimizer;
     char (*name)[TDM_PEFT_NAME_BYTES + 32];
@@ -92,7 +93,7 @@ static void name_optimizer(tensors *t)
                 const tdm_cview shape = half ? p->b : p->a;
                 const tdm_optimizer_tensor of = tdm_optimizer_tensor_of(t->of, p->layer, p->proj, half);
                 char tensor[TDM_PEFT_NAME_BYTES];
-                tdm_peft_tensor_name(tensor, p->layer, p->proj, half == 1);
+                tdm_peft_tensor_name(tensor, t->names, p->layer, p->proj, half == 1);
                 name_part(t, part, &of, shape.rows, shape.cols, tensor);
             }
         if (a->head_count == 0) continue;
@@ -102,10 +103,10 @@ static void name_optimizer(tensors *t)
 }
 
 /* The adapter is saved as its FP32 masters: what the forward uses is their BF16 rounding, which every reader makes the same. */
-static tdm_status tensors_make(tdm_optimizer *o, const char *prefix, tensors *t, tdm_error *err)
+static tdm_status tensors_make(tdm_optimizer *o, tdm_peft_names modules, const char *prefix, tensors *t, tdm_error *err)
 {
     const tdm_adapter *a = o->adapter;
-    *t = (tensors){.of = o, .prefix = prefix};
+    *t = (tensors){.of = o, .prefix = prefix, .names = modules};
     tdm_status st = see_state(t, err);
     if (st != TDM_OK) goto fail;
     const size_t most = (size_t)(a->layers * TDM_PROJ_COUNT), names = OPTIMIZER_PARTS * (2 * most + 1) + 1;
@@ -124,7 +125,7 @@ static tdm_status tensors_make(tdm_optimizer *o, const char *prefix, tensors *t,
         }
     tdm_cview head = {0};
     if (a->head_count > 0) head = (tdm_cview){master + a->head_first, TDM_DTYPE_F32, 1, a->head_count, a->head_count};
-    t->adapter = tdm_peft_entries(t->pair, t->pairs, head, &t->adapter_count);
+    t->adapter = tdm_peft_entries(t->names, t->pair, t->pairs, head, &t->adapter_count);
     if (!t->adapter) goto out_of_memory;
     name_optimizer(t);
     return TDM_OK;
@@ -138,7 +139,8 @@ fail:
 
 static json_t *adapter_config(const tdm_job *j, const tdm_adapter_spec *s)
 {
-    tdm_peft_config c = {.rank = s->rank, .alpha = (double)s->alpha, .dropout = j->r->adapter.dropout, .rslora = s->rslora, .head = s->head};
+    tdm_peft_config c = {.names = tdm_peft_names_of(j->session.config), .rank = s->rank, .alpha = (double)s->alpha, .dropout = j->r->adapter.dropout,
+                         .rslora = s->rslora, .head = s->head};
     memcpy(c.targets, s->target, sizeof c.targets);
     snprintf(c.base_model, sizeof c.base_model, "%s", j->r->model.path);
     return tdm_peft_config_json(&c);
@@ -169,7 +171,7 @@ static tdm_status trained_make(tdm_job *j, trained *t, tdm_error *err)
     static const char *const prefixes[TRAINED] = {"", "critic."};
     *t = (trained){0};
     for (int i = 0; i < TRAINED && optimizers[i]; i++) {
-        TDM_TRY(st, tensors_make(optimizers[i], prefixes[i], &t->of[i], err), done);
+        TDM_TRY(st, tensors_make(optimizers[i], tdm_peft_names_of(j->session.config), prefixes[i], &t->of[i], err), done);
         t->config[i] = adapter_config(j, &optimizers[i]->adapter->spec);
         if (!t->config[i]) goto out_of_memory;
     }

@@ -9,7 +9,7 @@ static tdm_limits limits_of(const tdm_session *s)
     const tdm_session_spec *p = &s->spec;
     const tdm_model_config *c = s->config;
     return (tdm_limits){.tokens = tdm_max_i64(p->rollout ? p->engine.batch_tokens : 0, p->train ? p->trainer.micro_tokens : 0),
-                        .width = tdm_max_i64(tdm_max_i64(c->ffn, c->width), c->heads * c->head_dim),
+                        .width = tdm_proj_widest(c),
                         .vocab = c->vocab,
                         .head_rows = tdm_max_i64(p->rollout ? p->engine.head_rows : 0, p->train ? p->trainer.head_rows : 0),
                         .heads = c->heads,

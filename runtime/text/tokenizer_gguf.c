@@ -12,7 +12,7 @@
 static const char llama3[] = CONTRACTIONS WORDS "|\\p{N}{1,3}" REST;
 static const char qwen2[] = CONTRACTIONS WORDS "|\\p{N}" REST;
 
-typedef enum family { GPT2, DIGITS_GPT2, LLAMA3, QWEN2, PLAIN } family;
+typedef enum family { GPT2, DIGITS_GPT2, LLAMA3, QWEN2, PLAIN, SPM } family;
 
 static const struct { const char *name; family family; } families[] = {
     {"gpt-2", GPT2}, {"phi-2", GPT2},
@@ -44,9 +44,11 @@ static tdm_status set_steps(tdm_tokenizer *t, family f, tdm_error *err)
         "[\\p{P}\\$\\+<=>\\^~\\|]+", "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)", "\\p{N}+", "[0-9][0-9][0-9]",
     };
     tdm_status st = TDM_OK;
+    TDM_ASSERT(f != SPM);
     t->dec[t->dec_count++].kind = TDM_DEC_BYTE_LEVEL;
     t->has_decoder = true;
     switch (f) {
+    case SPM: break;
     case GPT2: break;
     case DIGITS_GPT2: t->pre[t->pre_count++] = (tdm_pre){.kind = TDM_PRE_DIGITS, .behavior = TDM_SPLIT_ISOLATED}; break;
     case LLAMA3:
@@ -71,8 +73,12 @@ static tdm_status find_family(tdm_tokenizer *t, const tdm_gguf *g, family *out, 
     tdm_str model = {0}, pre = {"default", 7};
     if (!tdm_gguf_str(g, "tokenizer.ggml.model", &model))
         return TDM_FAIL(err, TDM_ERR_INPUT, t->name, "is it a language model?", "no tokenizer.ggml.model in the metadata");
+    if (model.len == 5 && memcmp(model.data, "llama", 5) == 0) {
+        *out = SPM;
+        return TDM_OK;
+    }
     if (model.len != 4 || memcmp(model.data, "gpt2", 4) != 0)
-        return TDM_FAIL(err, TDM_ERR_INPUT, t->name, "only byte-level BPE (\"gpt2\") is supported in a GGUF", "tokenizer.ggml.model \"%.*s\"",
+        return TDM_FAIL(err, TDM_ERR_INPUT, t->name, "only BPE (\"gpt2\", and SentencePiece's \"llama\") is supported in a GGUF", "tokenizer.ggml.model \"%.*s\"",
                         (int)(model.len < 64 ? model.len : 64), model.data);
     (void)tdm_gguf_str(g, "tokenizer.ggml.pre", &pre);
     for (size_t i = 0; i < TDM_COUNT(families); i++) {
@@ -147,7 +153,7 @@ static tdm_status load_special(tdm_tokenizer *t, const tdm_gguf *g, family f, td
     static const char *const keys[TDM_SPECIAL_COUNT] = {"tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
                                                         "tokenizer.ggml.padding_token_id", "tokenizer.ggml.unknown_token_id"};
     tdm_status st = TDM_OK;
-    bool add_bos = f == LLAMA3, add_eos = false;
+    bool add_bos = f == LLAMA3 || f == SPM, add_eos = false;
     for (size_t i = 0; i < TDM_SPECIAL_COUNT; i++) {
         int64_t id;
         if (!tdm_gguf_int(g, keys[i], &id)) continue;
@@ -175,9 +181,10 @@ tdm_status tdm_tokenizer_load_gguf(tdm_tokenizer *t, const tdm_gguf *g, tdm_erro
     family f = GPT2;
     tdm_str template;
     TDM_TRY(st, find_family(t, g, &f, err), done);
-    TDM_TRY(st, set_steps(t, f, err), done);
+    if (f != SPM) TDM_TRY(st, set_steps(t, f, err), done);
     TDM_TRY(st, load_tokens(t, g, err), done);
-    TDM_TRY(st, load_merges(t, g, err), done);
+    if (f == SPM) TDM_TRY(st, tdm_spm_steps(t, g, err), done);
+    TDM_TRY(st, f == SPM ? tdm_spm_merges(t, g, err) : load_merges(t, g, err), done);
     TDM_TRY(st, load_added(t, g, err), done);
     TDM_TRY(st, load_special(t, g, f, err), done);
     if (tdm_gguf_str(g, "tokenizer.chat_template", &template)) {

@@ -129,6 +129,10 @@ tdm_status tdm_map_put(tdm_tokenizer *t, tdm_map *map, tdm_span key, int32_t id,
 tdm_status tdm_vocab_add(tdm_tokenizer *t, const char *text, size_t len, int64_t id, tdm_error *err);
 tdm_status tdm_token_at(tdm_tokenizer *t, int64_t id, tdm_token **out, tdm_error *err); /* grows to hold it */
 
+/* tokenizer_spm.c: of a GGUF, when its tokens are there. */
+tdm_status tdm_spm_steps(tdm_tokenizer *t, const struct tdm_gguf *g, tdm_error *err);
+tdm_status tdm_spm_merges(tdm_tokenizer *t, const struct tdm_gguf *g, tdm_error *err);
+
 /* added.c */
 typedef struct tdm_hit { size_t start, end; int32_t added; } tdm_hit;
 tdm_status tdm_added_add(tdm_tokenizer *t, const char *content, size_t len, tdm_added flags, tdm_error *err);

@@ -10,6 +10,7 @@ adapter in bf16 as the engines use it; everything else is the base. Then an FP8 
 import argparse
 import pathlib
 import subprocess
+import sys
 import tempfile
 
 import peft
@@ -17,8 +18,12 @@ import safetensors.torch
 import torch
 import transformers
 
+sys.path.insert(0, "tests/golden")
+import seeded
+
 transformers.utils.logging.disable_progress_bar()
 MODELS = [pathlib.Path("tests/golden/data/models") / m for m in ("llama3", "llama_linear", "mistral", "qwen2", "qwen3", "qwen3_wide")]
+FAMILIES = [pathlib.Path("tests/golden/data/architectures") / m for m in ("phi4_mini", "gemma3")]  # their weights are drawn
 
 
 def load(path):
@@ -60,10 +65,15 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--tandem", required=True)
     tandem = pathlib.Path(parser.parse_args().tandem).resolve()
-    for model in MODELS:
+    for golden in MODELS + FAMILIES:
         for scheme in ("bf16", "fp8_channel"):
             with tempfile.TemporaryDirectory() as folder:
                 folder = pathlib.Path(folder)
+                model = golden
+                if golden in FAMILIES:
+                    model = folder / golden.name
+                    model.mkdir()
+                    seeded.materialize(golden, model)
                 out, adapter = folder / "merged", model / "adapter"
                 said = subprocess.run([tandem, "export", "--what", "merged", "--model", model, "--adapter", adapter, "--weights", scheme, "--output", out],
                                       check=True, capture_output=True, text=True).stdout.strip()

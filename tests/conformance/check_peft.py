@@ -17,11 +17,26 @@ import peft
 import torch
 import transformers
 
+
+
+def tower_config(**shape):
+    return transformers.Qwen3VLConfig(
+        text_config=dict(shape, head_dim=8, rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}),
+        vision_config=dict(depth=1, hidden_size=16, intermediate_size=16, num_heads=2, patch_size=8, out_hidden_size=16, deepstack_visual_indexes=[0],
+                           num_position_embeddings=4), image_token_id=28, video_token_id=29, vision_start_token_id=30, vision_end_token_id=31)
+
+
 MODELS = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM, {}),
     "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM, {}),
     "qwen3": (transformers.Qwen3Config, transformers.Qwen3ForCausalLM, dict(head_dim=8)),
+    "gemma3": (transformers.Gemma3TextConfig, transformers.Gemma3ForCausalLM, dict(head_dim=8)),
+    "phi3": (transformers.Phi3Config, transformers.Phi3ForCausalLM, dict(pad_token_id=0)),
+    "qwen3_vl": (tower_config, transformers.Qwen3VLForConditionalGeneration, {}),
 }
+FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+# As a list these would be adapters of the vision tower too, which Tandem does not compute.
+TOWER = r".*\.language_model\.layers\..*(q_proj|v_proj|down_proj)"
 SHAPE = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, vocab_size=32,
              max_position_embeddings=64, tie_word_embeddings=False)
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -53,7 +68,12 @@ def check(kind, name, tool, folder, headed=False):
     made, copied = folder / "made", folder / "copied"
     config.save_pretrained(folder)
 
-    model = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS" if headed else "CAUSAL_LM", **ADAPTERS[name]))
+    how = dict(ADAPTERS[name])
+    if kind == "phi3" and isinstance(how["target_modules"], list):
+        how["target_modules"] = FUSED if name == "all" else ["qkv_proj", "down_proj"]
+    if kind == "qwen3_vl":
+        how["target_modules"] = TOWER
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS" if headed else "CAUSAL_LM", **how))
     for key, p in model.named_parameters():
         if "lora_" in key or "score.modules_to_save" in key:
             torch.nn.init.normal_(p, std=0.2)

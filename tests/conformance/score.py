@@ -21,7 +21,7 @@ LAYER_SCHEMES = ("fp8_tensor", "fp8_channel", "fp8_block")
 
 class Model:
     def __init__(self, args, name, tmp):
-        self.tandem, self.path, self.tmp = args.tandem, os.path.join(MODELS, name), tmp
+        self.args, self.tandem, self.path, self.tmp = args, args.tandem, os.path.join(MODELS, name), tmp
         self.expected = read_json(os.path.join(self.path, "expect.json"))
         self.sequences = self.expected["sequences"]
         self.cache = {}

@@ -38,22 +38,22 @@ def compare_adapter(run, model, moves, distances, part="adapter", start="adapter
     return worst
 
 
-def compare_loss(got, fp32, bf16, what):
-    bound = max(0.0015, 1.02 * abs(bf16 - fp32))
+def compare_loss(got, fp32, bf16, what, floor=0.0015):
+    bound = max(floor, 1.02 * abs(bf16 - fp32))
     expect(abs(got - fp32) <= bound, f"{what} {got:.6f}, FP32 {fp32:.6f}, PyTorch BF16 {bf16:.6f}")
 
 
-def sft(args, model, expected, tmp):
+def sft(args, model, expected, tmp, limits={}, floor=0.0015):
     want = expected["sft"]
     run = os.path.join(tmp, "run")
     path = write_recipe(os.path.join(tmp, "sft.yaml"), recipe(model, {
-        "data": {"train": os.path.join(model, "sft.jsonl"), "shuffle": False}, "output": run,
+        **limits, "data": {"train": os.path.join(model, "sft.jsonl"), "shuffle": False, **limits.get("data", {})}, "output": run,
         "train": {"algorithm": "sft", "steps": want["steps"], "batch_size": want["batch_size"], "lr": want["lr"]}}))
     run_ok([args.grpo_train, path, "--quiet"])
     rows = metrics_of(run)
     expect([r["step"] for r in rows] == [1, 2, 3], f"steps {[r['step'] for r in rows]}")
     for i, row in enumerate(rows):
-        compare_loss(row["loss"], want["fp32_loss"][i], want["bf16_loss"][i], f"step {i + 1}: loss")
+        compare_loss(row["loss"], want["fp32_loss"][i], want["bf16_loss"][i], f"step {i + 1}: loss", floor)
     worst = compare_adapter(run, model, read_safetensors(os.path.join(model, "sft.safetensors")), want["bf16_distance"])
     return f"worst tensor {worst:.0%} of the bound, losses " + " ".join(f"{r['loss'] - f:+.5f}" for r, f in zip(rows, want["fp32_loss"]))
 

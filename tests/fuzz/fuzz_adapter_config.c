@@ -8,7 +8,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    tdm_peft_config c, again;
+    tdm_peft_config c = {0}, again = {0};
     bool resolve, some;
     tdm_error err = {0};
     if (tdm_peft_config_parse(&c, &resolve, &some, (const char *)data, size, "adapter_config.json", &err) != TDM_OK) {

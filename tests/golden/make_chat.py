@@ -5,7 +5,7 @@ Writes tests/golden/data/chat/:
   language.json        variables, and per snippet the text or "error"
 
 Templates: those of Qwen3, Llama 3, Gemma 3 (tokenizer_config.json) and SmolLM2 (tokenizer.chat_template of its GGUF), copied from the
-models; the others are written here in the manner of the families they are named after, with the constructs those use.
+models, and so are those of Phi-4-mini and Mistral Small 3, which stand below; the others are written here in the manner of the families they are named after, with the constructs those use.
 
 Run: python tests/golden/make_chat.py QWEN3.json LLAMA3.json GEMMA3.json SMOLLM2.gguf     (transformers, jinja2, gguf)
      the first three are tokenizer_config.json files
@@ -1022,6 +1022,60 @@ LLAMA2 = (r"""{% if messages[0]['role'] == 'system' %}{% set loop_messages = mes
           r"""{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}"""
           r"""{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}""")
 
+PHI4 = r"""{% for message in messages %}{% if message['role'] == 'system' and 'tools' in message and message['tools'] is not none %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|tool|>' + message['tools'] + '<|/tool|>' + '<|end|>' }}{% else %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"""
+
+MISTRAL_SMALL = r"""{%- set today = strftime_now("%Y-%m-%d") %}
+{%- set default_system_message = "You are Mistral Small 3, a Large Language Model (LLM) created by Mistral AI, a French startup headquartered in Paris.\nYour knowledge base was last updated on 2023-10-01. The current date is " + today + "." %}
+
+{{- bos_token }}
+
+{%- if messages[0]['role'] == 'system' %}
+    {%- if messages[0]['content'] is string %}
+        {%- set system_message = messages[0]['content'] %}
+    {%- else %}
+        {%- set system_message = messages[0]['content'][0]['text'] %}
+    {%- endif %}
+    {%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set system_message = default_system_message %}
+    {%- set loop_messages = messages %}
+{%- endif %}
+{{- '[SYSTEM_PROMPT]' + system_message + '[/SYSTEM_PROMPT]' }}
+
+{%- for message in loop_messages %}
+    {%- if message['role'] == 'user' %}
+        {%- if message['content'] is string %}
+            {{- '[INST]' + message['content'] + '[/INST]' }}
+        {%- else %}
+            {{- '[INST]' }}
+            {%- for block in message['content'] %}
+                {%- if block['type'] == 'text' %}
+                    {{- block['text'] }}
+                {%- elif block['type'] in ['image', 'image_url'] %}
+                    {{- '[IMG]' }}
+                {%- else %}
+                    {{- raise_exception('Only text and image blocks are supported in message content!') }}
+                {%- endif %}
+            {%- endfor %}
+            {{- '[/INST]' }}
+        {%- endif %}
+    {%- elif message['role'] == 'system' %}
+        {%- if message['content'] is string %}
+            {{- '[SYSTEM_PROMPT]' + message['content'] + '[/SYSTEM_PROMPT]' }}
+        {%- else %}
+            {{- '[SYSTEM_PROMPT]' + message['content'][0]['text'] + '[/SYSTEM_PROMPT]' }}
+        {%- endif %}
+    {%- elif message['role'] == 'assistant' %}
+        {%- if message['content'] is string %}
+            {{- message['content'] + eos_token }}
+        {%- else %}
+            {{- message['content'][0]['text'] + eos_token }}
+        {%- endif %}
+    {%- else %}
+        {{- raise_exception('Only user, system and assistant roles are supported!') }}
+    {%- endif %}
+{%- endfor %}"""
+
 ZEPHYR = r"""{% for message in messages %}
 {% if message['role'] == 'user' %}
 {{ '<|user|>
@@ -1113,6 +1167,7 @@ EXTRA = {
     "qwen3": [*WITH_TOOLS, {"add_generation_prompt": True, "enable_thinking": False}],
     "llama_tools": [*WITH_TOOLS, {"tools": TOOLS, "tools_in_user_message": False}, {"date": "2026-01-31"}, {"date_string": "1 Feb 2025"},
                     {"builtin_tools": ["get_weather", "code_interpreter"], "add_generation_prompt": True}, {"custom_tools": TOOLS[:1]}],
+    "phi4_mini": [*BOTH, {}], "mistral_small": [{"date": "2026-01-31", "add_generation_prompt": True}],
     "chatml_tools": WITH_TOOLS, "inst": WITH_TOOLS, "generation": [{}, {"date": "2026-01-31T12:34:56"}],
 }
 
@@ -1171,7 +1226,8 @@ def main():
     own = [json.loads(pathlib.Path(p).read_text(encoding="utf8"))["chat_template"] for p in sys.argv[1:4]]
     smol = gguf.GGUFReader(sys.argv[4]).fields["tokenizer.chat_template"].contents()
     templates = {"qwen3": own[0], "llama3": own[1], "gemma3": own[2], "smollm2": smol, "llama_tools": LLAMA_TOOLS, "chatml_tools": TOOLS_CHATML,
-                 "inst": INST, "llama2": LLAMA2, "zephyr": ZEPHYR, "deepseek": DEEPSEEK, "generation": GENERATION}
+                 "inst": INST, "llama2": LLAMA2, "zephyr": ZEPHYR, "deepseek": DEEPSEEK, "generation": GENERATION,
+                 "phi4_mini": PHI4, "mistral_small": MISTRAL_SMALL}
     OUT.mkdir(parents=True, exist_ok=True)
     write("conversations.json", conversations(templates))
     write("language.json", language())

@@ -173,4 +173,5 @@ def main():
     write("family.json", {"family": family})
 
 
-main()
+if __name__ == "__main__":
+    main()

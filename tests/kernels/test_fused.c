@@ -51,7 +51,7 @@ static tdm_status make_norm(const tdm_backend *be, test_stream *s, tdm_view y, t
 }
 static tdm_status make_swiglu(const tdm_backend *be, test_stream *s, tdm_view y, tdm_cview a, tdm_cview b, const tdm_quantize_act *q, tdm_error *err)
 {
-    return be->swiglu(s->s, y, a, b, q, err);
+    return be->swiglu(s->s, TDM_GLU_SILU, y, a, b, q, err);
 }
 
 static void check_made(make_fn *make, tdm_dtype dtype, int64_t b_rows, int64_t t, int64_t cols)

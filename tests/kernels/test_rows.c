@@ -18,8 +18,8 @@ static void embed_reads_every_scheme(void **state)
             tdm_view y = test_guarded(T, table.codes.cols, TDM_DTYPE_F32);
             test_stream s = test_stream_open(be, &ops_limits, 2);
             const tdm_weight w = test_in_weight(&s, &table);
-            TEST_OK(be->embed(s.s, test_out(&s, y), &w, test_in_i32(&s, id, T), err));
-            TEST_OK(be->embed(s.s, (tdm_view){NULL, TDM_DTYPE_F32, 0, y.cols, y.cols}, &w, NULL, err));
+            TEST_OK(be->embed(s.s, test_out(&s, y), &w, test_in_i32(&s, id, T), 1.0f, err));
+            TEST_OK(be->embed(s.s, (tdm_view){NULL, TDM_DTYPE_F32, 0, y.cols, y.cols}, &w, NULL, 1.0f, err));
             test_stream_close(&s);
             test_same_bits(be->name, tdm_view_const(y), want);
             test_guard_free("embed", y);
@@ -47,8 +47,8 @@ static void embed_reads_host_memory(void **state)
             const tdm_weight table = {.codes = {rows, TDM_DTYPE_BF16, V, cols, cols}}, lent = test_in_weight(&s, &table);
             const tdm_weight host = {.codes = {pinned, TDM_DTYPE_BF16, V, cols, cols}};
             const int32_t *ids = test_in_i32(&s, id, T);
-            TEST_OK(be->embed(s.s, test_out(&s, y[0]), &lent, ids, err));
-            TEST_OK(be->embed(s.s, test_out(&s, y[1]), &host, ids, err));
+            TEST_OK(be->embed(s.s, test_out(&s, y[0]), &lent, ids, 1.0f, err));
+            TEST_OK(be->embed(s.s, test_out(&s, y[1]), &host, ids, 1.0f, err));
             test_stream_close(&s);
             for (int64_t t = 0; t < T; t++)
                 for (int64_t c = 0; c < cols; c++) {

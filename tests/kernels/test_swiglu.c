@@ -5,7 +5,7 @@
 static void forward(const tdm_backend *be, int threads, tdm_view y, tdm_cview gate, tdm_cview up)
 {
     test_stream s = test_stream_open(be, &ops_limits, threads);
-    TEST_OK(be->swiglu(s.s, test_out(&s, y), test_in(&s, gate), test_in(&s, up), NULL, err));
+    TEST_OK(be->swiglu(s.s, TDM_GLU_SILU, test_out(&s, y), test_in(&s, gate), test_in(&s, up), NULL, err));
     test_stream_close(&s);
 }
 
@@ -14,7 +14,7 @@ static void backward(const tdm_backend *be, int threads, tdm_view gate, tdm_view
 {
     test_stream s = test_stream_open(be, &ops_limits, threads);
     const tdm_view g = test_out(&s, gate), u = test_out(&s, up);
-    TEST_OK(be->swiglu_backward(s.s, g, u, test_in(&s, dy), tdm_view_const(g), tdm_view_const(u), err));
+    TEST_OK(be->swiglu_backward(s.s, TDM_GLU_SILU, g, u, test_in(&s, dy), tdm_view_const(g), tdm_view_const(u), err));
     test_stream_close(&s);
 }
 
@@ -33,7 +33,7 @@ static void agrees_with_pytorch(void **state)
         /* gradients elsewhere have the same bits */
         tdm_view dg = test_guarded(gate.rows, gate.cols, TDM_DTYPE_BF16), du = test_guarded(gate.rows, gate.cols, TDM_DTYPE_BF16);
         test_stream s = test_stream_open(be, &ops_limits, 1);
-        TEST_OK(be->swiglu_backward(s.s, test_out(&s, dg), test_out(&s, du), test_in(&s, dy), test_in(&s, gate), test_in(&s, up), err));
+        TEST_OK(be->swiglu_backward(s.s, TDM_GLU_SILU, test_out(&s, dg), test_out(&s, du), test_in(&s, dy), test_in(&s, gate), test_in(&s, up), err));
         test_stream_close(&s);
         test_same_bits("dgate", tdm_view_const(dg), tdm_view_const(g));
         test_same_bits("dup", tdm_view_const(du), tdm_view_const(u));

@@ -56,9 +56,10 @@ static void what_is_not_computed_is_refused_by_name(void **state)
     refused("llama", "\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}", "differs between layers");
     refused("llama", "\"rope_parameters\":{\"partial_rotary_factor\":0.25}", "partial_rotary_factor");
     refused("qwen2",
-            "\"use_sliding_window\":true,\"layer_types\":[\"sliding_attention\",\"full_attention\",\"sliding_"
-            "attention\",\"full_attention\"]",
-            "layer_types");
+            "\"layer_types\":[\"sliding_attention\",\"full_attention\",\"sliding_attention\",\"full_attention\"]",
+            "layer 0 has a sliding window");
+    refused("qwen2", "\"layer_types\":[\"full_attention\",\"full_attention\",\"linear_attention\",\"full_attention\"]",
+            "layer 2 is \"linear_attention\"");
     refused("llama", "\"layer_types\":[\"full_attention\"]", "layer_types");
 }
 
@@ -118,12 +119,84 @@ static void windows_are_read_as_qwen_means_them(void **state)
         read("qwen2", "\"sliding_window\":8,\"max_window_layers\":2"); /* use_sliding_window is false */
     assert_int_equal(c.window, 0);
     c = read("qwen2", "\"use_sliding_window\":true,\"sliding_window\":8,\"max_window_layers\":2");
-    assert_true(c.window == 8 && c.window_first_layer == 2);
+    assert_true(c.window == 8 && !c.sliding[1] && c.sliding[2] && c.sliding[3]);
     c = read("qwen2", "\"use_sliding_window\":true,\"sliding_window\":8,\"max_window_layers\":4");
     assert_int_equal(c.window, 0);
     c = read("qwen3", "\"use_sliding_window\":true,\"sliding_window\":8,\"layer_types\":[\"full_attention\",\"sliding_"
                       "attention\",\"sliding_attention\",\"sliding_attention\"]");
-    assert_true(c.window == 8 && c.window_first_layer == 1);
+    assert_true(c.window == 8 && !c.sliding[0] && c.sliding[1] && c.sliding[3]);
+    c = read("qwen2", "\"use_sliding_window\":true,\"sliding_window\":8,\"layer_types\":[\"sliding_attention\",\"full_attention\",\"sliding_"
+                      "attention\",\"full_attention\"]");
+    assert_true(c.window == 8 && c.sliding[0] && !c.sliding[1] && c.sliding[2] && !c.sliding[3]);
+}
+
+/* SHAPE has four layers and heads of 16. */
+#define FACTORS(name, count) "\"" name "_factor\":[" count "]"
+
+static void gemma_is_read_as_transformers_means_it(void **state)
+{
+    (void)state;
+    tdm_model_config c = read("gemma3_text", "\"sliding_window\":8,\"sliding_window_pattern\":3,\"head_dim\":32,\"query_pre_attn_scalar\":64");
+    assert_true(c.window == 8 && c.sliding[0] && c.sliding[1] && !c.sliding[2] && c.sliding[3]);
+    assert_true(c.rope_theta == 1e6 && c.rope_local_theta == 1e4 && c.attention_scale == 0.125f && c.glu == TDM_GLU_GELU_TANH);
+    assert_true(c.tied_head && c.qk_norm && c.head_dim == 32);
+    c = read("gemma3_text", "\"rope_theta\":5000,\"rope_local_base_freq\":300,\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8}");
+    assert_true(c.head_dim == 256 && c.window == 4096 && c.sliding[3] && c.rope == TDM_ROPE_LINEAR && c.rope_theta == 5000 && c.rope_local_theta == 300);
+    float full[128], local[128];
+    tdm_rope_inv_freq_of(&c, false, 10, full);
+    tdm_rope_inv_freq_of(&c, true, 10, local);
+    assert_true(full[0] == 0.125f && local[0] == 1.0f && local[64] > 0.0577f && local[64] < 0.0578f);
+    c = read("gemma3_text", "\"rope_parameters\":{\"sliding_attention\":{\"rope_type\":\"default\",\"rope_theta\":7},"
+                            "\"full_attention\":{\"rope_type\":\"linear\",\"factor\":2,\"rope_theta\":9}}");
+    assert_true(c.rope_theta == 9 && c.rope_local_theta == 7 && c.rope == TDM_ROPE_LINEAR && c.rope_factor == 2);
+    refused("gemma3_text", "\"final_logit_softcapping\":30.0", "final_logit_softcapping");
+    refused("gemma3_text", "\"attn_logit_softcapping\":50.0", "attn_logit_softcapping");
+    refused("gemma3_text", "\"use_bidirectional_attention\":true", "use_bidirectional_attention");
+    refused("gemma3_text", "\"hidden_activation\":\"silu\"", "hidden_activation silu");
+    refused("gemma3_text", "\"rope_parameters\":{\"sliding_attention\":{\"rope_type\":\"linear\",\"factor\":2}}", "type linear for layers with a window");
+    refused("gemma3_text", "\"rope_parameters\":{\"linear_attention\":{\"rope_type\":\"default\"}}", "differs between layers");
+}
+
+static void phi_is_read_as_transformers_means_it(void **state)
+{
+    (void)state;
+    tdm_model_config c = read("phi3", "\"max_position_embeddings\":64,\"original_max_position_embeddings\":16,\"partial_rotary_factor\":0.5,"
+                                      "\"rope_scaling\":{\"type\":\"longrope\"," FACTORS("short", "1,2,3,4") "," FACTORS("long", "5,6,7,8") "}");
+    assert_true(c.rope == TDM_ROPE_LONG && c.rope_dim == 8 && c.rope_original_context == 16 && c.window == 0 && c.norm_eps == 1e-5f);
+    assert_true(c.rope_factors[3] == 4 && c.rope_long_factors[0] == 5);
+    assert_true(c.rope_attention > 1.2247f && c.rope_attention < 1.2248f); /* sqrt(1 + ln 4 / ln 16) */
+    float near[4], far[4];
+    tdm_rope_inv_freq_of(&c, false, 16, near);
+    tdm_rope_inv_freq_of(&c, false, 17, far);
+    assert_true(near[0] == 1.0f && near[1] < 0.0501f && far[0] == 0.2f);
+    c = read("phi3", "\"sliding_window\":2047");
+    assert_true(c.window == 2047 && c.sliding[0] && c.sliding[3] && c.rope == TDM_ROPE_PLAIN && c.rope_dim == 0);
+    refused("phi3", "\"partial_rotary_factor\":0.4", "partial_rotary_factor");
+    refused("phi3", "\"head_dim\":511,\"rope_scaling\":{\"type\":\"longrope\"}", "head width of 511");
+    refused("phi3", "\"rope_scaling\":{\"type\":\"longrope\"," FACTORS("short", "1,2,3") "," FACTORS("long", "5,6,7,8") "}", "short_factor is not a list of 8");
+    refused("phi3", "\"partial_rotary_factor\":0.5,\"rope_scaling\":{\"type\":\"su\"," FACTORS("short", "1,2,3,4") "," FACTORS("long", "5,6,7,0") "}",
+            "number 3 is not above 0");
+}
+
+static void one_tower_of_several_is_read(void **state)
+{
+    (void)state;
+    tdm_error err = {0};
+    tdm_model_config c;
+    const char *text = "{\"model_type\":\"qwen3_vl\",\"tie_word_embeddings\":true,\"eos_token_id\":[5,6],\"text_config\":{\"model_type\":\"qwen3_vl_text\"," SHAPE
+                       ",\"tie_word_embeddings\":false,\"rope_scaling\":{\"rope_type\":\"default\",\"mrope_section\":[24,20,20]}},\"vision_config\":{}}";
+    assert_int_equal(tdm_model_config_parse(&c, text, strlen(text), NULL, 0, "config.json", &err), TDM_OK);
+    assert_true(c.towers && c.qk_norm && c.tied_head && c.head_dim == 128 && c.eos_count == 2);
+    assert_string_equal(c.model_type, "qwen3");
+    const char *const bad[][2] = {
+        {"{\"model_type\":\"gemma3\"}", "text_config"},
+        {"{\"model_type\":\"mistral3\",\"text_config\":{\"model_type\":\"ministral3\"," SHAPE "}}", "text_config of model_type ministral3"},
+    };
+    for (size_t i = 0; i < TDM_COUNT(bad); i++) {
+        err = (tdm_error){0};
+        assert_int_equal(tdm_model_config_parse(&c, bad[i][0], strlen(bad[i][0]), NULL, 0, "config.json", &err), TDM_ERR_INPUT);
+        if (!strstr(err.what, bad[i][1])) fail_msg("%s", err.what);
+    }
 }
 
 static void both_styles_of_rope_are_read(void **state)
@@ -246,6 +319,9 @@ int main(void)
         cmocka_unit_test(missing_fields_have_the_defaults_of_transformers),
         cmocka_unit_test(windows_are_read_as_qwen_means_them),
         cmocka_unit_test(both_styles_of_rope_are_read),
+        cmocka_unit_test(gemma_is_read_as_transformers_means_it),
+        cmocka_unit_test(phi_is_read_as_transformers_means_it),
+        cmocka_unit_test(one_tower_of_several_is_read),
         cmocka_unit_test(end_tokens_come_from_both_files_once),
         cmocka_unit_test(other_quantizations_are_refused_by_name),
         cmocka_unit_test(modules_left_out_are_found),

@@ -2,6 +2,7 @@
  * The real SmolLM2-135M-Instruct (Q4_1 GGUF): its facts, that it loads under every scheme without a non-finite value,
  * and that the process does not keep the file in memory. Path in TANDEM_SMOLLM2, or
  * models/SmolLM2-135M-Instruct.Q4_1.gguf. */
+#include "memory/arch/arch.h"
 #include "memory/gguf.h"
 #include "memory/weights.h"
 
@@ -33,7 +34,7 @@ static void its_facts_are_those_of_the_model_card(void **state)
     (void)state;
     if (tdm_model_file_open(&f, path, &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
     const tdm_model_config *c = tdm_model_file_config(f);
-    assert_int_equal(c->arch, TDM_ARCH_LLAMA);
+    assert_ptr_equal(c->arch, &tdm_arch_llama);
     assert_int_equal(c->layers, 30);
     assert_int_equal(c->width, 576);
     assert_int_equal(c->ffn, 1536);

@@ -70,7 +70,7 @@ static void check_merge(const char *model, const char *adapter, const char *merg
     for (int64_t l = 0; l < s.config->layers; l++)
         for (int p = 0; p < TDM_PROJ_COUNT; p++) {
             char name[128];
-            snprintf(name, sizeof name, "model.layers.%lld.%s.weight", (long long)l, tdm_peft_proj_paths[p]);
+            snprintf(name, sizeof name, "model.layers.%lld.%s.weight", (long long)l, tdm_proj_path_of(false, (tdm_proj)p));
             const tdm_tensor *t = tdm_model_file_find(file, name);
             assert_non_null(t);
             assert_string_equal(t->type, "BF16");
@@ -162,7 +162,7 @@ static void make_run(fixture *f, int64_t step, const char *yaml, uint64_t base_h
     const tdm_session_spec spec = {.model = MODELS "qwen3", .adapter_dir = MODELS "qwen3/adapter", .threads = 1};
     TINY_OK(tdm_session_plan(&s, &spec, err));
     const tdm_peft_pair *pairs = tdm_peft_pairs(s.peft, &count);
-    tdm_st_entry *entries = tdm_peft_entries(pairs, count, (tdm_cview){0}, &made);
+    tdm_st_entry *entries = tdm_peft_entries((tdm_peft_names){0}, pairs, count, (tdm_cview){0}, &made);
     json_t *config = tdm_peft_config_json(tdm_peft_config_of(s.peft)), *recipe = json_pack("{s:s}", "yaml", yaml);
     const float moment = 1;
     const tdm_st_entry optimizer = {.name = "m", .dtype = TDM_ST_F32, .rank = 1, .shape = {1}, .data = &moment};

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 #include <jansson.h>
 
+#include "memory/arch/arch.h"
 #include "memory/fs.h"
 #include "memory/json_read.h"
 #include "runtime/cmd/commands.h"
@@ -337,7 +338,7 @@ static void llama3_factors_are_recognised(void **state)
     (void)state;
     float plain[64], scaled[64];
     json_t *json = NULL;
-    tdm_model_config c = {.arch = TDM_ARCH_LLAMA,
+    tdm_model_config c = {.arch = &tdm_arch_llama,
                           .model_type = "llama",
                           .layers = 1,
                           .width = 256,

@@ -107,7 +107,7 @@ static const struct { const char *text, *line; } broken[] = {
     {PREFER "dpo, preference: {center_rewards_coefficient: 0.01}}\n",
      "train.preference.center_rewards_coefficient is of reward, and train.algorithm is dpo (a.yaml:3:66): remove it, or use that algorithm"},
     {OK "adapter: {targets: [q_proj, kproj]}\n",
-     "adapter.targets is kproj, not one of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj (a.yaml:4:29): did you mean \"k_proj\"?"},
+     "adapter.targets is kproj, not one of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, qkv_proj, gate_up_proj (a.yaml:4:29): did you mean \"k_proj\"?"},
     {OK "adapter: {targets: []}\n", "adapter.targets wants at least one projection, found a list (a.yaml:4:20): an adapter on nothing learns nothing"},
     {OK "rollout: {stop: a}\n", "rollout.stop wants a list of texts, found a (a.yaml:4:17): write [\"first\", \"second\"]"},
     {OK "rollout: {stop: [\"\"]}\n", "rollout.stop wants texts that are not empty, found \"\" (a.yaml:4:18): write a text, or remove the entry"},

@@ -1,6 +1,7 @@
 /* labels: unit, golden
  * Small tokenizers of many shapes against the tokenizers package: normalizers, pre-tokenizers, post-processors, decoders and added
- * tokens drawn at random (family.json), and GGUFs with every pre-tokenizer name that stands for one of its own (gguf.json). */
+ * tokens drawn at random (family.json), GGUFs with every pre-tokenizer name that stands for one of its own (gguf.json), and GGUFs with
+ * SentencePiece's BPE (spm.json). */
 #include "runtime/text/tokenizer.h"
 
 #include <setjmp.h>
@@ -39,12 +40,11 @@ static void drawn_tokenizers_are_equal_to_the_reference(void **state)
     json_decref(root);
 }
 
-static void ggufs_are_equal_to_the_reference(void **state)
+static void ggufs_of(const char *list, int expected)
 {
-    json_t *root = test_json_open("tests/golden/data/tokenizer/gguf.json"), *cases;
+    json_t *root = test_json_open(list), *cases;
     const char *name;
     int bad = 0, files = 0;
-    (void)state;
     json_object_foreach(json_object_get(root, "files"), name, cases) {
         tdm_error err = {0};
         tdm_tokenizer *t;
@@ -55,9 +55,22 @@ static void ggufs_are_equal_to_the_reference(void **state)
         tdm_tokenizer_close(t);
         files++;
     }
-    assert_int_equal(files, 5);
+    assert_int_equal(files, expected);
     assert_int_equal(bad, 0);
     json_decref(root);
+}
+
+static void ggufs_are_equal_to_the_reference(void **state)
+{
+    (void)state;
+    ggufs_of("tests/golden/data/tokenizer/gguf.json", 5);
+}
+
+/* SentencePiece's: scores instead of merges. */
+static void scores_are_equal_to_the_reference(void **state)
+{
+    (void)state;
+    ggufs_of("tests/golden/data/tokenizer/spm.json", 2);
 }
 
 int main(void)
@@ -65,6 +78,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(drawn_tokenizers_are_equal_to_the_reference),
         cmocka_unit_test(ggufs_are_equal_to_the_reference),
+        cmocka_unit_test(scores_are_equal_to_the_reference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,11 +10,12 @@
 
 #include <cmocka.h>
 
+#include "memory/arch/arch.h"
 #include "testing/backend.h"
 #include "train/optimizer.h"
 
 /* q 96 x 64, k and v 32 x 64, o 64 x 96, gate and up 80 x 64, down 64 x 80; the head 64, below what is kept in 8 bits */
-static const tdm_model_config model = {.layers = 2, .width = 64, .ffn = 80, .heads = 3, .kv_heads = 1, .head_dim = 32};
+static const tdm_model_config model = {.arch = &tdm_arch_llama, .layers = 2, .width = 64, .ffn = 80, .heads = 3, .kv_heads = 1, .head_dim = 32};
 static const tdm_optimizer_config config = {.kind = TDM_OPTIMIZER_ADAMW_8BIT, .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1};
 
 typedef struct opened {

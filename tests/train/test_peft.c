@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "testing/scratch.h"
+#include "memory/arch/arch.h"
 #include "train/peft.h"
 
 #define GOLDEN "tests/golden/data/peft"
@@ -18,7 +19,7 @@
 /* The model of make_goldens_peft.py. */
 static tdm_model_config tiny(void)
 {
-    return (tdm_model_config){.arch = TDM_ARCH_LLAMA, .layers = 2, .width = 8, .ffn = 12, .heads = 2, .kv_heads = 1, .head_dim = 4, .vocab = 16};
+    return (tdm_model_config){.arch = &tdm_arch_llama, .layers = 2, .width = 8, .ffn = 12, .heads = 2, .kv_heads = 1, .head_dim = 4, .vocab = 16};
 }
 
 static float value_at(tdm_cview v, int64_t i)
@@ -68,9 +69,9 @@ static void reads_to_the_bit_what_peft_wrote(void **state)
         for (int64_t i = 0; i < count; i++) {
             char tensor[TDM_PEFT_NAME_BYTES];
             assert_true(c->targets[pairs[i].proj]);
-            tdm_peft_tensor_name(tensor, pairs[i].layer, pairs[i].proj, false);
+            tdm_peft_tensor_name(tensor, (tdm_peft_names){0}, pairs[i].layer, pairs[i].proj, false);
             expect_values(pairs[i].a, json_object_get(tensors, tensor));
-            tdm_peft_tensor_name(tensor, pairs[i].layer, pairs[i].proj, true);
+            tdm_peft_tensor_name(tensor, (tdm_peft_names){0}, pairs[i].layer, pairs[i].proj, true);
             expect_values(pairs[i].b, json_object_get(tensors, tensor));
             if (i > 0) assert_true(pairs[i - 1].layer < pairs[i].layer || pairs[i - 1].proj < pairs[i].proj);
         }
@@ -218,7 +219,7 @@ static void what_is_missing_misshapen_or_not_finite_is_named(void **state)
     tdm_peft *p;
     tdm_model_config model = tiny();
     assert_int_equal(tdm_peft_save(dir, &m.config, m.pairs, m.count, (tdm_cview){0}, &err), TDM_OK);
-    tdm_st_entry *entries = tdm_peft_entries(m.pairs, m.count, (tdm_cview){0}, &entry_count);
+    tdm_st_entry *entries = tdm_peft_entries((tdm_peft_names){0}, m.pairs, m.count, (tdm_cview){0}, &entry_count);
     assert_int_equal(tdm_safetensors_write(weights, entries, m.count * 2 - 1, NULL, &err), TDM_OK);
     assert_int_equal(tdm_peft_open(&p, dir, &model, &err), TDM_ERR_INPUT);
     assert_non_null(strstr(err.what, "layers.1.mlp.down_proj.lora_B.weight is missing"));
@@ -308,7 +309,7 @@ static void a_broken_config_is_refused_by_its_key(void **state)
         {"{\"peft_type\":\"LORA\",\"r\":1,\"r\":2,\"target_modules\":[\"q_proj\"]}", "JSON"},
     };
     for (size_t i = 0; i < TDM_COUNT(cases); i++) {
-        tdm_peft_config c;
+        tdm_peft_config c = {0};
         bool resolve, some;
         tdm_error err = {0};
         assert_int_equal(tdm_peft_config_parse(&c, &resolve, &some, cases[i][0], strlen(cases[i][0]), "c.json", &err), TDM_ERR_INPUT);
@@ -317,7 +318,7 @@ static void a_broken_config_is_refused_by_its_key(void **state)
     }
     static const char fine[] = "{\"peft_type\":\"LORA\",\"r\":1,\"lora_alpha\":null,\"target_modules\":[\"q_proj\"],\"eva_config\":{\"rho\":2},"
                                "\"init_lora_weights\":\"gaussian\",\"qalora_group_size\":16}";
-    tdm_peft_config c;
+    tdm_peft_config c = {0};
     bool resolve, some;
     tdm_error err = {0};
     assert_int_equal(tdm_peft_config_parse(&c, &resolve, &some, fine, strlen(fine), "c.json", &err), TDM_OK);
