@@ -347,6 +347,9 @@ template <class S> struct weight_job {
         const tdm_thin_part &p = g.part[part_of(g, unit / g.row_tiles, true)];
         w.open(p.w, p.w_stride, first_col(p, unit), p.cols);
         w_vector = p.w_vector;
+        // What the unit's end needs of the adapter and would wait for then.
+        for (int n = first_col(p, unit) + (int)threadIdx.x; p.rank && n < min(first_col(p, unit) + S::BN, (int)p.cols); n += THREADS)
+            asm volatile("prefetch.global.L2 [%0];" ::"l"(p.b + n * p.b_stride));
     }
     __device__ __forceinline__ void load_w(char *to, int k0) const { w.template load<S::BN, true>(to, w_vector, k0, (int)g.depth); }
     __device__ __forceinline__ void seek_x(int unit) { x.open(g.x, g.x_stride, first_row(unit), g.rows); }
