@@ -10,9 +10,11 @@
 
 #include "kernels/ops.h"
 #include "memory/weights.h"
+#include "train/advantage.h"
 #include "train/loss.h"
 #include "train/optimizer.h"
 #include "train/preference.h"
+#include "train/reject.h"
 
 typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_SFT, TDM_ALGORITHM_DPO, TDM_ALGORITHM_ORPO, TDM_ALGORITHM_KTO } tdm_algorithm;
 extern const char *const tdm_algorithm_names[]; /* NULL-terminated */

@@ -54,7 +54,7 @@ static void penalize(tdm_job *j)
     for (int64_t i = 0; i < j->sequence_count; i++) {
         const tdm_train_item *it = &j->item[i];
         const tdm_loss_tokens tokens = {.count = tdm_sequence_completion(it->seq), .lp = it->old, .ref = it->ref, .mask = it->mask};
-        j->advantage[i] = j->total[i] - j->r->train.kl * tdm_loss_kl(&j->loss, &tokens);
+        j->advantage[i] = j->total[i] - j->r->train.kl * tdm_loss_kl(&j->loss, &tokens, NULL);
     }
     tdm_job_advantages(j, j->advantage);
     for (int64_t i = 0; i < j->sequence_count; i++) j->item[i].advantage = j->advantage[i];
