@@ -67,26 +67,25 @@ static void reinforce_pp(bool baseline, const double *reward, const int64_t *tok
     standardize(advantage, tokens, group_start[groups]);
 }
 
-static bool takes_part(uint8_t *const *mask, int64_t i, int64_t t) { return !mask || !mask[i] || mask[i][t]; }
-
-/* KL of each token to what follows it: the reward's part less factor times the KL from it on; NaN outside the loss. */
-static void returns_of(double reward, double factor, int64_t tokens, uint8_t *const *mask, int64_t i, float *value)
+/* Each token's KL to the reward less factor times the KL from it on; NaN stays. */
+static void returns_of(double reward, double factor, int64_t tokens, float *value)
 {
     double behind = 0.0;
     for (int64_t t = tokens; t-- > 0;) {
-        if (takes_part(mask, i, t)) behind += factor * (double)value[t];
-        value[t] = takes_part(mask, i, t) ? (float)(reward - behind) : NAN;
+        if (isnan(value[t])) continue;
+        behind += factor * (double)value[t];
+        value[t] = (float)(reward - behind);
     }
 }
 
-void tdm_advantages_by_token(bool baseline, const double *reward, double factor, const int64_t *tokens, uint8_t *const *mask, const int64_t *group_start,
-                             int64_t groups, float *const *value)
+void tdm_advantages_by_token(bool baseline, const double *reward, double factor, const int64_t *tokens, const int64_t *group_start, int64_t groups,
+                             float *const *value)
 {
     const int64_t n = group_start[groups];
     spread s = {0};
     for (int64_t g = 0; g < groups; g++) {
         const double mean = baseline ? moments_of(reward, group_start[g], group_start[g + 1]).mean : 0.0;
-        for (int64_t i = group_start[g]; i < group_start[g + 1]; i++) returns_of(reward[i] - mean, factor, tokens[i], mask, i, value[i]);
+        for (int64_t i = group_start[g]; i < group_start[g + 1]; i++) returns_of(reward[i] - mean, factor, tokens[i], value[i]);
     }
     for (int64_t i = 0; i < n; i++)
         for (int64_t t = 0; t < tokens[i]; t++)

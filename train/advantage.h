@@ -18,9 +18,9 @@ void tdm_advantages(tdm_advantage kind, const double *reward, const int64_t *tok
 /* REINFORCE++ with the KL in each token's reward (OpenRLHF's compute_reward and get_cumulative_returns, verl's compute_reinforce_plus_plus_outcome_advantage,
  * gamma 1): a token's advantage is the reward, of the completion and so at its end, with baseline less the group's mean, less factor times the KL of this token
  * and of all after it; standardized over the tokens in the loss as above.
- * value [samples] -> [tokens]: each token's KL, its advantage afterwards. mask [samples] -> [tokens] or NULL, as are its rows: those in the loss; others get 0. */
-void tdm_advantages_by_token(bool baseline, const double *reward, double factor, const int64_t *tokens, uint8_t *const *mask, const int64_t *group_start,
-                             int64_t groups, float *const *value);
+ * value [samples] -> [tokens]: each token's KL, NaN outside the loss; its advantage afterwards, there 0. */
+void tdm_advantages_by_token(bool baseline, const double *reward, double factor, const int64_t *tokens, const int64_t *group_start, int64_t groups,
+                             float *const *value);
 /* GDPO (arXiv:2601.05242; TRL's multi_objective_aggregation: normalize_then_sum): each reward by itself is (r - mean of group) / (std of group
  * + 1e-4); the sum of these by weight then is (sum - mean of batch) / (std of batch + 1e-4), so that a reward of small spread counts as much as
  * one of large spread. score [rewards, samples], unweighted, NaN: no opinion. A reward that is equal in a group, or was given once there,

@@ -64,7 +64,7 @@ done:
 static tdm_loss_tokens loss_tokens(const tdm_train_item *it)
 {
     return (tdm_loss_tokens){.count = tdm_sequence_completion(it->seq), .lp = it->lp, .old = it->old, .sampler = it->sampler, .ref = it->ref,
-                             .mask = it->mask, .coef = it->coef, .advantage = it->advantage, .weight = it->weight};
+                             .mask = it->mask, .policy = it->policy, .coef = it->coef, .advantages = it->advantages, .advantage = it->advantage, .weight = it->weight};
 }
 
 /* d loss / d lp of the tile's tokens, where a token's loss is its own. */
@@ -97,7 +97,9 @@ static bool entropy_coefs(tdm_trainer *t, int64_t first, int64_t n, const tdm_tr
 {
     bool any = false;
     for (int64_t i = 0; i < n; i++) {
-        const double weight = items[t->token[first + i].item].entropy_weight;
+        const tdm_head_token *tok = &t->token[first + i];
+        const tdm_train_item *it = &items[tok->item];
+        const double weight = it->policy && !it->policy[tok->index] ? 0.0 : it->entropy_weight;
         t->entropy_coef[i] = (float)-weight;
         any = any || weight != 0.0;
         sums->entropy += (double)t->entropy[i];

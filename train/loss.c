@@ -74,6 +74,22 @@ static double weigh(const tdm_loss_config *c, double delta, tdm_loss_sums *s)
 static bool corrected(const tdm_loss_config *c, const tdm_loss_tokens *t) { return t->sampler && corrects(c); }
 static double delta_of(const tdm_loss_tokens *t, int64_t i) { return old_of(t, i) - (double)t->sampler[i]; }
 
+void tdm_loss_add_weights(const tdm_loss_config *c, const tdm_loss_tokens *t, double *sum, int64_t *count)
+{
+    double delta = 0.0;
+    int64_t tokens = 0;
+    for (int64_t i = 0; corrected(c, t) && i < t->count; i++) {
+        if (!in_loss(t, i)) continue;
+        tokens++;
+        delta += delta_of(t, i);
+        if (c->level == TDM_LEVEL_TOKEN) *sum += importance(c, delta_of(t, i));
+    }
+    if (c->level == TDM_LEVEL_TOKEN) *count += tokens;
+    if (c->level == TDM_LEVEL_TOKEN || tokens == 0) return;
+    *sum += importance(c, c->level == TDM_LEVEL_GEOMETRIC ? delta / (double)tokens : delta);
+    (*count)++;
+}
+
 static double clamp(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
 
 static double kl_at(tdm_kl_type kind, double d, double *derivative)
@@ -139,9 +155,9 @@ double tdm_loss_kl(const tdm_loss_config *c, const tdm_loss_tokens *t, float *ea
 {
     double sum = 0.0, derivative;
     for (int64_t i = 0; i < t->count; i++) {
-        const double kl = in_loss(t, i) ? kl_of(c, t->lp[i], t->ref[i], &derivative) : 0.0;
+        const double kl = in_loss(t, i) ? kl_of(c, t->lp[i], t->ref[i], &derivative) : NAN;
         if (each) each[i] = (float)kl;
-        sum += kl;
+        if (in_loss(t, i)) sum += kl;
     }
     return sum;
 }

@@ -96,7 +96,10 @@ double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequenc
  * itself, but where the loss needs its sequence: then the whole sequence at once. */
 void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t first, int64_t n, float *coef, tdm_loss_sums *sums);
 
-/* The estimator of KL(lp, ref), as the term in the loss has it without its ratio, summed over the tokens in the loss; each [count] gets every token's, 0
+/* Adds the weights of the correction, as they are before the division, and their number: what the normalizer is the mean of. */
+void tdm_loss_add_weights(const tdm_loss_config *c, const tdm_loss_tokens *t, double *sum, int64_t *count);
+
+/* The estimator of KL(lp, ref), as the term in the loss has it without its ratio, summed over the tokens in the loss; each [count] gets every token's, NaN
  * outside the loss, or is NULL. */
 double tdm_loss_kl(const tdm_loss_config *c, const tdm_loss_tokens *t, float *each);
 

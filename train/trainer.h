@@ -28,12 +28,14 @@ typedef struct tdm_trainer_spec {
 typedef struct tdm_train_item {
     const tdm_sequence *seq;
     const uint8_t *mask;  /* 1: in the loss; NULL: all of the completion */
+    const uint8_t *policy; /* 0: of those, in the KL term alone; NULL: none */
+    const float *advantages; /* each token's own, or NULL: `advantage` */
     const float *sampler; /* the sampler's log-probabilities, or NULL */
     const float *old;     /* frozen before the first update, or NULL: lp itself */
     const float *ref;     /* the reference's, or NULL */
     const float *coef;    /* with TDM_LOSS_FROZEN: d loss / d lp; else NULL */
     double advantage, weight;
-    double entropy_weight; /* factor of each token's entropy, which is taken from the loss; 0: it has no gradient */
+    double entropy_weight; /* factor of the entropy of each token in the objective, which is taken from the loss; 0: it has no gradient */
     float *lp;            /* filled; never NULL */
     float *entropy;       /* filled when not NULL */
     uint32_t dropout_token; /* names the sequence's first token in dropout masks */

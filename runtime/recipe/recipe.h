@@ -18,7 +18,7 @@
 
 typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_SFT, TDM_ALGORITHM_DPO, TDM_ALGORITHM_ORPO, TDM_ALGORITHM_KTO } tdm_algorithm;
 extern const char *const tdm_algorithm_names[]; /* NULL-terminated */
-typedef enum tdm_kl_in { TDM_KL_IN_LOSS, TDM_KL_IN_REWARD } tdm_kl_in;
+typedef enum tdm_kl_in { TDM_KL_IN_LOSS, TDM_KL_IN_REWARD, TDM_KL_IN_TOKEN } tdm_kl_in;
 typedef enum tdm_ratio { TDM_RATIO_AUTO, TDM_RATIO_TOKEN, TDM_RATIO_SEQUENCE } tdm_ratio; /* auto: settled before anyone looks */
 typedef enum tdm_checkpointing { TDM_CHECKPOINTING_AUTO, TDM_CHECKPOINTING_NONE, TDM_CHECKPOINTING_LAYER } tdm_checkpointing;
 typedef enum tdm_place { TDM_PLACE_DEVICE, TDM_PLACE_HOST } tdm_place;
@@ -128,6 +128,10 @@ typedef struct tdm_recipe_importance {
     tdm_ratio ratio;         /* the policy ratio's (GSPO: sequence) */
     tdm_correction correction;
     double floor, cap;       /* floor 0: none */
+    bool batch_normalize;    /* weights are divided by their mean over the step */
+    tdm_strings reject, reject_threshold; /* as written; settled into rejects */
+    double veto;             /* 0: none */
+    tdm_reject_config rejects;
 } tdm_recipe_importance;
 
 /* dpo, orpo, kto; elsewhere the defaults. */
@@ -153,9 +157,11 @@ typedef struct tdm_recipe_train {
     tdm_kl_type kl_type;
     tdm_kl_in kl_in;
     double kl_input_clamp, kl_output_clamp; /* 0: none */
+    bool kl_bias_correction; /* the KL term is weighed by the policy ratio */
     double delta;            /* bound of the ratio where the advantage is below 0; 0: none */
     double off_policy_threshold; /* 0: none */
     tdm_aggregation aggregation; /* never AUTO once settled */
+    double top_entropy_quantile; /* part of the tokens, those of most entropy, that the objective is of */
     double entropy_coef;     /* times the mean entropy, taken from the loss; 0: none */
     tdm_sapo sapo;
     tdm_vespo vespo;

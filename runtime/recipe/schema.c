@@ -16,7 +16,7 @@ static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "adamw_8bit", NULL};
 static const char *const kl_types[] = {"k1", "k2", "k3", NULL};
 static const char *const aggregations[] = {"auto", "token_mean", "sequence_mean", "sequence_sum", "constant", NULL};
-static const char *const kl_ins[] = {"loss", "reward", NULL};
+static const char *const kl_ins[] = {"loss", "reward", "token", NULL};
 static const char *const advantages[] = {"group_std", "batch_std", "none", "leave_one_out", "gdpo", "reinforce_pp", "reinforce_pp_baseline", NULL};
 static const char *const levels[] = {"token", "sequence", "geometric", NULL};
 static const char *const ratios[] = {"auto", "token", "sequence", NULL};
@@ -110,9 +110,11 @@ static const tdm_key recipe_keys[] = {
     {"train.kl_in", TDM_KEY_ENUM, AT(train.kl_in), "loss", 0, 0, kl_ins, 0, 0},
     {"train.kl_input_clamp", TDM_KEY_FLOAT, AT(train.kl_input_clamp), "0.0", 0, 1000, NULL, 0, 0},
     {"train.kl_output_clamp", TDM_KEY_FLOAT, AT(train.kl_output_clamp), "0.0", 0, 1e30, NULL, 0, 0},
+    {"train.kl_bias_correction", TDM_KEY_BOOL, AT(train.kl_bias_correction), "false", 0, 0, NULL, 0, 0},
     {"train.delta", TDM_KEY_FLOAT, AT(train.delta), "0.0", 0, 1e6, NULL, 0, 0},
     {"train.off_policy_threshold", TDM_KEY_FLOAT, AT(train.off_policy_threshold), "0.0", 0, 1000, NULL, 0, 0},
     {"train.aggregation", TDM_KEY_ENUM, AT(train.aggregation), "auto", 0, 0, aggregations, 0, 0},
+    {"train.top_entropy_quantile", TDM_KEY_FLOAT, AT(train.top_entropy_quantile), "1.0", 0, 1, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"train.entropy_coef", TDM_KEY_FLOAT, AT(train.entropy_coef), "0.0", -1000, 1000, NULL, 0, 0},
     {"train.sapo.temperature_pos", TDM_KEY_FLOAT, AT(train.sapo.temperature[0]), "1.0", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"train.sapo.temperature_neg", TDM_KEY_FLOAT, AT(train.sapo.temperature[1]), "1.05", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
@@ -126,6 +128,10 @@ static const tdm_key recipe_keys[] = {
     {"train.importance.correction", TDM_KEY_ENUM, AT(train.importance.correction), "truncate", 0, 0, corrections, 0, 0},
     {"train.importance.floor", TDM_KEY_FLOAT, AT(train.importance.floor), "0.0", 0, 1, NULL, 0, 0},
     {"train.importance.cap", TDM_KEY_FLOAT, AT(train.importance.cap), "2.0", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"train.importance.batch_normalize", TDM_KEY_BOOL, AT(train.importance.batch_normalize), "false", 0, 0, NULL, 0, 0},
+    {"train.importance.reject", TDM_KEY_TEXTS, AT(train.importance.reject), "[]", 0, 0, NULL, 0, 0},
+    {"train.importance.reject_threshold", TDM_KEY_TEXTS, AT(train.importance.reject_threshold), "[]", 0, 0, NULL, 0, 0},
+    {"train.importance.veto", TDM_KEY_FLOAT, AT(train.importance.veto), "0.0", 0, 1, NULL, TDM_KEY_BELOW_MAX, 0},
     {"train.preference.loss", TDM_KEY_ENUM, AT(train.preference.loss), "sigmoid", 0, 0, preferences, 0, 0},
     {"train.preference.beta", TDM_KEY_FLOAT, AT(train.preference.beta), "0.1", 0, 1000, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"train.preference.label_smoothing", TDM_KEY_FLOAT, AT(train.preference.label_smoothing), "0.0", 0, 0.5, NULL, TDM_KEY_BELOW_MAX, 0},

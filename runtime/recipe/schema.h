@@ -87,6 +87,7 @@ bool tdm_size_read(const char *text, int64_t *out);
 tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err);
 tdm_status tdm_recipe_settle_rewards(tdm_recipe *r, tdm_error *err);
 tdm_status tdm_recipe_settle_sources(tdm_recipe *r, tdm_error *err); /* after the rewards have their names */
+tdm_status tdm_recipe_settle_importance(tdm_recipe *r, tdm_error *err); /* after the loss has its levels */
 /* Sets one override in the tree. */
 tdm_status tdm_override_apply(tdm_pool *pool, tdm_yaml_node *root, const char *text, tdm_error *err);
 

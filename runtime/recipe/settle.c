@@ -163,24 +163,6 @@ static tdm_status check_train(const tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
-/* The correction's weights are kept within [floor, cap], around the 1 of a sampler that agrees with the trainer. */
-static tdm_status check_importance(const tdm_recipe *r, tdm_error *err)
-{
-    const tdm_recipe_importance *i = &r->train.importance;
-    if (i->correction == TDM_CORRECTION_NONE && i->level == TDM_LEVEL_GEOMETRIC)
-        return REFUSE("train.importance.level", "use importance.correction: mask or truncate, or another level",
-                      "train.importance.level: geometric is of the correction, and importance.correction is none");
-    if (i->correction == TDM_CORRECTION_NONE && i->floor > 0.0)
-        return REFUSE("train.importance.floor", "use importance.correction: mask or truncate, or remove the floor",
-                      "train.importance.floor bounds the correction, and importance.correction is none");
-    if (i->floor >= i->cap)
-        return REFUSE("train.importance.floor", "use a floor below the cap", "train.importance.floor is %g, importance.cap is %g", i->floor, i->cap);
-    if (i->correction == TDM_CORRECTION_MASK && i->cap < 1.0)
-        return REFUSE("train.importance.cap", "use a cap of 1 or more, or importance.correction: truncate",
-                      "train.importance.cap is %g: mask would drop what sampler and trainer agree on", i->cap);
-    return TDM_OK;
-}
-
 /* Keys that speak of another algorithm's loss. */
 static tdm_status check_preference_keys(const tdm_recipe *r, tdm_error *err)
 {
@@ -208,7 +190,9 @@ static tdm_status check_policy_keys(const tdm_recipe *r, tdm_error *err)
     const tdm_recipe_train *t = &r->train;
     const struct { const char *key; bool set; } keys[] = {
         {"train.delta", t->delta != 0.0}, {"train.off_policy_threshold", t->off_policy_threshold != 0.0}, {"train.entropy_coef", t->entropy_coef != 0.0},
-        {"train.kl_in", t->kl_in != TDM_KL_IN_LOSS}, {"train.kl_input_clamp", t->kl_input_clamp != 0.0}, {"train.kl_output_clamp", t->kl_output_clamp != 0.0},
+        {"train.top_entropy_quantile", t->top_entropy_quantile != 1.0}, {"train.kl_bias_correction", t->kl_bias_correction},
+        {"train.importance.batch_normalize", t->importance.batch_normalize}, {"train.importance.reject", t->importance.reject.count > 0},
+        {"train.importance.veto", t->importance.veto != 0.0}, {"train.kl_in", t->kl_in != TDM_KL_IN_LOSS}, {"train.kl_input_clamp", t->kl_input_clamp != 0.0}, {"train.kl_output_clamp", t->kl_output_clamp != 0.0},
     };
     if (t->algorithm == TDM_ALGORITHM_GRPO) return TDM_OK;
     for (size_t i = 0; i < TDM_COUNT(keys); i++)
@@ -370,8 +354,20 @@ static tdm_status check_bounds(const tdm_recipe *r, tdm_error *err)
     if (t->kl_in == TDM_KL_IN_REWARD && t->kl != 0.0 && t->advantage == TDM_ADVANTAGE_GDPO)
         return REFUSE("train.advantage", "use kl_in: loss, or another advantage",
                       "train.advantage: gdpo normalizes the rewards one by one, and train.kl_in: reward takes the KL from their sum");
-    if (t->kl_in == TDM_KL_IN_REWARD && t->kl == 0.0 && t->loss != TDM_LOSS_RLOO)
-        return REFUSE("train.kl_in", "give train.kl, or remove it", "train.kl_in: reward takes the KL from the rewards, and train.kl is 0");
+    if (t->kl_in != TDM_KL_IN_LOSS && t->kl == 0.0 && t->loss != TDM_LOSS_RLOO)
+        return REFUSE("train.kl_in", "give train.kl, or remove it", "train.kl_in: %s takes the KL from the rewards, and train.kl is 0",
+                      t->kl_in == TDM_KL_IN_TOKEN ? "token" : "reward");
+    if (t->kl_in == TDM_KL_IN_TOKEN && t->advantage != TDM_ADVANTAGE_REINFORCE_PP && t->advantage != TDM_ADVANTAGE_REINFORCE_PP_BASELINE)
+        return REFUSE("train.kl_in", "use kl_in: reward, or advantage: reinforce_pp or reinforce_pp_baseline",
+                      "train.kl_in: token gives each token an advantage of its own, and train.advantage makes one a completion");
+    if (t->kl_in == TDM_KL_IN_TOKEN && (t->importance.ratio == TDM_RATIO_SEQUENCE || t->loss == TDM_LOSS_VESPO || t->loss == TDM_LOSS_GMPO || t->loss == TDM_LOSS_RLOO))
+        return REFUSE("train.kl_in", "use kl_in: reward, or a loss whose ratio is of tokens", "train.kl_in: token gives each token an advantage of its own, and this ratio is of the completion");
+    if (t->kl_bias_correction && (t->kl == 0.0 || t->kl_in != TDM_KL_IN_LOSS))
+        return REFUSE("train.kl_bias_correction", "give train.kl, with kl_in: loss, or remove it", "train.kl_bias_correction weighs the KL term of the loss, and there is none");
+    if (t->kl_bias_correction && t->loss == TDM_LOSS_GMPO)
+        return REFUSE("train.kl_bias_correction", "remove it, or use another loss", "train.kl_bias_correction weighs a token's KL by its ratio, and train.loss: gmpo has one of the completion's clipped ones");
+    if (t->top_entropy_quantile < 1.0 && t->loss == TDM_LOSS_RLOO)
+        return REFUSE("train.top_entropy_quantile", "remove it, or use another loss", "train.top_entropy_quantile leaves tokens out, and train.loss: rloo has one value a completion");
     for (size_t i = 0; i < TDM_COUNT(clamps); i++)
         if (t->kl == 0.0 && differs(r, clamps[i]))
             return REFUSE(clamps[i], "give train.kl, or remove it", "%s bounds the KL term, and train.kl is 0", clamps[i]);
@@ -413,7 +409,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_train(r, err), done);
     TDM_TRY(st, check_loss(r, err), done);
     TDM_TRY(st, check_bounds(r, err), done);
-    TDM_TRY(st, check_importance(r, err), done);
+    TDM_TRY(st, tdm_recipe_settle_importance(r, err), done);
     TDM_TRY(st, check_policy_keys(r, err), done);
     TDM_TRY(st, check_preference_keys(r, err), done);
     TDM_TRY(st, check_preference(r, err), done);

@@ -32,6 +32,17 @@ static void put_importance(tdm_step_metrics *m, const tdm_job_figures *f, bool f
     tdm_metric_set(m, TDM_METRIC_IMPORTANCE_MAX, f->importance_max);
     tdm_metric_set(m, TDM_METRIC_IMPORTANCE_FRACTION_HIGH, f->importance_high);
     if (floor) tdm_metric_set(m, TDM_METRIC_IMPORTANCE_FRACTION_LOW, f->importance_low);
+    tdm_metric_set(m, TDM_METRIC_IMPORTANCE_ESS, f->importance_ess);
+    if (f->normalizer > 0.0) tdm_metric_set(m, TDM_METRIC_IMPORTANCE_NORM, f->normalizer);
+}
+
+/* What was rejected, of what was compared; where sampler and trainer give the same bits, that is nothing. */
+static void put_rejected(tdm_step_metrics *m, const tdm_job_figures *f, const tdm_reject_config *c)
+{
+    if (c->count == 0 && c->veto <= 0.0) return;
+    tdm_metric_set(m, TDM_METRIC_REJECTED, share(f->rejected.rejected, f->rejected.tokens));
+    tdm_metric_set(m, TDM_METRIC_REJECTED_SEQUENCES, share(f->rejected.touched, f->rejected.sequences));
+    if (c->veto > 0.0) tdm_metric_set(m, TDM_METRIC_VETOED, share(f->rejected.vetoed, f->rejected.sequences));
 }
 
 /* Groups of the step that say nothing about the policy. */
@@ -64,7 +75,11 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
         tdm_metric_set(&m, TDM_METRIC_TRUNCATED_FRACTION, share(f->truncated, j->sequence_count));
         tdm_metric_set(&m, TDM_METRIC_MISMATCH_MEAN, f->mismatch_mean);
         tdm_metric_set(&m, TDM_METRIC_MISMATCH_MAX, f->mismatch_max);
+        tdm_metric_set(&m, TDM_METRIC_MISMATCH_KL, f->mismatch_kl);
+        tdm_metric_set(&m, TDM_METRIC_MISMATCH_K3, f->mismatch_k3);
         put_importance(&m, f, j->loss.floor > 0.0);
+        put_rejected(&m, f, &j->r->train.importance.rejects);
+        if (j->loss.off_policy_threshold > 0.0) tdm_metric_set(&m, TDM_METRIC_OFF_POLICY, f->off_policy);
         tdm_metric_set(&m, TDM_METRIC_ROLLOUT_S, f->rollout_s);
         tdm_metric_set(&m, TDM_METRIC_REWARD_S, f->reward_s);
         tdm_metric_set(&m, TDM_METRIC_FLIP_S, f->flip_s);

@@ -1,4 +1,4 @@
-/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_sft.c,
+/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_correct.c, job_sft.c,
  * job_preference.c, job_eval.c, job_save.c. */
 #ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 #define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
@@ -31,6 +31,10 @@ typedef struct tdm_job_figures {
     double grad_norm, lr, loss, kl, entropy, clip_fraction, mismatch_mean, mismatch_max;
     double importance_mean, importance_min, importance_max, importance_high, importance_low; /* the last two: parts of the weights */
     int64_t importance_count; /* weights of the correction; 0: there was none */
+    double importance_ess, normalizer; /* effective sample size, a part of the weights; what they were divided by, 0: nothing */
+    double mismatch_kl, mismatch_k3;
+    tdm_reject_sums rejected; /* sequences 0: nothing was compared */
+    double off_policy;        /* part of the sequences */
     tdm_preference_sums preference;
     int64_t prompt_tokens, completion_tokens, longest, truncated;
     int64_t generated_tokens; /* completion_tokens and those of dropped groups */
@@ -78,6 +82,7 @@ typedef struct tdm_job {
     tdm_train_item *item;       /* [samples] */
     uint8_t **mask;             /* sft: [samples] -> [context] */
     uint8_t *mask_bytes;
+    float *entropies;           /* top_entropy_quantile: [tokens of a step] */
     tdm_preference_sequence *preferred; /* preferences: [samples] */
     tdm_job_figures fig;
     /* the evaluation of the step at hand; eval_count 0: none */
@@ -131,6 +136,12 @@ tdm_status tdm_job_preferences(tdm_job *j, tdm_error *err);
 tdm_status tdm_job_preference_reference(tdm_job *j, tdm_error *err);
 tdm_status tdm_job_preference_weigh(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_loss_sums *sums, tdm_error *err);
 void tdm_job_preference_metrics(const tdm_job *j, tdm_step_metrics *m);
+/* job_correct.c: what is in which part of the loss. After the old pass: the weights' normalizer, and masks of what is not rejected; compares says whether
+ * they are asked for. Of items [first, end), which are an update: the tokens of most entropy, found by a pass of its own. */
+bool tdm_job_compares(const tdm_job *j);
+void tdm_job_correct(tdm_job *j, float *const *old);
+tdm_status tdm_job_top_entropy(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_error *err);
+int64_t tdm_job_tokens_in_loss(const tdm_train_item *it);
 /* job_update.c: reference and old passes, minibatches, optimizer. */
 tdm_status tdm_job_update(tdm_job *j, tdm_error *err);
 /* Where minibatch k of `parts` begins in the step's sequences; a pair is never split. */

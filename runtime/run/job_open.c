@@ -30,7 +30,7 @@ static void settle_config(tdm_job *j)
     j->loss = (tdm_loss_config){.kind = tdm_job_prefers(j) ? TDM_LOSS_FROZEN : tdm_job_sft(j) ? TDM_LOSS_SFT : t->loss,
                                 .aggregation = tdm_job_supervised(j) ? TDM_AGGREGATION_AUTO : t->aggregation, .ratio_of_sequence = t->importance.ratio == TDM_RATIO_SEQUENCE,
                                 .clip_low = t->clip_low, .clip_high = t->clip_high, .kl = t->kl_in == TDM_KL_IN_LOSS ? t->kl : 0.0, .kl_kind = t->kl_type, .delta = t->delta, .off_policy_threshold = t->off_policy_threshold,
-                                .kl_input_clamp = t->kl_input_clamp, .kl_output_clamp = t->kl_output_clamp, .sapo = t->sapo, .vespo = t->vespo,
+                                .kl_ratio = t->kl_bias_correction, .kl_input_clamp = t->kl_input_clamp, .kl_output_clamp = t->kl_output_clamp, .sapo = t->sapo, .vespo = t->vespo,
                                 .correction = t->importance.correction, .level = t->importance.level, .floor = t->importance.floor,
                                 .cap = t->importance.cap, .max_new_tokens = r->rollout.max_new_tokens};
     const tdm_recipe_preference *p = &t->preference;
@@ -54,7 +54,8 @@ static tdm_sequences_spec store_spec(const tdm_job *j, const tdm_model_config *c
     const bool replay = tdm_job_replays(j);
     return (tdm_sequences_spec){.count = j->samples, .prompt = replay ? j->replay.longest_prompt : r->data.max_prompt_tokens,
                                 .completion = replay ? j->replay.longest_completion : r->rollout.max_new_tokens, .vocab = c->vocab,
-                                .support = !replay && truncates(&j->sampling), .train = true};
+                                .support = !replay && truncates(&j->sampling), .train = true, .advantage = r->train.kl_in == TDM_KL_IN_TOKEN,
+                                .keep = r->train.importance.rejects.count > 0 || r->train.importance.rejects.veto > 0.0, .policy = r->train.top_entropy_quantile < 1.0};
 }
 
 static tdm_status check_context(const tdm_job *j, const tdm_model_config *c, tdm_error *err)
@@ -195,6 +196,7 @@ static tdm_status step_tables(tdm_job *j, tdm_error *err)
         ok = ok && j->mask && j->mask_bytes;
         for (size_t i = 0; ok && i < n; i++) j->mask[i] = j->mask_bytes + i * (size_t)j->context;
     }
+    if (j->r->train.top_entropy_quantile < 1.0) ok = ok && (j->entropies = calloc(n * (size_t)j->context, sizeof *j->entropies));
     if (tdm_job_prefers(j)) ok = ok && (j->preferred = calloc(n, sizeof *j->preferred));
     if (!ok) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the tables of a step");
     return TDM_OK;
@@ -293,6 +295,7 @@ void tdm_job_close(tdm_job *j)
     free(j->item);
     free(j->mask);
     free(j->mask_bytes);
+    free(j->entropies);
     free(j->preferred);
     tdm_stops_fini(&j->stops);
     tdm_sequences_close(&j->sequences);

@@ -27,24 +27,39 @@ done:
     return st;
 }
 
-static bool penalizes(const tdm_recipe_train *t) { return t->kl != 0.0 && t->kl_in == TDM_KL_IN_REWARD; }
+static bool penalizes(const tdm_recipe_train *t) { return t->kl != 0.0 && t->kl_in != TDM_KL_IN_LOSS; }
 
 /* Old log-probabilities of the ratio, by the rules of design section 7: with one epoch and no correction the sampler's; else the
- * trainer's own before the first update. With a single update that is the pass itself (old stays NULL), unless the reward needs it before. */
+ * trainer's own before the first update. With a single update that is the pass itself (old stays NULL), unless the reward needs it before, or what is
+ * rejected, which the same bits leave out too: then every ratio is 1. */
 static tdm_status freeze_old(tdm_job *j, int64_t updates, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const tdm_recipe_train *t = &j->r->train;
     const bool sampler = j->item[0].sampler != NULL;
     const bool from_sampler = sampler && t->importance.correction == TDM_CORRECTION_NONE && t->epochs_per_rollout == 1;
-    const bool pass = !from_sampler && (updates > 1 || penalizes(t));
+    const bool compares = tdm_job_compares(j) && !same_bits(j), pass = compares || (!from_sampler && (updates > 1 || penalizes(t)));
     if (pass && !same_bits(j)) TDM_TRY(st, tdm_job_score(j, &j->session.adapter, j->sequences.old, j->sequence_count, err), done);
     for (int64_t i = 0; i < j->sequence_count; i++) {
         if (from_sampler || (pass && same_bits(j))) j->item[i].old = j->item[i].sampler;
         else if (pass) j->item[i].old = j->sequences.old[i];
     }
+    if (compares) tdm_job_correct(j, j->sequences.old);
 done:
     return st;
+}
+
+/* train.kl_in: token. Each token has its own KL in its reward (train/advantage.h). */
+static void penalize_tokens(tdm_job *j)
+{
+    const tdm_recipe_train *t = &j->r->train;
+    for (int64_t i = 0; i < j->sequence_count; i++) {
+        const tdm_train_item *it = &j->item[i];
+        const tdm_loss_tokens tokens = {.count = tdm_sequence_completion(it->seq), .lp = it->old, .ref = it->ref, .mask = it->mask};
+        tdm_loss_kl(&j->loss, &tokens, j->sequences.advantage[i]);
+        j->item[i].advantages = j->sequences.advantage[i];
+    }
+    tdm_advantages_by_token(t->advantage == TDM_ADVANTAGE_REINFORCE_PP_BASELINE, j->total, t->kl, j->tokens, j->group_start, j->group_count, j->sequences.advantage);
 }
 
 /* train.kl_in: reward. Advantages are made again, of the rewards less train.kl times the KL of a completion at the old log-probabilities, as
@@ -60,18 +75,11 @@ static void penalize(tdm_job *j)
     for (int64_t i = 0; i < j->sequence_count; i++) j->item[i].advantage = j->advantage[i];
 }
 
-static int64_t tokens_in_loss(const tdm_train_item *it)
-{
-    const int64_t n = tdm_sequence_completion(it->seq);
-    int64_t kept = 0;
-    if (!it->mask) return n;
-    for (int64_t i = 0; i < n; i++) kept += it->mask[i];
-    return kept;
-}
-
+/* A completion that was cut, or of which nothing is left. */
 static bool left_out(const tdm_job *j, const tdm_train_item *it)
 {
-    return !tdm_job_supervised(j) && j->r->train.mask_truncated && it->seq->finish == TDM_FINISH_LENGTH;
+    if (tdm_job_supervised(j)) return false;
+    return (j->r->train.mask_truncated && it->seq->finish == TDM_FINISH_LENGTH) || tdm_job_tokens_in_loss(it) == 0;
 }
 
 /* Items [first, end) with their weights; those that are in no loss are moved behind *kept. Order is kept. */
@@ -84,10 +92,10 @@ static void weigh(tdm_job *j, int64_t first, int64_t end, int64_t *kept)
         const tdm_train_item it = j->item[*kept];
         j->item[*kept] = j->item[i];
         if (*kept != i) j->item[i] = it;
-        total += tokens_in_loss(&j->item[(*kept)++]);
+        total += tdm_job_tokens_in_loss(&j->item[(*kept)++]);
     }
     for (int64_t i = first; i < *kept; i++) {
-        j->item[i].weight = tdm_loss_weight(&j->loss, tokens_in_loss(&j->item[i]), end - first, total);
+        j->item[i].weight = tdm_loss_weight(&j->loss, tdm_job_tokens_in_loss(&j->item[i]), end - first, total);
         j->item[i].entropy_weight = tdm_job_sft(j) ? 0.0 : j->r->train.entropy_coef / (double)tdm_max_i64(total, 1);
     }
 }
@@ -110,6 +118,7 @@ static tdm_status update(tdm_job *j, int64_t first, int64_t end, tdm_loss_sums *
                                  .keep_going = keep_going, .ctx = j};
     if (tdm_job_prefers(j)) TDM_TRY(st, tdm_job_preference_weigh(j, &pass, first, end, sums, err), done);
     else weigh(j, first, end, &kept);
+    TDM_TRY(st, tdm_job_top_entropy(j, &pass, first, kept, err), done);
     TDM_TRY(st, tdm_optimizer_zero_grad(&j->session.optimizer, err), done);
     TDM_TRY(st, tdm_trainer_accumulate(j->session.trainer, &pass, j->item + first, kept - first, sums, err), done);
     TDM_TRY(st, tdm_optimizer_step(&j->session.optimizer, &norm, &lr, err), done);
@@ -130,6 +139,8 @@ static void importance_figures(tdm_job_figures *f, const tdm_loss_sums *s)
     f->importance_max = s->importance_max;
     f->importance_high = (double)s->importance_high / n;
     f->importance_low = (double)s->importance_low / n;
+    f->importance_ess = s->importance_squares > 0.0 ? s->importance * s->importance / (n * s->importance_squares) : 0.0;
+    f->off_policy = s->sequences ? (double)s->off_policy / (double)s->sequences : 0.0;
 }
 
 int64_t tdm_job_part(const tdm_job *j, int64_t k, int64_t parts)
@@ -153,7 +164,8 @@ tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
             for (int64_t i = 0; i < j->sequence_count; i++) j->item[i].ref = j->sequences.ref[i];
         }
         TDM_TRY(st, freeze_old(j, epochs * parts, err), done);
-        if (penalizes(t)) penalize(j);
+        if (penalizes(t) && t->kl_in == TDM_KL_IN_TOKEN) penalize_tokens(j);
+        else if (penalizes(t)) penalize(j);
     }
     for (int64_t e = 0; e < epochs; e++)
         for (int64_t k = 0; k < parts; k++, updates++) {
@@ -171,6 +183,8 @@ tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
     /* later updates run under another policy than the sampler's: the mismatch is that of the first */
     f->mismatch_mean = first_update.mismatch / (double)tdm_max_i64(1, first_update.mismatch_tokens);
     f->mismatch_max = first_update.mismatch_max;
+    f->mismatch_kl = first_update.mismatch_k1 / (double)tdm_max_i64(1, first_update.mismatch_tokens);
+    f->mismatch_k3 = first_update.mismatch_k3 / (double)tdm_max_i64(1, first_update.mismatch_tokens);
     importance_figures(f, &all);
 done:
     j->fig.train_s = tdm_now_s() - start;

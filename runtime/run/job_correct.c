@@ -1,0 +1,93 @@
+/* Which tokens are in which part of the loss, and by what their weights are divided: where sampler and trainer differ too far (train/reject.h), and where
+ * the policy was sure (TRL's top_entropy_quantile). */
+#include "runtime/run/job_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const tdm_recipe_importance *importance_of(const tdm_job *j) { return &j->r->train.importance; }
+static bool rejects(const tdm_job *j) { return importance_of(j)->rejects.count > 0 || importance_of(j)->rejects.veto > 0.0; }
+
+bool tdm_job_compares(const tdm_job *j) { return j->item[0].sampler && (rejects(j) || importance_of(j)->batch_normalize); }
+
+int64_t tdm_job_tokens_in_loss(const tdm_train_item *it)
+{
+    const int64_t n = tdm_sequence_completion(it->seq);
+    int64_t kept = 0;
+    if (!it->mask) return n;
+    for (int64_t i = 0; i < n; i++) kept += it->mask[i];
+    return kept;
+}
+
+/* The mean of the step's weights, as they are before anything is rejected. A mean of 0 divides nothing. */
+static double normalizer(const tdm_job *j, float *const *old)
+{
+    double sum = 0.0;
+    int64_t count = 0;
+    for (int64_t i = 0; i < j->sequence_count; i++) {
+        const tdm_train_item *it = &j->item[i];
+        const tdm_loss_tokens t = {.count = tdm_sequence_completion(it->seq), .lp = old[i], .sampler = it->sampler, .mask = it->mask};
+        tdm_loss_add_weights(&j->loss, &t, &sum, &count);
+    }
+    return count && sum / (double)count > 1e-8 ? sum / (double)count : 1.0;
+}
+
+static void reject(tdm_job *j, int64_t i, const float *old)
+{
+    tdm_train_item *it = &j->item[i];
+    uint8_t *keep = j->sequences.keep[i];
+    const int64_t n = tdm_sequence_completion(it->seq);
+    if (it->mask) memcpy(keep, it->mask, (size_t)n);
+    else memset(keep, 1, (size_t)n);
+    tdm_reject(&importance_of(j)->rejects, old, it->sampler, n, keep, &j->fig.rejected);
+    it->mask = keep;
+}
+
+void tdm_job_correct(tdm_job *j, float *const *old)
+{
+    if (importance_of(j)->batch_normalize) j->fig.normalizer = j->loss.normalizer = normalizer(j, old);
+    for (int64_t i = 0; rejects(j) && i < j->sequence_count; i++) reject(j, i, old[i]);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* torch.quantile's: between the two nearest, in FP32. */
+static float quantile(float *x, int64_t n, double q)
+{
+    qsort(x, (size_t)n, sizeof *x, by_value);
+    const double rank = q * (double)(n - 1);
+    const int64_t below = (int64_t)rank, above = tdm_min_i64(n - 1, below + 1);
+    return x[below] + (float)(rank - (double)below) * (x[above] - x[below]);
+}
+
+tdm_status tdm_job_top_entropy(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    int64_t count = 0;
+    if (!j->entropies || first == end) return TDM_OK;
+    TDM_TRY(st, tdm_trainer_look(j->session.trainer, pass, j->item + first, end - first, err), done);
+    for (int64_t i = first; i < end; i++) {
+        const tdm_train_item *it = &j->item[i];
+        for (int64_t t = 0; t < tdm_sequence_completion(it->seq); t++)
+            if (!it->mask || it->mask[t]) j->entropies[count++] = it->entropy[t];
+    }
+    if (count == 0) return TDM_OK;
+    const float least = quantile(j->entropies, count, 1.0 - j->r->train.top_entropy_quantile);
+    count = 0;
+    for (int64_t i = first; i < end; i++) {
+        tdm_train_item *it = &j->item[i];
+        uint8_t *policy = j->sequences.policy[i];
+        for (int64_t t = 0; t < tdm_sequence_completion(it->seq); t++) {
+            policy[t] = (!it->mask || it->mask[t]) && it->entropy[t] >= least;
+            count += policy[t];
+        }
+        it->policy = policy;
+    }
+    for (int64_t i = first; i < end; i++) j->item[i].entropy_weight = j->r->train.entropy_coef / (double)tdm_max_i64(1, count);
+done:
+    return st;
+}
