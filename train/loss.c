@@ -1,6 +1,7 @@
 #include "train/loss.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 static bool corrects(const tdm_loss_config *c) { return c->correction != TDM_CORRECTION_NONE; }
 
@@ -34,11 +35,14 @@ double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequenc
     case TDM_AGGREGATION_SEQUENCE_MEAN: return 1.0 / (length * count);
     case TDM_AGGREGATION_SEQUENCE_SUM: return 1.0 / count;
     case TDM_AGGREGATION_CONSTANT: return 1.0 / (count * (double)c->max_new_tokens);
+    case TDM_AGGREGATION_TOKEN_SUM: return 1.0;
     default: return 1.0 / (double)tdm_max_i64(total_tokens, 1);
     }
 }
 
-static bool in_loss(const tdm_loss_tokens *t, int64_t i) { return !t->mask || t->mask[i]; }
+static bool in_loss(const tdm_loss_tokens *t, int64_t i) { return !t->mask || t->mask[i] == 1; }
+/* A weight of a sequence is of what was rejected too. */
+static bool in_weight(const tdm_loss_tokens *t, int64_t i) { return !t->mask || t->mask[i]; }
 static double old_of(const tdm_loss_tokens *t, int64_t i) { return t->old ? t->old[i] : t->lp[i]; }
 static double log_ratio(const tdm_loss_tokens *t, int64_t i) { return (double)t->lp[i] - old_of(t, i); }
 static double advantage_of(const tdm_loss_tokens *t, int64_t i) { return t->advantages ? (double)t->advantages[i] : t->advantage; }
@@ -79,7 +83,7 @@ void tdm_loss_add_weights(const tdm_loss_config *c, const tdm_loss_tokens *t, do
     double delta = 0.0;
     int64_t tokens = 0;
     for (int64_t i = 0; corrected(c, t) && i < t->count; i++) {
-        if (!in_loss(t, i)) continue;
+        if (!in_weight(t, i)) continue;
         tokens++;
         delta += delta_of(t, i);
         if (c->level == TDM_LEVEL_TOKEN) *sum += importance(c, delta_of(t, i));
@@ -162,7 +166,7 @@ double tdm_loss_kl(const tdm_loss_config *c, const tdm_loss_tokens *t, float *ea
     return sum;
 }
 
-static void count_token(const tdm_loss_tokens *t, int64_t i, tdm_loss_sums *s)
+void tdm_loss_count(const tdm_loss_tokens *t, int64_t i, tdm_loss_sums *s)
 {
     s->tokens++;
     if (!t->sampler) return;
@@ -194,7 +198,8 @@ typedef struct shared {
     double counted;          /* of them in the objective; at least 1 */
     double ratio, kl;        /* exp of the mean of lp - old; mean of KL: for kl_ratio */
     double d;                /* mean of lp - old; gmpo: over those in the objective, each clipped */
-    double delta, weight;    /* sum of old - sampler, and over those in the objective of the weights at token level, each 1 without them */
+    double weighed, delta;   /* tokens in the correction's weight, at least 1; sum of old - sampler over them */
+    double weight;           /* sum over those in the objective of the weights at token level, each 1 without them */
     double stale;            /* mean of sampler - lp, without a sampler of old - lp */
     double log_w;            /* vespo: sum of lp - old, and of ln of the weights at token level */
 } shared;
@@ -204,6 +209,10 @@ static shared shared_of(const tdm_loss_config *c, const tdm_loss_tokens *t)
     shared q = {0};
     double tokens = 0.0, gmpo = 0.0, derivative;
     for (int64_t i = 0; i < t->count; i++) {
+        if (corrected(c, t) && in_weight(t, i)) {
+            q.delta += delta_of(t, i);
+            q.weighed += 1.0;
+        }
         if (!in_loss(t, i)) continue;
         const double d = log_ratio(t, i), in = counts(t, i);
         const bool by_token = corrected(c, t) && c->level == TDM_LEVEL_TOKEN;
@@ -217,11 +226,11 @@ static shared shared_of(const tdm_loss_config *c, const tdm_loss_tokens *t)
         if (!isnan(stale)) q.stale += stale;
         if (t->ref && c->kl_ratio) q.kl += kl_of(c, t->lp[i], t->ref[i], &derivative);
         q.weight += in * (by_token ? normalized(c, u) : 1.0);
-        if (corrected(c, t)) q.delta += delta_of(t, i);
         if (by_token) q.log_w += clamp(log(u), vespo_least, vespo_most);
     }
     q.length = fmax(tokens, 1.0);
     q.counted = fmax(q.counted, 1.0);
+    q.weighed = fmax(q.weighed, 1.0);
     q.d /= q.length;
     q.ratio = exp(q.d);
     q.kl /= q.length;
@@ -264,7 +273,7 @@ static void eval_sequence(const tdm_loss_config *c, const tdm_loss_tokens *t, fl
     const bool by_token = corrected(c, t) && c->level == TDM_LEVEL_TOKEN, shares = of_sequence(c), vespo = c->kind == TDM_LOSS_VESPO, gmpo = c->kind == TDM_LOSS_GMPO;
     const bool drops = stale(c, t, &q, s);
     double loss = 0.0, derivative = 0.0, u = 1.0;
-    if (corrected(c, t) && !by_token) u = weigh(c, c->level == TDM_LEVEL_GEOMETRIC ? q.delta / q.length : q.delta, s);
+    if (corrected(c, t) && !by_token) u = weigh(c, c->level == TDM_LEVEL_GEOMETRIC ? q.delta / q.weighed : q.delta, s);
     if (shares) loss = sequence_loss(c, t, &q, u, &derivative, s);
     /* each token's loss is the sequence's; its ratio depends on every token by 1 / length, so a token gets the mean of their weights. gmpo's is of the
      * tokens in the objective, and has one loss a sequence: each token has 1 / length of it, whatever their number */
@@ -281,7 +290,7 @@ static void eval_sequence(const tdm_loss_config *c, const tdm_loss_tokens *t, fl
         const double slope = gmpo ? (still ? 0.0 : kept * in * mean) : shares && !weighs_lp(c) ? kept * mean : own;
         s->loss += t->weight * own * loss;
         coef[i] = (float)(t->weight * slope * derivative + add_kl(c, t, i, c->ratio_of_sequence ? q.ratio : exp(d), c->ratio_of_sequence ? &q.kl : NULL, s));
-        count_token(t, i, s);
+        tdm_loss_count(t, i, s);
     }
 }
 
@@ -310,6 +319,20 @@ void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t f
         coef[i - first] = 0.0f;
         if (!in_loss(t, i)) continue;
         coef[i - first] = (float)eval_token(c, t, i, sums);
-        count_token(t, i, sums);
+        tdm_loss_count(t, i, sums);
     }
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+float tdm_quantile(float *x, int64_t n, double q)
+{
+    qsort(x, (size_t)n, sizeof *x, by_value);
+    const double rank = q * (double)(n - 1);
+    const int64_t below = (int64_t)rank, above = tdm_min_i64(n - 1, below + 1);
+    return x[below] + (float)(rank - (double)below) * (x[above] - x[below]);
 }

@@ -30,9 +30,9 @@
 typedef enum tdm_loss_kind { TDM_LOSS_GRPO, TDM_LOSS_BNPO, TDM_LOSS_DR_GRPO, TDM_LOSS_DAPO, TDM_LOSS_CISPO, TDM_LOSS_SAPO, TDM_LOSS_LUSPO,
                              TDM_LOSS_VESPO, TDM_LOSS_GMPO, TDM_LOSS_RLOO, TDM_LOSS_SFT, TDM_LOSS_FROZEN } tdm_loss_kind;
 /* How tokens' losses become one: the mean over the update's tokens, or over sequences the mean over a sequence's tokens, their sum, or their sum
- * divided by max_new_tokens. AUTO: the loss's own. */
+ * divided by max_new_tokens; or the plain sum over tokens. AUTO: the loss's own. */
 typedef enum tdm_aggregation { TDM_AGGREGATION_AUTO, TDM_AGGREGATION_TOKEN_MEAN, TDM_AGGREGATION_SEQUENCE_MEAN, TDM_AGGREGATION_SEQUENCE_SUM,
-                               TDM_AGGREGATION_CONSTANT } tdm_aggregation;
+                               TDM_AGGREGATION_CONSTANT, TDM_AGGREGATION_TOKEN_SUM } tdm_aggregation;
 typedef enum tdm_kl_type { TDM_KL_K1, TDM_KL_K2, TDM_KL_K3 } tdm_kl_type;
 typedef enum tdm_level { TDM_LEVEL_TOKEN, TDM_LEVEL_SEQUENCE, TDM_LEVEL_GEOMETRIC } tdm_level;
 typedef enum tdm_correction { TDM_CORRECTION_NONE, TDM_CORRECTION_TRUNCATE, TDM_CORRECTION_MASK } tdm_correction;
@@ -64,7 +64,7 @@ typedef struct tdm_loss_config {
 typedef struct tdm_loss_tokens {
     int64_t count;
     const float *lp, *old, *sampler, *ref; /* [count] */
-    const uint8_t *mask;                   /* [count] 1: in the loss; NULL: all */
+    const uint8_t *mask;                   /* [count] 1: in the loss; NULL: all; 2: rejected, but in the correction's weight of the sequence */
     const uint8_t *policy;                 /* [count] 0: of those, in the KL term alone; NULL: none */
     const float *advantages;               /* [count] each token's own; NULL: `advantage`. For losses whose ratio is the token's */
     const float *coef;                     /* [count] frozen's derivatives; others: not read */
@@ -96,11 +96,16 @@ double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequenc
  * itself, but where the loss needs its sequence: then the whole sequence at once. */
 void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t first, int64_t n, float *coef, tdm_loss_sums *sums);
 
+/* One token in the loss, and how far sampler and trainer are apart there. */
+void tdm_loss_count(const tdm_loss_tokens *t, int64_t i, tdm_loss_sums *sums);
 /* Adds the weights of the correction, as they are before the division, and their number: what the normalizer is the mean of. */
 void tdm_loss_add_weights(const tdm_loss_config *c, const tdm_loss_tokens *t, double *sum, int64_t *count);
 
 /* The estimator of KL(lp, ref), as the term in the loss has it without its ratio, summed over the tokens in the loss; each [count] gets every token's, NaN
  * outside the loss, or is NULL. */
 double tdm_loss_kl(const tdm_loss_config *c, const tdm_loss_tokens *t, float *each);
+
+/* The q-th quantile of x [n], which is sorted: as torch.quantile has it, between the two nearest, in FP32. */
+float tdm_quantile(float *x, int64_t n, double q);
 
 #endif

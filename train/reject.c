@@ -54,7 +54,7 @@ static bool vetoes(double veto, const float *old, const float *sampler, int64_t 
 
 void tdm_reject(const tdm_reject_config *c, const float *old, const float *sampler, int64_t n, uint8_t *keep, tdm_reject_sums *s)
 {
-    enum { IN = 1, GONE = 2 }; /* while the rules are asked, a token in the loss stays nonzero: each rule sees all of them */
+    enum { IN = 1, GONE = 2 }; /* what is gone stays nonzero: each rule sees all tokens */
     int64_t tokens = 0, left = 0;
     const bool vetoed = vetoes(c->veto, old, sampler, n, keep);
     bool all = vetoed;
@@ -69,8 +69,8 @@ void tdm_reject(const tdm_reject_config *c, const float *old, const float *sampl
     }
     for (int64_t i = 0; i < n; i++) {
         tokens += keep[i] != 0;
-        keep[i] = keep[i] == IN && !all;
-        left += keep[i];
+        if (keep[i] == IN && all) keep[i] = GONE;
+        left += keep[i] == IN;
     }
     s->tokens += tokens;
     s->rejected += tokens - left;

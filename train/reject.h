@@ -33,7 +33,7 @@ typedef struct tdm_reject_sums {
     int64_t sequences, touched, vetoed; /* with a token in the loss before; of them with a token gone; by the veto */
 } tdm_reject_sums;
 
-/* keep [n]: 1 where a token is in the loss; those that are rejected become 0. old, sampler [n]: log-probabilities. */
+/* keep [n]: 1 where a token is in the loss; those that are rejected become 2 (train/loss.h). old, sampler [n]: log-probabilities. */
 void tdm_reject(const tdm_reject_config *c, const float *old, const float *sampler, int64_t n, uint8_t *keep, tdm_reject_sums *s);
 
 #endif

@@ -13,7 +13,7 @@ static int64_t micro_end(const tdm_trainer *t, const tdm_train_item *items, int6
     return i;
 }
 
-static bool wanted(const tdm_train_item *it, int64_t index) { return !it->mask || it->mask[index]; }
+static bool wanted(const tdm_train_item *it, int64_t index) { return !it->mask || it->mask[index] == 1; }
 
 static void pack(tdm_trainer *t, const tdm_train_item *items, int64_t first, int64_t end)
 {

@@ -27,7 +27,7 @@ typedef struct tdm_trainer_spec {
 /* One sequence to score or to train on. "Completion" means tokens [prompt, count); arrays are indexed from 0 at `prompt`. */
 typedef struct tdm_train_item {
     const tdm_sequence *seq;
-    const uint8_t *mask;  /* 1: in the loss; NULL: all of the completion */
+    const uint8_t *mask;  /* 1: in the loss; NULL: all of the completion; 2: as in train/loss.h */
     const uint8_t *policy; /* 0: of those, in the KL term alone; NULL: none */
     const float *advantages; /* each token's own, or NULL: `advantage` */
     const float *sampler; /* the sampler's log-probabilities, or NULL */

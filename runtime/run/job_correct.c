@@ -2,7 +2,6 @@
  * the policy was sure (TRL's top_entropy_quantile). */
 #include "runtime/run/job_internal.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 static const tdm_recipe_importance *importance_of(const tdm_job *j) { return &j->r->train.importance; }
@@ -15,7 +14,7 @@ int64_t tdm_job_tokens_in_loss(const tdm_train_item *it)
     const int64_t n = tdm_sequence_completion(it->seq);
     int64_t kept = 0;
     if (!it->mask) return n;
-    for (int64_t i = 0; i < n; i++) kept += it->mask[i];
+    for (int64_t i = 0; i < n; i++) kept += it->mask[i] == 1;
     return kept;
 }
 
@@ -49,21 +48,6 @@ void tdm_job_correct(tdm_job *j, float *const *old)
     for (int64_t i = 0; rejects(j) && i < j->sequence_count; i++) reject(j, i, old[i]);
 }
 
-static int by_value(const void *a, const void *b)
-{
-    const float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-/* torch.quantile's: between the two nearest, in FP32. */
-static float quantile(float *x, int64_t n, double q)
-{
-    qsort(x, (size_t)n, sizeof *x, by_value);
-    const double rank = q * (double)(n - 1);
-    const int64_t below = (int64_t)rank, above = tdm_min_i64(n - 1, below + 1);
-    return x[below] + (float)(rank - (double)below) * (x[above] - x[below]);
-}
-
 tdm_status tdm_job_top_entropy(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -73,16 +57,16 @@ tdm_status tdm_job_top_entropy(tdm_job *j, const tdm_train_pass *pass, int64_t f
     for (int64_t i = first; i < end; i++) {
         const tdm_train_item *it = &j->item[i];
         for (int64_t t = 0; t < tdm_sequence_completion(it->seq); t++)
-            if (!it->mask || it->mask[t]) j->entropies[count++] = it->entropy[t];
+            if (!it->mask || it->mask[t] == 1) j->entropies[count++] = it->entropy[t];
     }
     if (count == 0) return TDM_OK;
-    const float least = quantile(j->entropies, count, 1.0 - j->r->train.top_entropy_quantile);
+    const float least = tdm_quantile(j->entropies, count, 1.0 - j->r->train.top_entropy_quantile);
     count = 0;
     for (int64_t i = first; i < end; i++) {
         tdm_train_item *it = &j->item[i];
         uint8_t *policy = j->sequences.policy[i];
         for (int64_t t = 0; t < tdm_sequence_completion(it->seq); t++) {
-            policy[t] = (!it->mask || it->mask[t]) && it->entropy[t] >= least;
+            policy[t] = (!it->mask || it->mask[t] == 1) && it->entropy[t] >= least;
             count += policy[t];
         }
         it->policy = policy;

@@ -58,8 +58,10 @@ def sft(args, model, expected, tmp):
     return f"worst tensor {worst:.0%} of the bound, losses " + " ".join(f"{r['loss'] - f:+.5f}" for r, f in zip(rows, want["fp32_loss"]))
 
 
+IMPORTANCE = ("level", "ratio", "correction", "floor", "cap", "reject", "reject_threshold", "veto", "batch_normalize")
 # Keys of train that a case has or leaves at their defaults.
-NUMBERS = ("aggregation", "clip_low", "clip_high", "delta", "off_policy_threshold", "entropy_coef", "kl_in", "kl_input_clamp", "kl_output_clamp", "sapo", "vespo")
+NUMBERS = ("aggregation", "clip_low", "clip_high", "delta", "off_policy_threshold", "entropy_coef", "top_entropy_quantile", "kl_in", "kl_bias_correction", "kl_input_clamp",
+           "kl_output_clamp", "sapo", "vespo")
 
 
 def replay_sections(model, expected, case, run):
@@ -69,7 +71,7 @@ def replay_sections(model, expected, case, run):
             "output": run,
             "train": {"algorithm": "grpo", "steps": 1, "epochs_per_rollout": 1, "minibatches": 1, "lr": case["lr"], "loss": case["loss"], "kl": case["kl"], "kl_type": case["kl_type"],
                       "advantage": case["advantage"], **{k: case[k] for k in NUMBERS if case.get(k) is not None},
-                      "importance": {k: case[k] for k in ("level", "ratio", "correction", "floor", "cap") if k in case}}}
+                      "importance": {k: case[k] for k in IMPORTANCE if k in case}}}
 
 
 def compare_importance(row, want, floor):
@@ -101,7 +103,11 @@ def grpo(args, model, expected, name, tmp):
     case = expected["grpo"]["cases"][name]
     run, row = one_step(args, model, case, name, tmp, lambda run: replay_sections(model, expected, case, run))
     expect(abs(row["clip_fraction"] - case["clip_fraction"]) < 1e-6, f"clip_fraction {row['clip_fraction']}, TRL {case['clip_fraction']}")
-    compare_importance(row, case.get("importance"), case.get("floor"))
+    if "figures" in case:
+        for key, want in case["figures"].items():
+            expect(abs(row[key] - want) <= (0.01 if key.endswith("factor") else 1e-6), f"{key} {row[key]}, verl {want}")
+    else:
+        compare_importance(row, case.get("importance"), case.get("floor"))
     if case["kl_metric"] is not None:
         expect(math.isclose(row["kl"], case["kl_metric"], rel_tol=0.02, abs_tol=0.002), f"kl {row['kl']}, TRL {case['kl_metric']}")
     if "entropy_metric" in case:

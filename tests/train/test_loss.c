@@ -271,9 +271,9 @@ static void a_stale_sequence_of_negative_advantage_keeps_its_kl_alone(void **sta
 static void an_aggregation_is_of_any_loss(void **state)
 {
     (void)state;
-    static const double want[] = {0.0, 1.0 / 12.0, 1.0 / 12.0, 1.0 / 4.0, 1.0 / 20.0};
+    static const double want[] = {0.0, 1.0 / 12.0, 1.0 / 12.0, 1.0 / 4.0, 1.0 / 20.0, 1.0};
     for (int kind = 0; kind < TDM_LOSS_SFT; kind++)
-        for (int how = TDM_AGGREGATION_AUTO; how <= TDM_AGGREGATION_CONSTANT; how++) {
+        for (int how = TDM_AGGREGATION_AUTO; how <= TDM_AGGREGATION_TOKEN_SUM; how++) {
             const tdm_loss_config c = {.kind = (tdm_loss_kind)kind, .aggregation = (tdm_aggregation)how, .max_new_tokens = 5};
             const tdm_aggregation used = how == TDM_AGGREGATION_AUTO ? tdm_loss_aggregation(c.kind) : c.aggregation;
             expect_near(tdm_loss_weight(&c, 3, 4, 12), want[used], 1e-15);
