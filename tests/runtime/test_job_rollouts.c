@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 #include "runtime/data/replay.h"
-#include "runtime/run/job.h"
+#include "testing/job_case.h"
 #include "testing/scratch.h"
 
 /* One step of four samples, rewarded by the recipe's rewards. */
@@ -22,18 +22,14 @@ static void run(const char *dir, const char *reward, const char *advantage)
 {
     char text[2048];
     char *train = test_path(dir, "train.jsonl");
-    tdm_error err = {0};
-    tdm_recipe *r = NULL;
+    tdm_error err;
     test_file_put(train, "{\"q\":\"one\"}\n{\"q\":\"two\"}\n");
     snprintf(text, sizeof text,
              "model: {path: tests/golden/data/models/qwen3, weights: bf16}\nadapter: {rank: 4}\ndata: {train: %s, prompt: '{q}', max_prompt_tokens: 48}\n"
              "rollout: {prompts_per_step: 2, generations: 2, max_new_tokens: 8}\nreward: [%s]\ntrain: {steps: 1, micro_tokens: 128, advantage: %s}\n"
              "log: {rollouts: 1, report: false, tensorboard: false}\noutput: %s/run\nthreads: 1\n",
              train, reward, advantage, dir);
-    tdm_status st = tdm_recipe_parse(&r, text, strlen(text), "a.yaml", NULL, 0, &err);
-    if (st == TDM_OK) st = tdm_job_run(r, &(tdm_job_options){.quiet = true}, &err);
-    if (st != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
-    tdm_recipe_close(r);
+    if (test_job_run(text, (tdm_job_options){0}, &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
     free(train);
 }
 
