@@ -114,7 +114,7 @@ static tdm_status tile_backward(tdm_trainer *t, int64_t n, bool entropy, const t
     const tdm_model *m = t->m;
     const bool penalty = sampling->repetition_penalty != 1.0f;
     tdm_head_buffers *h = &t->head;
-    const tdm_view dlogits = tdm_view_rows(h->dlogits, 0, n), dxn = tdm_view_rows(h->dxn, 0, n), dx = tdm_view_rows(h->dx, 0, n);
+    const tdm_view dlogits = tdm_view_rows(h->dlogits, 0, n);
     const tdm_logprob_backward lp = {.dlogits = dlogits, .p = tdm_view_const(tdm_view_rows(h->logits, 0, n)), .target = tdm_trainer_twin(t, t->target),
                                      .coef = tdm_trainer_twin(t, t->coef), .entropy_coef = entropy ? tdm_trainer_twin(t, t->entropy_coef) : NULL,
                                      .entropy = entropy ? tdm_trainer_twin(t, t->entropy) : NULL, .sampling = sampling,
@@ -123,6 +123,17 @@ static tdm_status tile_backward(tdm_trainer *t, int64_t n, bool entropy, const t
     TDM_TRY(st, tdm_mirror_push(&t->mirror, m->s, t->coef, (size_t)n * sizeof *t->coef, err), done);
     if (entropy) TDM_TRY(st, tdm_mirror_push(&t->mirror, m->s, t->entropy_coef, (size_t)n * sizeof *t->entropy_coef, err), done);
     TDM_TRY(st, m->be->logprob_backward(m->s, &lp, err), done);
+    TDM_TRY(st, tdm_head_backward(t, n, err), done);
+done:
+    return st;
+}
+
+tdm_status tdm_head_backward(tdm_trainer *t, int64_t n, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_model *m = t->m;
+    tdm_head_buffers *h = &t->head;
+    const tdm_view dlogits = tdm_view_rows(h->dlogits, 0, n), dxn = tdm_view_rows(h->dxn, 0, n), dx = tdm_view_rows(h->dx, 0, n);
     const tdm_linear_backward l = {.dx = dxn, .dy = tdm_view_const(dlogits), .w = tdm_weights_head(m->w)};
     TDM_TRY(st, m->be->linear_backward(m->s, &l, err), done);
     TDM_TRY(st, m->be->zero(m->s, dx, err), done);

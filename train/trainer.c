@@ -95,15 +95,20 @@ tdm_status tdm_trainer_accumulate(tdm_trainer *t, const tdm_train_pass *pass, td
                                   tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    TDM_ASSERT(!t->spec.forward_only);
+    TDM_ASSERT(!t->spec.forward_only && (!pass->distills || t->spec.distills));
     for (int64_t first = 0; first < count;) {
         if (pass->keep_going && !pass->keep_going(pass->ctx)) return TDM_STOPPED;
         const int64_t end = micro_end(t, items, first, count);
         TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done); /* what was pushed is written over */
         pack(t, items, first, end);
         const tdm_run run = run_of(t, pass->adapter, pass->dropout, pass->dropout_seed);
+        if (pass->distills) {
+            const tdm_run teacher = run_of(t, pass->teacher, 0.0f, 0);
+            TDM_TRY(st, forward(t, &teacher, false, err), done);
+            TDM_TRY(st, tdm_distill_keep(t, err), done);
+        }
         TDM_TRY(st, forward(t, &run, true, err), done);
-        TDM_TRY(st, tdm_head_train(t, items, pass, sums, err), done);
+        TDM_TRY(st, pass->distills ? tdm_distill_train(t, items, pass, sums, err) : tdm_head_train(t, items, pass, sums, err), done);
         TDM_TRY(st, tdm_backward_layers(t, &run, pass->opt, err), done);
         first = end;
     }

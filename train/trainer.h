@@ -22,6 +22,7 @@ typedef struct tdm_trainer_spec {
     bool offload;         /* keep them in host memory; with checkpointing */
     bool forward_only;    /* no tape: scoring */
     bool dropout;
+    bool distills;        /* room for a teacher's hidden states and distributions */
 } tdm_trainer_spec;
 
 /* One sequence to score or to train on. "Completion" means tokens [prompt, count); arrays are indexed from 0 at `prompt`. */
@@ -73,6 +74,11 @@ typedef struct tdm_train_pass {
     uint64_t dropout_seed;
     bool (*keep_going)(void *ctx);
     void *ctx;
+    /* distills: the loss is the divergence of each token's whole distribution from the teacher's, by the items' weights, and nothing else
+     * (train/distill.c); teacher NULL: the base model */
+    bool distills;
+    const tdm_adapter *teacher;
+    double beta;
 } tdm_train_pass;
 /* The log-probabilities that tdm_trainer_accumulate would find under this pass, dropout and all, and no gradient. */
 tdm_status tdm_trainer_look(tdm_trainer *t, const tdm_train_pass *pass, tdm_train_item *items, int64_t count, tdm_error *err);

@@ -61,6 +61,7 @@ const tdm_backend TDM_CPU(backend) = {
     .sample = TDM_CPU(sample),
     .logprob = TDM_CPU(logprob),
     .logprob_backward = TDM_CPU(logprob_backward),
+    .divergence = TDM_CPU(divergence),
     .adamw = TDM_CPU(adamw),
     .adamw_8bit = TDM_CPU(adamw_8bit),
     .sgd = TDM_CPU(sgd),
