@@ -16,9 +16,10 @@
 #include "train/preference.h"
 #include "train/reject.h"
 
-typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_SFT, TDM_ALGORITHM_DPO, TDM_ALGORITHM_ORPO, TDM_ALGORITHM_KTO } tdm_algorithm;
+typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_SFT, TDM_ALGORITHM_DPO, TDM_ALGORITHM_ORPO, TDM_ALGORITHM_KTO, TDM_ALGORITHM_DISTILL } tdm_algorithm;
 extern const char *const tdm_algorithm_names[]; /* NULL-terminated */
 typedef enum tdm_kl_in { TDM_KL_IN_LOSS, TDM_KL_IN_REWARD, TDM_KL_IN_TOKEN } tdm_kl_in;
+typedef enum tdm_distill_loss { TDM_DISTILL_FULL, TDM_DISTILL_SAMPLED } tdm_distill_loss;
 typedef enum tdm_ratio { TDM_RATIO_AUTO, TDM_RATIO_TOKEN, TDM_RATIO_SEQUENCE } tdm_ratio; /* auto: settled before anyone looks */
 typedef enum tdm_checkpointing { TDM_CHECKPOINTING_AUTO, TDM_CHECKPOINTING_NONE, TDM_CHECKPOINTING_LAYER } tdm_checkpointing;
 typedef enum tdm_place { TDM_PLACE_DEVICE, TDM_PLACE_HOST } tdm_place;
@@ -141,6 +142,13 @@ typedef struct tdm_recipe_preference {
     double desirable_weight, undesirable_weight; /* kto's */
 } tdm_recipe_preference;
 
+/* distill; elsewhere the defaults. */
+typedef struct tdm_recipe_distill {
+    tdm_distill_loss loss;   /* over the whole vocabulary, or by the log-probability of the token that was sampled */
+    const char *teacher;     /* "base": the model without an adapter; else an adapter's folder */
+    double beta;             /* full: 1 reverse KL, 0 forward KL, between a Jensen-Shannon divergence */
+} tdm_recipe_distill;
+
 typedef struct tdm_recipe_train {
     tdm_algorithm algorithm;
     tdm_loss_kind loss;      /* `loss: gspo` is resolved to GRPO with importance.ratio SEQUENCE */
@@ -168,6 +176,7 @@ typedef struct tdm_recipe_train {
     tdm_advantage advantage;
     tdm_recipe_importance importance;
     tdm_recipe_preference preference;
+    tdm_recipe_distill distill;
     int64_t micro_tokens;    /* tokens of one forward and backward */
     tdm_checkpointing checkpointing;
     bool mask_truncated;     /* completions cut at max_new_tokens enter no loss */
@@ -209,9 +218,9 @@ typedef struct tdm_recipe {
 } tdm_recipe;
 
 /* Whether the algorithm learns from the data's own answers: nothing is generated or rewarded. */
-static inline bool tdm_algorithm_supervised(tdm_algorithm a) { return a != TDM_ALGORITHM_GRPO; }
+static inline bool tdm_algorithm_supervised(tdm_algorithm a) { return a != TDM_ALGORITHM_GRPO && a != TDM_ALGORITHM_DISTILL; }
 /* Whether those are preferences. */
-static inline bool tdm_algorithm_prefers(tdm_algorithm a) { return a >= TDM_ALGORITHM_DPO; }
+static inline bool tdm_algorithm_prefers(tdm_algorithm a) { return a >= TDM_ALGORITHM_DPO && a <= TDM_ALGORITHM_KTO; }
 
 /* Reads, applies overrides ("section.key=value", the value YAML; "reward[0].weight=2" reaches into the list) in order, fills in
  * defaults and checks what can be checked without model or data. Every failure is TDM_ERR_RECIPE with file:line:col or the

@@ -10,7 +10,7 @@
 
 static const char *const schemes[] = {"bf16", "fp8_tensor", "fp8_channel", "fp8_block", NULL};
 static const char *const activations[] = {"none", "dynamic", "static", NULL};
-const char *const tdm_algorithm_names[] = {"grpo", "sft", "dpo", "orpo", "kto", NULL};
+const char *const tdm_algorithm_names[] = {"grpo", "sft", "dpo", "orpo", "kto", "distill", NULL};
 static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "rloo", "gspo", NULL}; /* gspo: settled before anyone looks */
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "adamw_8bit", NULL};
@@ -22,6 +22,7 @@ static const char *const levels[] = {"token", "sequence", "geometric", NULL};
 static const char *const ratios[] = {"auto", "token", "sequence", NULL};
 static const char *const corrections[] = {"none", "truncate", "mask", NULL};
 static const char *const preferences[] = {"sigmoid", "hinge", "ipo", "robust", NULL};
+static const char *const distill_losses[] = {"full", "sampled", NULL};
 static const char *const checkpointings[] = {"auto", "none", "layer", NULL};
 static const char *const offloads[] = {"none", "optimizer", "activations", NULL};
 static const char *const places[] = {"device", "host", NULL};
@@ -138,6 +139,9 @@ static const tdm_key recipe_keys[] = {
     {"train.preference.sft", TDM_KEY_FLOAT, AT(train.preference.sft), "0.0", 0, 1000, NULL, 0, 0},
     {"train.preference.desirable_weight", TDM_KEY_FLOAT, AT(train.preference.desirable_weight), "1.0", 0, 1000, NULL, 0, 0},
     {"train.preference.undesirable_weight", TDM_KEY_FLOAT, AT(train.preference.undesirable_weight), "1.0", 0, 1000, NULL, 0, 0},
+    {"train.distill.loss", TDM_KEY_ENUM, AT(train.distill.loss), "full", 0, 0, distill_losses, 0, 0},
+    {"train.distill.teacher", TDM_KEY_TEXT, AT(train.distill.teacher), "base", 0, 0, NULL, 0, 0},
+    {"train.distill.beta", TDM_KEY_FLOAT, AT(train.distill.beta), "1.0", 0, 1, NULL, 0, 0},
     {"train.micro_tokens", TDM_KEY_INT, AT(train.micro_tokens), "4096", 1, 1e8, NULL, 0, 0},
     {"train.checkpointing", TDM_KEY_ENUM, AT(train.checkpointing), "auto", 0, 0, checkpointings, TDM_KEY_FREE, 0},
     {"train.mask_truncated", TDM_KEY_BOOL, AT(train.mask_truncated), "false", 0, 0, NULL, 0, 0},

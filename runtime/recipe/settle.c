@@ -27,7 +27,7 @@ static tdm_status check_exact(const tdm_recipe *r, tdm_error *err)
     if (r->model.weights == TDM_SCHEME_FP8_TENSOR && r->model.activations == TDM_ACT_DYNAMIC)
         return REFUSE("numerics", "use model.weights: fp8_channel, activations: static or none, or numerics: fast",
                       "numerics: exact cannot hold with fp8_tensor and dynamic activations: their one scale depends on the batch");
-    if (r->train.algorithm == TDM_ALGORITHM_GRPO && r->adapter.dropout > 0)
+    if (!tdm_algorithm_supervised(r->train.algorithm) && r->adapter.dropout > 0)
         return REFUSE(tdm_recipe_given(r, "adapter.dropout") ? "adapter.dropout" : "numerics", "use adapter.dropout: 0, or numerics: fast",
                       "numerics: exact cannot hold with adapter.dropout %g: the trainer would drop what the sampler used", r->adapter.dropout);
     return TDM_OK;
@@ -51,14 +51,14 @@ static tdm_status check_sources(const tdm_recipe *r, tdm_error *err)
     }
     if (r->rollout.replay[0]) return TDM_OK; /* prompts, completions and rewards are all in the file */
     if (!r->data.source_count) return REFUSE("data.train", "give a JSONL file, or rollout.replay", "data.train is missing");
-    if (!r->reward_count) return REFUSE("reward", "add one, as in reward: [{type: number, answer: \"{answer}\"}]", "no reward to learn from");
+    if (!r->reward_count && a != TDM_ALGORITHM_DISTILL) return REFUSE("reward", "add one, as in reward: [{type: number, answer: \"{answer}\"}]", "no reward to learn from");
     return TDM_OK;
 }
 
 static tdm_status check_rollout(const tdm_recipe *r, tdm_error *err)
 {
-    if (r->train.algorithm != TDM_ALGORITHM_GRPO || r->rollout.replay[0]) return TDM_OK;
-    if (r->rollout.generations < 2)
+    if (tdm_algorithm_supervised(r->train.algorithm) || r->rollout.replay[0]) return TDM_OK;
+    if (r->rollout.generations < 2 && r->train.algorithm == TDM_ALGORITHM_GRPO)
         return REFUSE("rollout.generations", "use 2 or more", "rollout.generations is 1: a completion has nothing to be better than");
     if (r->rollout.temperature == 0)
         return REFUSE("rollout.temperature", "use a temperature above 0", "rollout.temperature is 0: every completion of a prompt would be the same");
@@ -194,7 +194,7 @@ static tdm_status check_policy_keys(const tdm_recipe *r, tdm_error *err)
         {"train.importance.batch_normalize", t->importance.batch_normalize}, {"train.importance.reject", t->importance.reject.count > 0},
         {"train.importance.veto", t->importance.veto != 0.0}, {"train.kl_in", t->kl_in != TDM_KL_IN_LOSS}, {"train.kl_input_clamp", t->kl_input_clamp != 0.0}, {"train.kl_output_clamp", t->kl_output_clamp != 0.0},
     };
-    if (t->algorithm == TDM_ALGORITHM_GRPO) return TDM_OK;
+    if (!tdm_algorithm_supervised(t->algorithm)) return TDM_OK;
     for (size_t i = 0; i < TDM_COUNT(keys); i++)
         if (keys[i].set)
             return REFUSE(keys[i].key, "remove it, or use train.algorithm: grpo", "%s is of completions that were sampled, and train.algorithm is %s", keys[i].key,
@@ -413,6 +413,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_policy_keys(r, err), done);
     TDM_TRY(st, check_preference_keys(r, err), done);
     TDM_TRY(st, check_preference(r, err), done);
+    TDM_TRY(st, tdm_recipe_check_distill(r, err), done);
     TDM_TRY(st, check_memory(r, err), done);
 done:
     return st;

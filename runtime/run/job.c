@@ -62,16 +62,18 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
     const tdm_job_figures *f = &j->fig;
     tdm_step_metrics m = {.step = j->step};
     if (!tdm_job_supervised(j)) {
-        reward_moments(j->total, j->sequence_count, &mean, &std);
-        tdm_metric_set(&m, TDM_METRIC_REWARD_MEAN, mean);
-        tdm_metric_set(&m, TDM_METRIC_REWARD_STD, std);
-        tdm_metric_set(&m, TDM_METRIC_FRAC_REWARD_ZERO_STD, share(zero_std(j), j->group_count));
+        if (j->r->reward_count || tdm_job_replays(j)) {
+            reward_moments(j->total, j->sequence_count, &mean, &std);
+            tdm_metric_set(&m, TDM_METRIC_REWARD_MEAN, mean);
+            tdm_metric_set(&m, TDM_METRIC_REWARD_STD, std);
+            tdm_metric_set(&m, TDM_METRIC_FRAC_REWARD_ZERO_STD, share(zero_std(j), j->group_count));
+        }
         if (j->r->rollout.filter_groups.enable) {
             tdm_metric_set(&m, TDM_METRIC_NUM_GEN_BATCHES, (double)f->gen_batches);
             tdm_metric_set(&m, TDM_METRIC_GROUPS_DROPPED, (double)f->groups_dropped);
         }
         tdm_metric_set(&m, TDM_METRIC_KL, f->kl);
-        tdm_metric_set(&m, TDM_METRIC_CLIP_FRACTION, f->clip_fraction);
+        if (!tdm_job_distills_full(j)) tdm_metric_set(&m, TDM_METRIC_CLIP_FRACTION, f->clip_fraction);
         tdm_metric_set(&m, TDM_METRIC_TRUNCATED_FRACTION, share(f->truncated, j->sequence_count));
         tdm_metric_set(&m, TDM_METRIC_MISMATCH_MEAN, f->mismatch_mean);
         tdm_metric_set(&m, TDM_METRIC_MISMATCH_MAX, f->mismatch_max);

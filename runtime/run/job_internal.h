@@ -1,4 +1,4 @@
-/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_correct.c, job_sft.c,
+/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_correct.c, job_distill.c, job_sft.c,
  * job_preference.c, job_eval.c, job_save.c. */
 #ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 #define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
@@ -103,6 +103,9 @@ typedef struct tdm_job {
 
 static inline bool tdm_job_sft(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_SFT; }
 static inline bool tdm_job_prefers(const tdm_job *j) { return tdm_algorithm_prefers(j->r->train.algorithm); }
+static inline bool tdm_job_distills(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_DISTILL; }
+/* Whole distributions are compared; else the tokens that were sampled have advantages. */
+static inline bool tdm_job_distills_full(const tdm_job *j) { return tdm_job_distills(j) && j->r->train.distill.loss == TDM_DISTILL_FULL; }
 static inline bool tdm_job_supervised(const tdm_job *j) { return tdm_algorithm_supervised(j->r->train.algorithm); }
 static inline bool tdm_job_replays(const tdm_job *j) { return j->r->rollout.replay[0] != 0; }
 
@@ -142,6 +145,10 @@ bool tdm_job_compares(const tdm_job *j);
 void tdm_job_correct(tdm_job *j, float *const *old);
 tdm_status tdm_job_top_entropy(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_error *err);
 int64_t tdm_job_tokens_in_loss(const tdm_train_item *it);
+/* job_distill.c: the teacher's adapter, NULL: none; the teacher's log-probabilities of what was sampled; of them each token's advantage, after the old pass. */
+const tdm_adapter *tdm_job_teacher(const tdm_job *j);
+tdm_status tdm_job_distill_reference(tdm_job *j, tdm_error *err);
+void tdm_job_distill_advantages(tdm_job *j);
 /* job_update.c: reference and old passes, minibatches, optimizer. */
 tdm_status tdm_job_update(tdm_job *j, tdm_error *err);
 /* Where minibatch k of `parts` begins in the step's sequences; a pair is never split. */

@@ -54,7 +54,7 @@ static tdm_sequences_spec store_spec(const tdm_job *j, const tdm_model_config *c
     const bool replay = tdm_job_replays(j);
     return (tdm_sequences_spec){.count = j->samples, .prompt = replay ? j->replay.longest_prompt : r->data.max_prompt_tokens,
                                 .completion = replay ? j->replay.longest_completion : r->rollout.max_new_tokens, .vocab = c->vocab,
-                                .support = !replay && truncates(&j->sampling), .train = true, .advantage = r->train.kl_in == TDM_KL_IN_TOKEN,
+                                .support = !replay && truncates(&j->sampling), .train = true, .advantage = r->train.kl_in == TDM_KL_IN_TOKEN || (tdm_job_distills(j) && !tdm_job_distills_full(j)),
                                 .keep = r->train.importance.rejects.count > 0 || r->train.importance.rejects.veto > 0.0, .policy = r->train.top_entropy_quantile < 1.0};
 }
 
@@ -122,7 +122,7 @@ static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_sessio
     const int64_t micro = tdm_max_i64(tdm_min_i64(r->train.micro_tokens, j->samples * j->context), j->context);
     s->trainer = (tdm_trainer_spec){.micro_tokens = micro, .sequences = tdm_min_i64(j->samples, tdm_max_i64(16, micro / 16)), .context = j->context,
                                     .head_rows = 128, .checkpointing = r->train.checkpointing == TDM_CHECKPOINTING_LAYER || offload, .offload = offload,
-                                    .dropout = r->adapter.dropout > 0.0};
+                                    .dropout = r->adapter.dropout > 0.0, .distills = tdm_job_distills_full(j)};
 }
 
 /* A loaded adapter must be what the recipe describes: its rank, scale and targets go into the saved one. */

@@ -30,15 +30,15 @@ done:
 static bool penalizes(const tdm_recipe_train *t) { return t->kl != 0.0 && t->kl_in != TDM_KL_IN_LOSS; }
 
 /* Old log-probabilities of the ratio, by the rules of design section 7: with one epoch and no correction the sampler's; else the
- * trainer's own before the first update. With a single update that is the pass itself (old stays NULL), unless the reward needs it before, or what is
+ * trainer's own before the first update. With a single update that is the pass itself (old stays NULL), unless it is needed before, by rewards or by what is
  * rejected, which the same bits leave out too: then every ratio is 1. */
-static tdm_status freeze_old(tdm_job *j, int64_t updates, tdm_error *err)
+static tdm_status freeze_old(tdm_job *j, int64_t updates, bool needed, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const tdm_recipe_train *t = &j->r->train;
     const bool sampler = j->item[0].sampler != NULL;
     const bool from_sampler = sampler && t->importance.correction == TDM_CORRECTION_NONE && t->epochs_per_rollout == 1;
-    const bool compares = tdm_job_compares(j) && !same_bits(j), pass = compares || (!from_sampler && (updates > 1 || penalizes(t)));
+    const bool compares = tdm_job_compares(j) && !same_bits(j), pass = compares || (!from_sampler && (updates > 1 || needed));
     if (pass && !same_bits(j)) TDM_TRY(st, tdm_job_score(j, &j->session.adapter, j->sequences.old, j->sequence_count, err), done);
     for (int64_t i = 0; i < j->sequence_count; i++) {
         if (from_sampler || (pass && same_bits(j))) j->item[i].old = j->item[i].sampler;
@@ -115,7 +115,8 @@ static tdm_status update(tdm_job *j, int64_t first, int64_t end, tdm_loss_sums *
     const tdm_train_pass pass = {.adapter = &j->session.adapter, .loss = &j->loss, .sampling = &j->sampling, .opt = &j->session.optimizer,
                                  .dropout = (float)j->r->adapter.dropout,
                                  .dropout_seed = (uint64_t)j->r->seed * 0x9E3779B97F4A7C15ull + (uint64_t)j->session.optimizer.updates,
-                                 .keep_going = keep_going, .ctx = j};
+                                 .keep_going = keep_going, .ctx = j, .distills = tdm_job_distills_full(j), .teacher = tdm_job_distills(j) ? tdm_job_teacher(j) : NULL,
+                                 .beta = j->r->train.distill.beta};
     if (tdm_job_prefers(j)) TDM_TRY(st, tdm_job_preference_weigh(j, &pass, first, end, sums, err), done);
     else weigh(j, first, end, &kept);
     TDM_TRY(st, tdm_job_top_entropy(j, &pass, first, kept, err), done);
@@ -149,6 +150,33 @@ int64_t tdm_job_part(const tdm_job *j, int64_t k, int64_t parts)
     return unit * (j->sequence_count / unit * k / parts);
 }
 
+/* What a policy gradient knows before its first update: reference, old log-probabilities, and of them what is taken from rewards. */
+static tdm_status look_back(tdm_job *j, int64_t updates, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_recipe_train *t = &j->r->train;
+    if (t->kl != 0.0) {
+        TDM_TRY(st, tdm_job_score(j, NULL, j->sequences.ref, j->sequence_count, err), done);
+        for (int64_t i = 0; i < j->sequence_count; i++) j->item[i].ref = j->sequences.ref[i];
+    }
+    TDM_TRY(st, freeze_old(j, updates, penalizes(t), err), done);
+    if (penalizes(t) && t->kl_in == TDM_KL_IN_TOKEN) penalize_tokens(j);
+    else if (penalizes(t)) penalize(j);
+done:
+    return st;
+}
+
+static tdm_status distill(tdm_job *j, int64_t updates, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    if (tdm_job_distills_full(j)) return TDM_OK; /* both distributions are computed in the update */
+    TDM_TRY(st, tdm_job_distill_reference(j, err), done);
+    TDM_TRY(st, freeze_old(j, updates, true, err), done);
+    tdm_job_distill_advantages(j);
+done:
+    return st;
+}
+
 tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -159,13 +187,8 @@ tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
     int64_t updates = 0;
     if (tdm_job_prefers(j)) TDM_TRY(st, tdm_job_preference_reference(j, err), done);
     if (!tdm_job_supervised(j)) {
-        if (t->kl != 0.0) {
-            TDM_TRY(st, tdm_job_score(j, NULL, j->sequences.ref, j->sequence_count, err), done);
-            for (int64_t i = 0; i < j->sequence_count; i++) j->item[i].ref = j->sequences.ref[i];
-        }
-        TDM_TRY(st, freeze_old(j, epochs * parts, err), done);
-        if (penalizes(t) && t->kl_in == TDM_KL_IN_TOKEN) penalize_tokens(j);
-        else if (penalizes(t)) penalize(j);
+        if (tdm_job_distills(j)) TDM_TRY(st, distill(j, epochs * parts, err), done);
+        else TDM_TRY(st, look_back(j, epochs * parts, err), done);
     }
     for (int64_t e = 0; e < epochs; e++)
         for (int64_t k = 0; k < parts; k++, updates++) {

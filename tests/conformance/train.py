@@ -126,6 +126,23 @@ def aggregations_are_the_losses_own(args, model, expected, tmp):
             grpo(args, model, {**expected, "grpo": cases}, name, os.path.join(tmp, aggregation))
 
 
+def distill_sections(model, expected, case, run):
+    sections = replay_sections(model, expected, dict(expected["grpo"]["cases"]["dapo"], lr=case["lr"]), run)
+    keep = {"steps": 1, "lr": case["lr"], "algorithm": "distill", "distill": {"loss": case["loss"], "beta": case["beta"]}}
+    sections["train"] = dict(keep, importance={"correction": "none"}) if case["loss"] == "sampled" else keep
+    return sections
+
+
+def distill(args, model, expected, name, tmp):
+    """On recorded completions; the teacher is the model with the adapter off."""
+    case = expected["distill"][name]
+    run, row = one_step(args, model, case, name, tmp, lambda run: distill_sections(model, expected, case, run))
+    if case["loss"] == "full":
+        expect(abs(row["kl"] - row["loss"]) <= 1e-5 * row["loss"], f"kl {row['kl']}, loss {row['loss']}")
+    worst = compare_adapter(run, model, moves_of(model, "distill.safetensors", name), case["bf16_distance"])
+    return f"worst tensor {worst:.0%} of the bound, loss {row['loss'] - case['fp32_loss']:+.6f}"
+
+
 def preference_sections(model, expected, case, run):
     keys = ("loss", "beta", "label_smoothing", "sft", "desirable_weight", "undesirable_weight")
     rows = "labels.jsonl" if case["algorithm"] == "kto" else "pairs.jsonl"
@@ -172,6 +189,8 @@ def main():
                 checks += [("grpo/" + c, grpo, args, model, expected, c, tmp) for c in expected["grpo"]["cases"]]
                 checks.append(("aggregation", aggregations_are_the_losses_own, args, model, expected, tmp))
                 checks.append(("micro", micro_batches_change_nothing, args, model, expected, replay_sections, expected["grpo"]["cases"]["dapo"], tmp))
+            for case, of in expected.get("distill", {}).items():
+                checks += [(f"distill/{case}", distill, args, model, expected, case, tmp), (f"micro/{case}", micro_batches_change_nothing, args, model, expected, distill_sections, of, tmp)]
             for case, of in expected.get("preference", {}).get("cases", {}).items():
                 checks += [(f"preference/{case}", preference, args, model, expected, case, tmp),
                            (f"micro/{case}", micro_batches_change_nothing, args, model, expected, preference_sections, of, tmp)]

@@ -10,6 +10,7 @@ Needs torch, transformers, peft, trl, tokenizers, safetensors (the versions used
     expect.json            log-probabilities: FP32, BF16, and a simulation of each FP8 scheme; greedy continuations; SFT and GRPO cases
     sft.jsonl, sft.safetensors              rows and how 3 SGD steps in FP32 move the adapter
     replay.jsonl, grpo.safetensors          recorded rollouts and how 1 SGD step of each case in FP32 moves it, "CASE/TENSOR"
+    distill.safetensors                     the same of the cases of distillation
     pairs.jsonl, labels.jsonl, preference.safetensors    rows for DPO and ORPO, rows for KTO, and the same of their cases
 
 A move is `after - before` stored in F16: its rounding, 2^-11 of the move, is far below what BF16 arithmetic does to it.
@@ -42,6 +43,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models as tok_models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from trl import GRPOConfig
+from trl.experimental.gkd import GKDTrainer
 from trl.experimental.gmpo import GMPOTrainer
 from trl.experimental.orpo import orpo_trainer
 from trl.trainer import dpo_trainer, grpo_trainer, kto_trainer, rloo_trainer
@@ -524,7 +526,7 @@ def grpo_loss(model, rows, case):
     kl = nemo_kl(case, old, inputs["ref_per_token_logps"]) if in_reward else None
     if in_reward:
         rewards = rewards - case["kl"] * (kl * mask).sum(-1)
-    advantages = token_advantages(rewards, old, inputs["ref_per_token_logps"], mask, case["kl"]) if in_token else advantages_of(rewards, mask, case)
+    advantages = case["advantages"] if "advantages" in case else token_advantages(rewards, old, inputs["ref_per_token_logps"], mask, case["kl"]) if in_token else advantages_of(rewards, mask, case)
     in_reward = in_reward or in_token
     inputs |= {"advantages": advantages, "old_logps": (old * mask).sum(1)}
     settings = {f.name: f.default for f in dataclasses.fields(GRPOConfig)} | {"steps_per_generation": 1, "use_bias_correction_kl": case.get("kl_bias_correction", False)}
@@ -631,6 +633,48 @@ def make_grpo(folder, which, rng):
             out[name]["importance"] = metrics["importance"]
     save_file(tensors, os.path.join(folder, "grpo.safetensors"))
     return {"max_new_tokens": MAX_NEW, "prompts_per_step": 8, "generations": 4, "cases": out}
+
+
+# ---- Distillation by replay: the teacher is the model with the adapter off ----------------------------------------------------------
+
+def distill_loss(model, rows, case):
+    """Over whole distributions TRL's generalized_jsd_loss, a mean over the tokens; of sampled tokens the clipped objective of advantages ln p(teacher) - ln p(sampler)."""
+    if case["loss"] == "sampled":
+        width = max(len(r["completion_ids"]) for r in rows)
+        with torch.no_grad(), model.disable_adapter():
+            teacher = padded_logprobs(model, rows, width)
+        sampler = torch.stack([F.pad(torch.tensor(r["logprobs"]), (0, width - len(r["logprobs"]))) for r in rows])
+        return grpo_loss(model, rows, dict(grpo_cases("some")["dapo"], advantages=teacher - sampler))[0]
+    total, count = 0.0, 0
+    for r in rows:
+        ids, n = torch.tensor([r["prompt_ids"] + r["completion_ids"]]), len(r["completion_ids"])
+        with torch.no_grad(), model.disable_adapter():
+            teacher = model(input_ids=ids).logits[:, -n - 1:-1].float()
+        student = model(input_ids=ids).logits[:, -n - 1:-1].float()
+        total, count = total + GKDTrainer.generalized_jsd_loss(student, teacher, torch.zeros(1, n, dtype=torch.long), case["beta"], num_items_in_batch=1), count + n
+    return total / count
+
+
+def distill_step(folder, dtype, rows, case, lr):
+    model = load(folder, dtype, adapter=True, trainable=True)
+    loss = distill_loss(model, rows, case)
+    loss.backward()
+    torch.optim.SGD(parameters(model), lr=lr).step()
+    return model, short(float(loss))
+
+
+def make_distill(folder, rows):
+    out, tensors = {}, {}
+    for name, case in {"reverse_kl": dict(loss="full", beta=1.0), "forward_kl": dict(loss="full", beta=0.0), "jsd": dict(loss="full", beta=0.5), "sampled": dict(loss="sampled", beta=1.0)}.items():
+        model = load(folder, torch.float32, adapter=True, trainable=True)
+        lr = pick_lr(model, distill_loss(model, rows, case), 0.2)
+        full, loss = distill_step(folder, torch.float32, rows, case, lr)
+        reference = adapter_state(full)
+        half, half_loss = distill_step(folder, torch.bfloat16, rows, case, lr)
+        tensors.update({f"{name}/{k}": v for k, v in move(folder, reference).items()})
+        out[name] = {**case, "lr": lr, "fp32_loss": loss, "bf16_loss": half_loss, "bf16_distance": distances(half, reference)}
+    save_file(tensors, os.path.join(folder, "distill.safetensors"))
+    return out
 
 
 # ---- DPO, ORPO, KTO: TRL's own losses over the log-probabilities of these models ---------------------------------------------------
@@ -788,6 +832,9 @@ def make_expect(name, spec, folder, tok):
     expect["sft"] = make_sft(folder, tok, rng)
     if spec.get("grpo"):
         expect["grpo"] = make_grpo(folder, spec["grpo"], rng)
+        if spec["grpo"] == "all":
+            with open(os.path.join(folder, "replay.jsonl")) as f:
+                expect["distill"] = make_distill(folder, [json.loads(line) for line in f])
         expect["preference"] = make_preference(folder, spec["grpo"], tok, random.Random(name + "/preference"))
     write_json(os.path.join(folder, "expect.json"), expect)
 
