@@ -8,7 +8,7 @@ static bool corrects(const tdm_loss_config *c) { return c->correction != TDM_COR
 /* One value for all tokens of a sequence. */
 static bool of_sequence(const tdm_loss_config *c) { return c->ratio_of_sequence || c->kind == TDM_LOSS_VESPO || c->kind == TDM_LOSS_GMPO || c->kind == TDM_LOSS_RLOO; }
 /* The ratio is a weight on the token's own lp. */
-static bool weighs_lp(const tdm_loss_config *c) { return c->kind == TDM_LOSS_CISPO || c->kind == TDM_LOSS_VESPO; }
+static bool weighs_lp(const tdm_loss_config *c) { return c->kind == TDM_LOSS_CISPO || c->kind == TDM_LOSS_VESPO || (c->kind >= TDM_LOSS_DPPO_TV && c->kind <= TDM_LOSS_REINFORCE); }
 
 bool tdm_loss_needs_sequence(const tdm_loss_config *c)
 {
@@ -141,6 +141,37 @@ static double objective(const tdm_loss_config *c, double d, double a, double *de
     const double most = c->delta > 0.0 ? c->delta : INFINITY;
     *derivative = c->kind == TDM_LOSS_CISPO ? -bounded * a : clipped || w > most ? 0.0 : -w * a;
     return -fmin(fmin(w, most) * a, bounded * a);
+}
+
+/* KL(p_old, p) of the two outcomes, this token or another. */
+static double binary_kl(double old_lp, double lp)
+{
+    const double old = exp(old_lp), p = exp(lp);
+    return old * (old_lp - lp) + (1.0 - old) * log((1.0 - old + 1e-8) / (1.0 - p + 1e-8));
+}
+
+/* Whether the token's probability has moved past the bound on the side to which the advantage pushes it; counted. */
+static bool dppo_stops(const tdm_loss_config *c, double lp, double old_lp, double a, tdm_loss_sums *s)
+{
+    const bool up = a > 0.0;
+    const double moved = up ? exp(lp) - exp(old_lp) : exp(old_lp) - exp(lp), bound = up ? c->clip_high : c->clip_low;
+    const bool stops = moved > 0.0 && (c->kind == TDM_LOSS_DPPO_TV ? moved : binary_kl(old_lp, lp)) > bound;
+    s->clipped += stops;
+    s->clip_count += 1.0;
+    return stops;
+}
+
+/* The objective of one token where its ratio is its own: as objective() of its log-ratio. */
+static double token_objective(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t i, double *derivative, tdm_loss_sums *s)
+{
+    const double a = advantage_of(t, i), d = log_ratio(t, i), most = c->delta > 0.0 ? c->delta : INFINITY;
+    switch (c->kind) {
+    case TDM_LOSS_DPPO_TV:
+    case TDM_LOSS_DPPO_KL: *derivative = dppo_stops(c, (double)t->lp[i], old_of(t, i), a, s) ? 0.0 : -fmin(exp(d), most) * a; break;
+    case TDM_LOSS_REINFORCE: *derivative = -a; break;
+    default: return objective(c, d, a, derivative, s);
+    }
+    return 0.0; /* a weight on lp: the caller's */
 }
 
 /* gmpo's log-ratio of a token. */
@@ -283,7 +314,7 @@ static void eval_sequence(const tdm_loss_config *c, const tdm_loss_tokens *t, fl
         if (!in_loss(t, i)) continue;
         const double a = advantage_of(t, i), d = log_ratio(t, i), in = counts(t, i), kept = drops && a < 0.0 ? 0.0 : 1.0;
         if (by_token) u = weigh(c, delta_of(t, i), s);
-        if (!shares) loss = objective(c, d, a, &derivative, s);
+        if (!shares) loss = token_objective(c, t, i, &derivative, s);
         if (weighs_lp(c)) loss = derivative * (double)t->lp[i];
         const bool still = gmpo && passes(d, -c->clip_low, c->clip_high, a, s);
         const double own = kept * (vespo ? 1.0 : u) * (gmpo ? 1.0 : in); /* vespo's weights are in phi */
@@ -301,7 +332,7 @@ static double eval_token(const tdm_loss_config *c, const tdm_loss_tokens *t, int
         return -t->weight;
     }
     if (c->kind == TDM_LOSS_FROZEN) return (double)t->coef[i];
-    double derivative, loss = objective(c, log_ratio(t, i), advantage_of(t, i), &derivative, s);
+    double derivative, loss = token_objective(c, t, i, &derivative, s);
     if (weighs_lp(c)) loss = derivative * (double)t->lp[i];
     const double u = counts(t, i) * (corrected(c, t) ? weigh(c, delta_of(t, i), s) : 1.0);
     s->loss += t->weight * u * loss;

@@ -15,6 +15,9 @@
  *   gmpo  (arXiv:2507.20673; as grpo)  -A exp(mean of d over the sequence, each d clipped to [-clip_low, clip_high] on the side A pushes to);
  *                                      trl/experimental/gmpo
  *   rloo  (arXiv:2402.14740)           the clipped objective of the product of w over the sequence, mean over sequences; trl/trainer/rloo_trainer.py
+ *   dppo_tv, dppo_kl (arXiv:2602.04879; as dapo)  -[min(w, delta)] A lp where p has not moved from p_old past clip_high (A > 0) or clip_low (else): by p - p_old, or
+ *                                      by the KL of the two outcomes, this token or another; verl's compute_policy_loss_dppo_tv and _kl
+ *   reinforce (as dapo)                -A lp; verl's gpg (arXiv:2504.02546) and its bypass_mode with loss_type reinforce
  * The correction of what sampler and trainer differ by, u = exp(old - sampler): of each token, the product over the sequence (TRL's
  * vllm_importance_sampling_mode), or the geometric mean over it, the root of that product (verl's rollout_is_level: geometric, later its rejection by seq_mean_k1).
  * truncate: u is clamped to [floor, cap]; mask: u outside it is 0 (token level: IcePop, arXiv:2510.18855). A weight of 0 takes a token
@@ -28,7 +31,7 @@
 #include "kernels/base.h"
 
 typedef enum tdm_loss_kind { TDM_LOSS_GRPO, TDM_LOSS_BNPO, TDM_LOSS_DR_GRPO, TDM_LOSS_DAPO, TDM_LOSS_CISPO, TDM_LOSS_SAPO, TDM_LOSS_LUSPO,
-                             TDM_LOSS_VESPO, TDM_LOSS_GMPO, TDM_LOSS_RLOO, TDM_LOSS_SFT, TDM_LOSS_FROZEN } tdm_loss_kind;
+                             TDM_LOSS_VESPO, TDM_LOSS_GMPO, TDM_LOSS_RLOO, TDM_LOSS_DPPO_TV, TDM_LOSS_DPPO_KL, TDM_LOSS_REINFORCE, TDM_LOSS_SFT, TDM_LOSS_FROZEN } tdm_loss_kind;
 /* How tokens' losses become one: the mean over the update's tokens, or over sequences the mean over a sequence's tokens, their sum, or their sum
  * divided by max_new_tokens; or the plain sum over tokens. AUTO: the loss's own. */
 typedef enum tdm_aggregation { TDM_AGGREGATION_AUTO, TDM_AGGREGATION_TOKEN_MEAN, TDM_AGGREGATION_SEQUENCE_MEAN, TDM_AGGREGATION_SEQUENCE_SUM,

@@ -11,7 +11,7 @@
 static const char *const schemes[] = {"bf16", "fp8_tensor", "fp8_channel", "fp8_block", NULL};
 static const char *const activations[] = {"none", "dynamic", "static", NULL};
 const char *const tdm_algorithm_names[] = {"grpo", "sft", "dpo", "orpo", "kto", "distill", NULL};
-static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "rloo", "gspo", NULL}; /* gspo: settled before anyone looks */
+static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "rloo", "dppo_tv", "dppo_kl", "reinforce", "gspo", NULL}; /* gspo: settled before anyone looks */
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "adamw_8bit", NULL};
 static const char *const kl_types[] = {"k1", "k2", "k3", NULL};

@@ -301,6 +301,17 @@ static tdm_status settle_aggregation(tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
+/* dppo looks at a token's probability, reinforce at no ratio. */
+static tdm_status check_of_tokens(const tdm_recipe *r, tdm_error *err)
+{
+    const tdm_recipe_importance *i = &r->train.importance;
+    const char *name = r->train.loss == TDM_LOSS_REINFORCE ? "reinforce" : r->train.loss == TDM_LOSS_DPPO_TV ? "dppo_tv" : "dppo_kl";
+    if (i->ratio == TDM_RATIO_SEQUENCE || (i->ratio == TDM_RATIO_AUTO && i->level == TDM_LEVEL_SEQUENCE))
+        return REFUSE(i->ratio == TDM_RATIO_SEQUENCE ? "train.importance.ratio" : "train.importance.level", "use importance.ratio: token", "train.loss: %s is over tokens, the ratio is of sequences",
+                      name);
+    return TDM_OK;
+}
+
 static tdm_status settle_loss(tdm_recipe *r, tdm_error *err)
 {
     settle_rloo(r);
@@ -311,6 +322,9 @@ static tdm_status settle_loss(tdm_recipe *r, tdm_error *err)
     case TDM_LOSS_VESPO:
     case TDM_LOSS_GMPO:
     case TDM_LOSS_RLOO: return settle_own_ratio(r, err);
+    case TDM_LOSS_DPPO_TV:
+    case TDM_LOSS_DPPO_KL:
+    case TDM_LOSS_REINFORCE: return check_of_tokens(r, err);
     default: return TDM_OK;
     }
 }
@@ -336,8 +350,9 @@ static tdm_status check_loss(const tdm_recipe *r, tdm_error *err)
         if (loss != only[i].loss && differs(r, only[i].key))
             return REFUSE(only[i].key, "remove it, or use that loss", "%s is of train.loss: %s", only[i].key, only[i].name);
     for (size_t i = 0; i < TDM_COUNT(clips); i++)
-        if ((loss == TDM_LOSS_SAPO || loss == TDM_LOSS_VESPO) && differs(r, clips[i]))
-            return REFUSE(clips[i], "remove it, or use another loss", "train.loss: %s clips no ratio", loss == TDM_LOSS_SAPO ? "sapo" : "vespo");
+        if ((loss == TDM_LOSS_SAPO || loss == TDM_LOSS_VESPO || loss == TDM_LOSS_REINFORCE) && differs(r, clips[i]))
+            return REFUSE(clips[i], "remove it, or use another loss", "train.loss: %s clips no ratio",
+                          loss == TDM_LOSS_SAPO ? "sapo" : loss == TDM_LOSS_VESPO ? "vespo" : "reinforce");
     return TDM_OK;
 }
 
@@ -346,10 +361,10 @@ static tdm_status check_bounds(const tdm_recipe *r, tdm_error *err)
 {
     static const char *const clamps[] = {"train.kl_input_clamp", "train.kl_output_clamp"};
     const tdm_recipe_train *t = &r->train;
-    const bool clips = t->loss == TDM_LOSS_LUSPO || (int)t->loss <= (int)TDM_LOSS_DAPO;
-    if (t->delta > 0.0 && !clips)
-        return REFUSE("train.delta", "remove it, or use another loss", "train.delta bounds the ratio of grpo, bnpo, dr_grpo, dapo, gspo and luspo");
-    if (t->delta > 0.0 && t->delta <= 1.0 + t->clip_high)
+    const bool dppo = t->loss == TDM_LOSS_DPPO_TV || t->loss == TDM_LOSS_DPPO_KL, clips = t->loss == TDM_LOSS_LUSPO || (int)t->loss <= (int)TDM_LOSS_DAPO;
+    if (t->delta > 0.0 && !clips && !dppo)
+        return REFUSE("train.delta", "remove it, or use another loss", "train.delta bounds the ratio of grpo, bnpo, dr_grpo, dapo, gspo, luspo and dppo");
+    if (t->delta > 0.0 && !dppo && t->delta <= 1.0 + t->clip_high)
         return REFUSE("train.delta", "use a greater one", "train.delta is %g: the ratio is clipped at 1 + train.clip_high, %g", t->delta, 1.0 + t->clip_high);
     if (t->kl_in == TDM_KL_IN_REWARD && t->kl != 0.0 && t->advantage == TDM_ADVANTAGE_GDPO)
         return REFUSE("train.advantage", "use kl_in: loss, or another advantage",

@@ -126,11 +126,14 @@ VERL = {"none": (None, None, False, None), "token_tis": ("token", 1.2, False, No
         "token_tis_reject": ("token", 1.2, False, "seq_mean_k1"), "seq_tis_norm_reject": ("sequence", 1.6, True, "token_k2")}
 
 
+ANY = ("vanilla", "cispo", "dppo_tv", "dppo_kl", "gpg")  # with every aggregation
+
+
 def verl_allowed(loss, aggregation, correction):
     """gspo's gradient of a token has that token's weight in verl and the mean of all in TRL and here; it, sapo and geo_mean have one aggregation, dual clip stands in vanilla alone."""
     if loss in ("gspo", "geo_mean") and VERL[correction][0] == "token":
         return False
-    return loss in ("vanilla", "cispo") or aggregation == "sequence_mean"
+    return loss in ANY or aggregation == "sequence_mean"
 
 
 def verl_case(algos, helper, veto_helper, loss, aggregation, correction):
@@ -144,9 +147,10 @@ def verl_case(algos, helper, veto_helper, loss, aggregation, correction):
                                                                                 rollout_is_batch_normalize=normalize, rollout_rs=reject, rollout_rs_threshold=bounds)
     if reject:
         assert 0 < kept.sum() < mask.sum(), (correction, kept)
-    config = verl_code.ActorConfig(clip_ratio=LOW, clip_ratio_low=LOW, clip_ratio_high=HIGH, clip_ratio_c=DELTA, tau_pos=1.0, tau_neg=1.05,
+    low, high = (0.04, 0.06) if loss.startswith("dppo") else (LOW, HIGH)  # of probabilities
+    config = verl_code.ActorConfig(clip_ratio=low, clip_ratio_low=low, clip_ratio_high=high, clip_ratio_c=DELTA, tau_pos=1.0, tau_neg=1.05,
                          global_batch_info={"batch_num_tokens": kept.sum(), "global_batch_size": B, "loss_scale_factor": MAX_NEW})
-    if loss in ("vanilla", "cispo") and aggregation != "constant":
+    if loss in ANY and aggregation != "constant":
         del config.global_batch_info["loss_scale_factor"]
     value, _ = algos.get_policy_loss_fn(loss)(old_log_prob=old, log_prob=leaf, advantages=advantage.unsqueeze(1).expand(B, T) * mask, response_mask=kept,
                                               loss_agg_mode=AGGREGATIONS[aggregation], config=config, rollout_is_weights=weights.batch["rollout_is_weights"] if weights else None)
@@ -188,7 +192,7 @@ def main():
             for option in TRL_OPTIONS:
                 if allowed(loss, correction, option):
                     trl_case(loss, correction, option)
-    for loss in ("vanilla", "gspo", "sapo", "cispo", "geo_mean"):
+    for loss in ("vanilla", "gspo", "sapo", "cispo", "geo_mean", "dppo_tv", "dppo_kl", "gpg"):
         for aggregation in AGGREGATIONS:
             for correction in VERL:
                 if verl_allowed(loss, aggregation, correction):

@@ -198,7 +198,8 @@ static void every_loss_has_its_derivatives(void **state)
                     c.kl_input_clamp = 0.7; /* of differences 0.3125, 0.75, 0.75 and 0.53125 */
                     c.kl_output_clamp = 0.1; /* of squares / 2 from 0.0488 */
                     c.delta = kind <= TDM_LOSS_DAPO || kind == TDM_LOSS_LUSPO ? 1.5 : 0.0; /* of ratios to 1.649 */
-                    const bool constant = kind == TDM_LOSS_CISPO || kind == TDM_LOSS_VESPO;
+                    const bool constant = kind == TDM_LOSS_CISPO || kind == TDM_LOSS_VESPO || kind >= TDM_LOSS_DPPO_TV;
+                    if (kind >= TDM_LOSS_DPPO_TV && by_sequence) continue; /* the same */
                     const tdm_loss_tokens t = {.count = TOKENS, .lp = lp, .old = old_lp, .sampler = sampler, .ref = ref, .advantage = side ? -0.7 : 0.7, .weight = 0.5};
                     tdm_loss_sums s = {0};
                     tdm_loss_eval(&c, &t, 0, TOKENS, coef, &s);
@@ -230,6 +231,11 @@ static void the_values_of_the_losses(void **state)
         {TDM_LOSS_CISPO, 0.2, 0.2, 0.25, 2.9375 * 1.064494459 + 2.5 * 0.8 + 0.5 * 1.2 + 4.03125 * 0.969233234},
         {TDM_LOSS_SAPO, 0.2, 0.2, 0.0, -4.0 * (0.516118028 + 0.402882407 + 0.656722246 + 0.492308915)},
         {TDM_LOSS_VESPO, 0.2, 0.2, 0.0, 9.96875 * 0.967799615}, /* ln W = 0.03125 */
+        {TDM_LOSS_DPPO_TV, 0.2, 0.2, 0.25, 2.9375 * 1.064494459 + 2.5 * 0.606530660 + 4.03125 * 0.969233234}, /* p rises by 0.2387 */
+        {TDM_LOSS_DPPO_TV, 0.2, 0.3, 0.0, 2.9375 * 1.064494459 + 2.5 * 0.606530660 + 0.5 * 1.648721271 + 4.03125 * 0.969233234},
+        {TDM_LOSS_DPPO_KL, 0.2, 0.09, 0.25, 2.9375 * 1.064494459 + 2.5 * 0.606530660 + 4.03125 * 0.969233234}, /* of 0.3679 from 0.6065: 0.1159 */
+        {TDM_LOSS_DPPO_KL, 0.2, 0.12, 0.0, 2.9375 * 1.064494459 + 2.5 * 0.606530660 + 0.5 * 1.648721271 + 4.03125 * 0.969233234},
+        {TDM_LOSS_REINFORCE, 0.2, 0.2, 0.0, 2.9375 + 2.5 + 0.5 + 4.03125},
         {TDM_LOSS_RLOO, 0.2, 0.2, 0.0, -4.0 * 1.031743407},
         {TDM_LOSS_RLOO, 0.2, 0.02, 0.25, -4.0 * 1.02}, /* one sequence */
         {TDM_LOSS_GMPO, 0.4, 0.4, 0.25, -4.0 * 0.982959362},    /* the mean of 0.0625, -0.5, 0.4 and -0.03125 */

@@ -168,7 +168,7 @@ static void every_loss_and_correction_is_trl_s(void **state)
 
 static const struct { const char *name; tdm_loss_kind kind; bool sequence, any; } verl_losses[] = { /* any: with every aggregation */
     {"vanilla", TDM_LOSS_DAPO, false, true}, {"gspo", TDM_LOSS_GRPO, true, false}, {"sapo", TDM_LOSS_SAPO, false, false}, {"cispo", TDM_LOSS_CISPO, false, true},
-    {"geo_mean", TDM_LOSS_GMPO, false, false}};
+    {"geo_mean", TDM_LOSS_GMPO, false, false}, {"dppo_tv", TDM_LOSS_DPPO_TV, false, true}, {"dppo_kl", TDM_LOSS_DPPO_KL, false, true}, {"gpg", TDM_LOSS_REINFORCE, false, true}};
 static const char *const aggregations[] = {[TDM_AGGREGATION_TOKEN_MEAN] = "token_mean", [TDM_AGGREGATION_SEQUENCE_MEAN] = "sequence_mean",
                                            [TDM_AGGREGATION_SEQUENCE_SUM] = "sequence_sum", [TDM_AGGREGATION_CONSTANT] = "constant",
                                            [TDM_AGGREGATION_TOKEN_SUM] = "token_sum"};
@@ -206,8 +206,10 @@ static void verl_case(size_t l, tdm_aggregation how, size_t c)
     batch b;
     tdm_reject_sums rejected = {0};
     setting s = {.corrected = true, .normalize = verl_corrections[c].normalize};
-    s.loss = (tdm_loss_config){.kind = verl_losses[l].kind, .aggregation = how, .ratio_of_sequence = verl_losses[l].sequence, .clip_low = clip_low, .clip_high = clip_high,
-                               .delta = verl_losses[l].kind == TDM_LOSS_DAPO ? delta : 0.0, .sapo = {{1.0, 1.05}}, .correction = verl_corrections[c].correction,
+    const tdm_loss_kind kind = verl_losses[l].kind;
+    const bool dppo = kind == TDM_LOSS_DPPO_TV || kind == TDM_LOSS_DPPO_KL;
+    s.loss = (tdm_loss_config){.kind = kind, .aggregation = how, .ratio_of_sequence = verl_losses[l].sequence, .clip_low = dppo ? 0.04 : clip_low,
+                               .clip_high = dppo ? 0.06 : clip_high, .delta = kind == TDM_LOSS_DAPO || dppo ? delta : 0.0, .sapo = {{1.0, 1.05}}, .correction = verl_corrections[c].correction,
                                .level = verl_corrections[c].level, .floor = verl_corrections[c].floor, .cap = verl_corrections[c].cap, .max_new_tokens = MAX_NEW};
     open_batch(&b);
     for (int i = 0; i < B; i++) tdm_reject(&verl_corrections[c].reject, b.old[i], b.sampler[i], b.length[i], b.mask[i], &rejected);
