@@ -43,12 +43,16 @@ def still(args, tmp, name, bound, more):
     expect(last <= 1.5 * first + 1e-6, f"mismatch grew from {first} in the first 50 steps to {last} in the last")
     if bound == 0.0:
         expect(all(r["importance_mean"] == 1.0 == r["importance_min"] == r["importance_max"] for r in rows), "weights of a correction that has nothing to correct")
+        gone = ("rollout_rs_masked_fraction", "rollout_rs_seq_masked_fraction", "rollout_is_veto_fraction", "off_policy", "mismatch_kl", "mismatch_k3_kl")
+        expect(all(r.get(key, 0.0) == 0.0 for r in rows for key in gone), "something was rejected where nothing differs")
     return f"mismatch at most {worst:.3g}, mean {first:.3g} then {last:.3g}"
 
 
 CASES = {
     "exact": (0.0, dict(model={"weights": "fp8_channel"}, numerics="exact")),
     "exact_epochs": (0.0, dict(model={"weights": "fp8_block"}, numerics="exact", train={"minibatches": 2, "epochs_per_rollout": 2, "micro_tokens": 64})),
+    "exact_rejects": (0.0, dict(model={"weights": "fp8_channel"}, numerics="exact", train={"off_policy_threshold": 1e-9, "importance": {
+        "reject": ["seq_max_k3", "token_k1"], "reject_threshold": ["1e-9", "1"], "veto": 0.999, "batch_normalize": True}})),
     "fast": (BOUND, dict(model={"weights": "fp8_channel"}, numerics="fast")),
     "fast_batch_dependent": (BOUND, dict(model={"weights": "fp8_tensor"}, numerics="fast")),
 }

@@ -77,6 +77,9 @@ const specs = [
   { title: 'Trainer against sampler', unit: '|Δ log-probability|', series: [['mismatch_mean', 'mean'], ['mismatch_max', 'largest']], zero: true },
   { title: 'Importance weights', unit: 'trainer to sampler', series: [['importance_mean', 'mean'], ['importance_min', 'least'], ['importance_max', 'greatest']] },
   { title: 'Ratios out of bounds', series: [['importance_fraction_high', 'above the cap'], ['importance_fraction_low', 'below the floor']], fmt: percent, zero: true },
+  { title: 'KL of trainer from sampler', unit: 'nats', series: [['mismatch_kl', 'sampler − trainer'], ['mismatch_k3_kl', 'k3']] },
+  { title: 'Effective sample size', unit: 'of the weights', series: [['rollout_is_eff_sample_size', 'size']], fmt: percent, zero: true },
+  { title: 'Left out of the loss', series: [['rollout_rs_masked_fraction', 'rejected tokens'], ['rollout_rs_seq_masked_fraction', 'completions with one'], ['rollout_is_veto_fraction', 'vetoed'], ['off_policy', 'off policy']], fmt: percent, zero: true },
   { title: 'Throughput', unit: 'tokens per second', series: [['rollout_tokens_per_s', 'rollout'], ['train_tokens_per_s', 'train']], zero: true },
   compare ? { title: 'Time of a step', fmt: duration, zero: true, series: [['step_s', 'step'], ['rollout_s', 'rollout'], ['train_s', 'train']] }
     : { title: 'Time of a step', stack: true, fmt: duration, series: [['rollout_s', 'rollout'], ['reward_s', 'reward'], ['train_s', 'train'], ['flip_s', 'phase change']] },
