@@ -19,7 +19,9 @@ void tdm_adapter_init(tdm_adapter *a, const tdm_adapter_spec *spec, const tdm_mo
         at += spec->rank * a->n[p];
     }
     a->layer_count = at;
-    a->count = at * c->layers;
+    a->head_first = at * c->layers;
+    a->head_count = spec->head ? c->width : 0;
+    a->count = a->head_first + a->head_count;
 }
 
 static tdm_cview at(const tdm_adapter *a, int64_t layer, int64_t offset, int64_t rows, int64_t cols)
@@ -30,6 +32,12 @@ static tdm_cview at(const tdm_adapter *a, int64_t layer, int64_t offset, int64_t
 
 tdm_cview tdm_adapter_a(const tdm_adapter *a, int64_t layer, tdm_proj p) { return at(a, layer, a->offset_a[p], a->spec.rank, a->k[p]); }
 tdm_cview tdm_adapter_b(const tdm_adapter *a, int64_t layer, tdm_proj p) { return at(a, layer, a->offset_b[p], a->n[p], a->spec.rank); }
+
+tdm_cview tdm_adapter_head(const tdm_adapter *a)
+{
+    TDM_ASSERT(a->head && a->head_count > 0);
+    return (tdm_cview){a->head, TDM_DTYPE_F32, 1, a->head_count, a->head_count};
+}
 
 void tdm_adapter_init_params(const tdm_adapter *a, uint64_t seed, float *master)
 {
@@ -44,4 +52,5 @@ void tdm_adapter_init_params(const tdm_adapter *a, uint64_t seed, float *master)
             }
             for (int64_t i = 0; i < a->spec.rank * a->n[p]; i++) m[a->offset_b[p] + i] = 0.0f;
         }
+    for (int64_t i = 0; i < a->head_count; i++) master[a->head_first + i] = 0.0f;
 }

@@ -87,7 +87,7 @@ static tdm_status project(const tdm_run *r, int64_t layer, tdm_layer_acts *a, td
         if (!adapted) continue;
         l->lora_a = tdm_adapter_a(r->adapter, layer, p);
         l->lora_b = tdm_adapter_b(r->adapter, layer, p);
-        l->lora_h = sized(a->h[p], x.rows);
+        l->lora_h = as_columns(a->h[p], x.rows, r->adapter->spec.rank);
         l->lora_scale = r->adapter->scale;
         TDM_TRY(st, tdm_forward_dropped(r, layer, p, x, &l->lora_x, err), done);
     }
@@ -177,6 +177,17 @@ tdm_status tdm_forward_head(const tdm_model *m, tdm_cview x, tdm_view xn, tdm_vi
     TDM_TRY(st, m->be->rms_norm(m->s, xn, sized(rstd, x.rows), x, tdm_weights_final_norm(m->w), m->c->norm_eps, call_of(&q), err), done);
     const tdm_linear l = {.y = sized(logits, x.rows), .x = tdm_view_const(xn), .xq = q.codes, .xs = q.scales, .w = head};
     TDM_TRY(st, m->be->linear(m->s, &l, err), done);
+done:
+    return st;
+}
+
+tdm_status tdm_forward_value(const tdm_model *m, const tdm_adapter *adapter, tdm_cview x, tdm_view xn, tdm_view rstd, float *value, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    xn = sized(xn, x.rows);
+    TDM_TRY(st, m->be->rms_norm(m->s, xn, sized(rstd, x.rows), x, tdm_weights_final_norm(m->w), m->c->norm_eps, NULL, err), done);
+    const tdm_value v = {.y = value, .x = tdm_view_const(xn), .w = tdm_adapter_head(adapter)};
+    TDM_TRY(st, m->be->value(m->s, &v, err), done);
 done:
     return st;
 }

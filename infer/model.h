@@ -34,7 +34,7 @@ typedef struct tdm_layer_acts {
     tdm_view q_pre, k_pre;         /* before QK norm, tape of a qk_norm model only */
     tdm_view o, lse;               /* [T, H*Dh] bf16, [T, H] f32 (tape only) */
     tdm_view gate, up;             /* [T, F] bf16 */
-    tdm_view h[TDM_PROJ_COUNT];    /* [T, R] bf16: x A^T of each target */
+    tdm_view h[TDM_PROJ_COUNT];    /* [T, R] bf16: x A^T of each target; R: the largest rank of the adapters there are */
     tdm_kv_pages kv;               /* this layer's pages */
 } tdm_layer_acts;
 
@@ -82,6 +82,9 @@ tdm_status tdm_forward_layer(const tdm_run *r, int64_t layer, tdm_layer_acts *a,
 /* Final norm of rows [n, D] f32, then logits [n, V] f32. xn [n, D] bf16 and rstd [n, 1] f32 (or absent) are written. */
 tdm_status tdm_forward_head(const tdm_model *m, tdm_cview x, tdm_view xn, tdm_view rstd, tdm_view codes, tdm_view scales, tdm_view logits,
                             tdm_error *err);
+
+/* Final norm of rows [n, D] f32, then the adapter's head: value [n], in the backend's memory. */
+tdm_status tdm_forward_value(const tdm_model *m, const tdm_adapter *adapter, tdm_cview x, tdm_view xn, tdm_view rstd, float *value, tdm_error *err);
 
 /* The input of a projection's adapter part, made again for backward: the dropped x when dropout is on, else absent. */
 tdm_status tdm_forward_dropped(const tdm_run *r, int64_t layer, tdm_proj p, tdm_cview x, tdm_cview *dropped, tdm_error *err);

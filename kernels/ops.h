@@ -304,6 +304,22 @@ typedef struct tdm_divergence {
     float beta, temperature;
 } tdm_divergence;
 
+/* ---- Value head: one number a token ------------------------------------------------------------------------------------------- */
+
+/* value: y[t] = sum over d of x[t, d] w[d], in f32, in an order fixed by D alone.
+ *   y [T] f32     x [T, D] bf16     w [1, D] f32 */
+typedef struct tdm_value {
+    float *y;
+    tdm_cview x, w;
+} tdm_value;
+/* value_backward: dx[t, d] = dy[t] w[d];  grad_w[d] += dy[t] x[t, d], token after token.
+ *   dy [T] f32    dx [T, D] f32     grad_w [1, D] f32 */
+typedef struct tdm_value_backward {
+    tdm_view dx, grad_w;
+    const float *dy;
+    tdm_cview x, w;
+} tdm_value_backward;
+
 /* ---- Optimizer --------------------------------------------------------------------------------------------------------------- */
 
 /* adamw: PyTorch's AdamW. master, grad, m, v [n] f32; param [n] bf16 = bf16(master). step counts from 1. grad is multiplied by
@@ -442,6 +458,8 @@ typedef struct tdm_backend {
     tdm_status (*logprob)(tdm_stream *s, const tdm_logprob *a, tdm_error *err);
     tdm_status (*logprob_backward)(tdm_stream *s, const tdm_logprob_backward *a, tdm_error *err);
     tdm_status (*divergence)(tdm_stream *s, const tdm_divergence *a, tdm_error *err);
+    tdm_status (*value)(tdm_stream *s, const tdm_value *a, tdm_error *err);
+    tdm_status (*value_backward)(tdm_stream *s, const tdm_value_backward *a, tdm_error *err);
 
     tdm_status (*adamw)(tdm_stream *s, const tdm_adamw *a, tdm_error *err);
     tdm_status (*adamw_8bit)(tdm_stream *s, const tdm_adamw_8bit *a, tdm_error *err);

@@ -31,8 +31,8 @@ static tdm_status project_back(const context *c, tdm_proj p, tdm_cview dy, tdm_c
         l.lora_scale = ad->scale;
         l.q_start = c->run->batch->q_start;
         l.sequences = c->run->batch->sequences;
-        l.h = read(c, c->a->h[p]);
-        l.lora_dh = rows(c, c->t->back.dh);
+        l.h = tdm_view_const(narrow(c, c->a->h[p], r)); /* other adapters may be of a larger rank */
+        l.lora_dh = narrow(c, c->t->back.dh, r);
         l.grad_a = tdm_view_make(c->opt->grad + offset + ad->offset_a[p], TDM_DTYPE_F32, r, ad->k[p]);
         l.grad_b = tdm_view_make(c->opt->grad + offset + ad->offset_b[p], TDM_DTYPE_F32, ad->n[p], r);
         if (dropout) {

@@ -61,6 +61,22 @@ done:
     return st;
 }
 
+tdm_status tdm_head_into_layers(tdm_trainer *t, int64_t n, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_model *m = t->m;
+    const tdm_head_buffers *h = &t->head;
+    const tdm_view dxn = tdm_view_rows(h->dxn, 0, n), dx = tdm_view_rows(h->dx, 0, n);
+    TDM_TRY(st, m->be->zero(m->s, dx, err), done);
+    TDM_TRY(st,
+            m->be->rms_norm_backward(m->s, dx, tdm_view_const(dxn), tdm_view_const(tdm_view_rows(h->x, 0, n)), tdm_weights_final_norm(m->w),
+                                     tdm_view_const(tdm_view_rows(h->rstd, 0, n)), err),
+            done);
+    TDM_TRY(st, m->be->scatter_rows(m->s, tdm_view_rows(t->back.dx, 0, t->batch.tokens), tdm_view_const(dx), tdm_trainer_twin(t, t->row), err), done);
+done:
+    return st;
+}
+
 static tdm_loss_tokens loss_tokens(const tdm_train_item *it)
 {
     return (tdm_loss_tokens){.count = tdm_sequence_completion(it->seq), .lp = it->lp, .old = it->old, .sampler = it->sampler, .ref = it->ref,
@@ -133,15 +149,10 @@ tdm_status tdm_head_backward(tdm_trainer *t, int64_t n, tdm_error *err)
     tdm_status st = TDM_OK;
     const tdm_model *m = t->m;
     tdm_head_buffers *h = &t->head;
-    const tdm_view dlogits = tdm_view_rows(h->dlogits, 0, n), dxn = tdm_view_rows(h->dxn, 0, n), dx = tdm_view_rows(h->dx, 0, n);
+    const tdm_view dlogits = tdm_view_rows(h->dlogits, 0, n), dxn = tdm_view_rows(h->dxn, 0, n);
     const tdm_linear_backward l = {.dx = dxn, .dy = tdm_view_const(dlogits), .w = tdm_weights_head(m->w)};
     TDM_TRY(st, m->be->linear_backward(m->s, &l, err), done);
-    TDM_TRY(st, m->be->zero(m->s, dx, err), done);
-    TDM_TRY(st,
-            m->be->rms_norm_backward(m->s, dx, tdm_view_const(dxn), tdm_view_const(tdm_view_rows(h->x, 0, n)), tdm_weights_final_norm(m->w),
-                                     tdm_view_const(tdm_view_rows(h->rstd, 0, n)), err),
-            done);
-    TDM_TRY(st, m->be->scatter_rows(m->s, tdm_view_rows(t->back.dx, 0, t->batch.tokens), tdm_view_const(dx), tdm_trainer_twin(t, t->row), err), done);
+    TDM_TRY(st, tdm_head_into_layers(t, n, err), done);
 done:
     return st;
 }

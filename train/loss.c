@@ -186,6 +186,12 @@ static double vespo_phi(const tdm_loss_config *c, double log_w, double a)
     return isfinite(phi) ? phi : 0.0;
 }
 
+double tdm_loss_kl_token(const tdm_loss_config *c, double lp, double ref)
+{
+    double derivative;
+    return kl_of(c, lp, ref, &derivative);
+}
+
 double tdm_loss_kl(const tdm_loss_config *c, const tdm_loss_tokens *t, float *each)
 {
     double sum = 0.0, derivative;

@@ -103,6 +103,8 @@ void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t f
 void tdm_loss_count(const tdm_loss_tokens *t, int64_t i, tdm_loss_sums *sums);
 /* Adds the weights of the correction, as they are before the division, and their number: what the normalizer is the mean of. */
 void tdm_loss_add_weights(const tdm_loss_config *c, const tdm_loss_tokens *t, double *sum, int64_t *count);
+/* The estimator of KL of one token. */
+double tdm_loss_kl_token(const tdm_loss_config *c, double lp, double ref);
 
 /* The estimator of KL(lp, ref), as the term in the loss has it without its ratio, summed over the tokens in the loss; each [count] gets every token's, NaN
  * outside the loss, or is NULL. */

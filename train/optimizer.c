@@ -29,6 +29,17 @@ static before state_before(const tdm_adapter *a, int p, bool b)
     return at;
 }
 
+/* And of all layers, with the head's own when `head`: where the head's begins, and where everything ends. */
+static before state_total(const tdm_adapter *a, bool head)
+{
+    before at = state_before(a, TDM_PROJ_COUNT, false);
+    const int64_t size = head ? a->head_count : 0;
+    at.small = at.small * a->layers + (is_small(size) ? size : 0);
+    at.blocks = at.blocks * a->layers + (is_small(size) ? 0 : tdm_ceil_div(size, TDM_ADAMW_BLOCK));
+    at.whole = at.whole && (size == 0 || (!is_small(size) && size % TDM_ADAMW_BLOCK == 0));
+    return at;
+}
+
 /* The next `count` elements of `size` bytes; with base NULL only counts. */
 static void *take(char *base, size_t *at, int64_t count, size_t size)
 {
@@ -39,8 +50,8 @@ static void *take(char *base, size_t *at, int64_t count, size_t size)
 
 static size_t lay(tdm_optimizer *o, const tdm_adapter *a, tdm_optimizer_kind kind, char *base)
 {
-    const before layer = state_before(a, TDM_PROJ_COUNT, false);
-    const int64_t n = a->count, moments = kind == TDM_OPTIMIZER_ADAMW ? n : kind == TDM_OPTIMIZER_ADAMW_8BIT ? a->layers * layer.small : 0;
+    const before all = state_total(a, true);
+    const int64_t n = a->count, moments = kind == TDM_OPTIMIZER_ADAMW ? n : kind == TDM_OPTIMIZER_ADAMW_8BIT ? all.small : 0;
     size_t at = 0;
     o->squares = take(base, &at, 1, sizeof *o->squares);
     o->param = take(base, &at, n, sizeof *o->param);
@@ -53,8 +64,8 @@ static size_t lay(tdm_optimizer *o, const tdm_adapter *a, tdm_optimizer_kind kin
     if (kind == TDM_OPTIMIZER_ADAMW_8BIT) {
         o->m_code = take(base, &at, n, sizeof *o->m_code);
         o->v_code = take(base, &at, n, sizeof *o->v_code);
-        o->m_most = take(base, &at, a->layers * layer.blocks, sizeof *o->m_most);
-        o->v_most = take(base, &at, a->layers * layer.blocks, sizeof *o->v_most);
+        o->m_most = take(base, &at, all.blocks, sizeof *o->m_most);
+        o->v_most = take(base, &at, all.blocks, sizeof *o->v_most);
     }
     o->state_bytes = at - state;
     return at;
@@ -74,8 +85,31 @@ tdm_status tdm_optimizer_init(tdm_optimizer *o, const tdm_optimizer_config *conf
     *o = (tdm_optimizer){.config = *config, .be = be, .s = s, .adapter = a, .count = a->count};
     lay(o, a, config->kind, region);
     a->param = o->param;
+    a->head = a->head_count > 0 ? o->master + a->head_first : NULL;
     const size_t masters = (size_t)o->count * sizeof *o->master; /* the caller writes these */
     return be->zero(s, tdm_view_make((char *)o->state + masters, TDM_DTYPE_U8, 1, (int64_t)(o->state_bytes - masters)), err);
+}
+
+/* Parameters [first, first + count) are one tensor; small, blocks: state of adamw_8bit before it. */
+static tdm_optimizer_tensor tensor_at(const tdm_optimizer *o, int64_t first, int64_t count, int64_t small, int64_t blocks)
+{
+    tdm_optimizer_tensor t = {.first = first, .count = count, .master = o->master + first};
+    if (o->config.kind == TDM_OPTIMIZER_ADAMW) {
+        t.m = o->m + first;
+        t.v = o->v + first;
+    }
+    if (o->config.kind != TDM_OPTIMIZER_ADAMW_8BIT) return t;
+    if (is_small(count)) {
+        t.m = o->m + small;
+        t.v = o->v + small;
+        return t;
+    }
+    t.m_code = o->m_code + first;
+    t.v_code = o->v_code + first;
+    t.m_most = o->m_most + blocks;
+    t.v_most = o->v_most + blocks;
+    t.blocks = tdm_ceil_div(count, TDM_ADAMW_BLOCK);
+    return t;
 }
 
 tdm_optimizer_tensor tdm_optimizer_tensor_of(const tdm_optimizer *o, int64_t layer, tdm_proj p, bool b)
@@ -83,25 +117,16 @@ tdm_optimizer_tensor tdm_optimizer_tensor_of(const tdm_optimizer *o, int64_t lay
     const tdm_adapter *a = o->adapter;
     const int64_t offset = b ? a->offset_b[p] : a->offset_a[p];
     TDM_ASSERT(offset >= 0);
-    tdm_optimizer_tensor t = {.first = layer * a->layer_count + offset, .count = size_of(a, (int)p, b)};
-    t.master = o->master + t.first;
-    if (o->config.kind == TDM_OPTIMIZER_ADAMW) {
-        t.m = o->m + t.first;
-        t.v = o->v + t.first;
-    }
-    if (o->config.kind != TDM_OPTIMIZER_ADAMW_8BIT) return t;
     const before here = state_before(a, (int)p, b), all = state_before(a, TDM_PROJ_COUNT, false);
-    if (is_small(t.count)) {
-        t.m = o->m + layer * all.small + here.small;
-        t.v = o->v + layer * all.small + here.small;
-        return t;
-    }
-    t.m_code = o->m_code + t.first;
-    t.v_code = o->v_code + t.first;
-    t.m_most = o->m_most + layer * all.blocks + here.blocks;
-    t.v_most = o->v_most + layer * all.blocks + here.blocks;
-    t.blocks = tdm_ceil_div(t.count, TDM_ADAMW_BLOCK);
-    return t;
+    return tensor_at(o, layer * a->layer_count + offset, size_of(a, (int)p, b), layer * all.small + here.small, layer * all.blocks + here.blocks);
+}
+
+tdm_optimizer_tensor tdm_optimizer_head_of(const tdm_optimizer *o)
+{
+    const tdm_adapter *a = o->adapter;
+    const before layers = state_total(a, false);
+    TDM_ASSERT(a->head_count > 0);
+    return tensor_at(o, a->head_first, a->head_count, layers.small, layers.blocks);
 }
 
 tdm_status tdm_optimizer_publish(tdm_optimizer *o, tdm_error *err)
@@ -150,6 +175,9 @@ static tdm_status adamw_by_tensor(const tdm_optimizer *o, float lr, float scale,
             const tdm_optimizer_tensor t = tdm_optimizer_tensor_of(o, l, (tdm_proj)(i / 2), i % 2);
             TDM_TRY(st, adamw(o, &t, lr, scale, err), done);
         }
+    if (o->adapter->head_count == 0) goto done;
+    const tdm_optimizer_tensor head = tdm_optimizer_head_of(o);
+    TDM_TRY(st, adamw(o, &head, lr, scale, err), done);
 done:
     return st;
 }
@@ -164,7 +192,7 @@ static tdm_status update(const tdm_optimizer *o, float lr, float scale, tdm_erro
     }
     /* all as one tensor, where the blocks of the whole are those of its parts */
     const bool eight = c->kind == TDM_OPTIMIZER_ADAMW_8BIT;
-    if (eight && !state_before(o->adapter, TDM_PROJ_COUNT, false).whole) return adamw_by_tensor(o, lr, scale, err);
+    if (eight && !state_total(o->adapter, true).whole) return adamw_by_tensor(o, lr, scale, err);
     const tdm_optimizer_tensor all = {.count = o->count, .master = o->master, .m = o->m, .v = o->v, .m_code = o->m_code, .v_code = o->v_code,
                                       .m_most = o->m_most, .v_most = o->v_most};
     return adamw(o, &all, lr, scale, err);

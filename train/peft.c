@@ -27,12 +27,14 @@ static tdm_st_dtype st_dtype(tdm_cview v)
     return v.dtype == TDM_DTYPE_F32 ? TDM_ST_F32 : TDM_ST_BF16;
 }
 
-tdm_st_entry *tdm_peft_entries(const tdm_peft_pair *pairs, int64_t count)
+static const char head_name[] = "base_model.model.score.weight";
+
+tdm_st_entry *tdm_peft_entries(const tdm_peft_pair *pairs, int64_t count, tdm_cview head, int64_t *made)
 {
-    size_t n = (size_t)count * 2, head = n * sizeof(tdm_st_entry);
-    tdm_st_entry *entries = malloc(head + n * TDM_PEFT_NAME_BYTES + 1);
+    size_t n = (size_t)count * 2, array = (n + 1) * sizeof(tdm_st_entry);
+    tdm_st_entry *entries = malloc(array + n * TDM_PEFT_NAME_BYTES);
     if (!entries) return NULL;
-    char *names = (char *)entries + head;
+    char *names = (char *)entries + array;
     for (size_t i = 0; i < n; i++) {
         const tdm_peft_pair *pair = &pairs[i / 2];
         tdm_cview v = i % 2 ? pair->b : pair->a;
@@ -40,16 +42,19 @@ tdm_st_entry *tdm_peft_entries(const tdm_peft_pair *pairs, int64_t count)
         tdm_peft_tensor_name(name, pair->layer, pair->proj, i % 2);
         entries[i] = (tdm_st_entry){.name = name, .dtype = st_dtype(v), .rank = 2, .shape = {v.rows, v.cols}, .data = v.data};
     }
+    *made = count * 2;
+    if (head.data) entries[(*made)++] = (tdm_st_entry){.name = head_name, .dtype = st_dtype(head), .rank = 2, .shape = {1, head.cols}, .data = head.data};
     return entries;
 }
 
-tdm_status tdm_peft_save(const char *dir, const tdm_peft_config *c, const tdm_peft_pair *pairs, int64_t count, tdm_error *err)
+tdm_status tdm_peft_save(const char *dir, const tdm_peft_config *c, const tdm_peft_pair *pairs, int64_t count, tdm_cview head, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     char path[TDM_PATH_BYTES];
-    char *text = NULL;                                      /* owned here */
-    json_t *config = tdm_peft_config_json(c);               /* owned here */
-    tdm_st_entry *entries = tdm_peft_entries(pairs, count); /* owned here */
+    int64_t n = 0;
+    char *text = NULL;                                                /* owned here */
+    json_t *config = tdm_peft_config_json(c);                         /* owned here */
+    tdm_st_entry *entries = tdm_peft_entries(pairs, count, head, &n); /* owned here */
 
     if (config) text = json_dumps(config, JSON_INDENT(2) | JSON_SORT_KEYS);
     if (!text || !entries) {
@@ -58,7 +63,7 @@ tdm_status tdm_peft_save(const char *dir, const tdm_peft_config *c, const tdm_pe
     }
     TDM_TRY(st, tdm_fs_mkdirs(dir, err), done);
     TDM_TRY(st, tdm_fs_join(path, dir, "adapter_model.safetensors", err), done);
-    TDM_TRY(st, tdm_safetensors_write(path, entries, count * 2, tdm_peft_metadata, err), done);
+    TDM_TRY(st, tdm_safetensors_write(path, entries, n, tdm_peft_metadata, err), done);
     TDM_TRY(st, tdm_fs_join(path, dir, "adapter_config.json", err), done);
     TDM_TRY(st, tdm_fs_write(path, text, strlen(text), err), done);
 done:
@@ -75,6 +80,7 @@ struct tdm_peft {
     tdm_safetensors *file; /* the views point into it, or into converted */
     tdm_peft_pair *pairs;
     int64_t count;
+    tdm_cview head;
     float **converted; /* f32 copies of f16 tensors */
     int64_t converted_count;
 };
@@ -170,6 +176,15 @@ static tdm_status tensor_view(tdm_peft *p, const tdm_st_tensor *t, tdm_cview *v,
     return TDM_OK;
 }
 
+static tdm_status take_head(tdm_peft *p, const tdm_st_tensor *t, const tdm_model_config *model, const char *where, tdm_error *err)
+{
+    if (t->rank != 2 || t->shape[0] != 1 || t->shape[1] != model->width)
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "a score is one number: train it with num_labels = 1, on this model",
+                        "the head is [%" PRId64 ", %" PRId64 "], the model implies [1, %" PRId64 "]", t->rank > 0 ? t->shape[0] : 0,
+                        t->rank > 1 ? t->shape[1] : 0, model->width);
+    return tensor_view(p, t, &p->head, where, err);
+}
+
 /* Puts one tensor of the file where it belongs. all: [layers * projections]. */
 static tdm_status take_tensor(tdm_peft *p, const tdm_st_tensor *t, const tdm_model_config *model, bool resolve, tdm_peft_pair *all,
                               const char *path, tdm_error *err)
@@ -177,6 +192,7 @@ static tdm_status take_tensor(tdm_peft *p, const tdm_st_tensor *t, const tdm_mod
     char where[512];
     place at;
     snprintf(where, sizeof where, "%.300s: %.200s", path, t->name);
+    if (p->config.head && strcmp(t->name, head_name) == 0) return take_head(p, t, model, where, err);
     if (!parse_name(t->name, &at))
         return TDM_FAIL(err, TDM_ERR_INPUT, where, "tandem computes plain LoRA on the seven projections of each layer",
                         "the tensor is not part of such an adapter");
@@ -214,6 +230,7 @@ static tdm_status collect_pairs(tdm_peft *p, const tdm_model_config *model, bool
             return TDM_FAIL(err, TDM_ERR_INPUT, path, "the file is incomplete, or of another model", "%s is missing", name);
         }
     }
+    if (p->config.head && !p->head.data) return TDM_FAIL(err, TDM_ERR_INPUT, path, "the file is incomplete", "%s is missing", head_name);
     if (p->count == 0) return TDM_FAIL(err, TDM_ERR_INPUT, path, "is it a LoRA adapter saved by PEFT?", "holds no LoRA tensors");
     return TDM_OK;
 }
@@ -228,7 +245,16 @@ static tdm_status open_weights(tdm_peft *p, const char *dir, tdm_error *err)
     return st == TDM_OK ? tdm_safetensors_open(&p->file, path, err) : st;
 }
 
-tdm_status tdm_peft_open(tdm_peft **out, const char *dir, const tdm_model_config *model, tdm_error *err)
+static tdm_status check_head(const tdm_peft_config *c, bool head, const char *path, tdm_error *err)
+{
+    if (c->head == head) return TDM_OK;
+    if (head)
+        return TDM_FAIL(err, TDM_ERR_INPUT, path, "train one with train.algorithm: reward, or by PEFT with task_type SEQ_CLS",
+                        "the adapter has no head: \"task_type\" is not \"SEQ_CLS\"");
+    return TDM_FAIL(err, TDM_ERR_INPUT, path, "use an adapter of a causal language model", "\"task_type\" is \"SEQ_CLS\": the adapter belongs to a critic or a reward model");
+}
+
+static tdm_status open_peft(tdm_peft **out, const char *dir, const tdm_model_config *model, bool head, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     char path[TDM_PATH_BYTES];
@@ -252,6 +278,7 @@ tdm_status tdm_peft_open(tdm_peft **out, const char *dir, const tdm_model_config
     TDM_TRY(st, tdm_fs_join(path, dir, "adapter_config.json", err), fail);
     TDM_TRY(st, tdm_fs_read(path, MAX_CONFIG_BYTES, &text, &bytes, err), fail);
     TDM_TRY(st, tdm_peft_config_parse(&p->config, &resolve, &some_layers, text, bytes, path, err), fail);
+    TDM_TRY(st, check_head(&p->config, head, path, err), fail);
     TDM_TRY(st, open_weights(p, dir, err), fail);
     TDM_TRY(st, tdm_fs_join(path, dir, "adapter_model.safetensors", err), fail);
     for (int64_t i = 0; i < tdm_safetensors_count(p->file); i++)
@@ -267,6 +294,9 @@ fail:
     tdm_peft_close(p);
     return st;
 }
+
+tdm_status tdm_peft_open(tdm_peft **out, const char *dir, const tdm_model_config *model, tdm_error *err) { return open_peft(out, dir, model, false, err); }
+tdm_status tdm_peft_open_head(tdm_peft **out, const char *dir, const tdm_model_config *model, tdm_error *err) { return open_peft(out, dir, model, true, err); }
 
 void tdm_peft_close(tdm_peft *p)
 {
@@ -285,3 +315,5 @@ const tdm_peft_pair *tdm_peft_pairs(const tdm_peft *p, int64_t *count)
     *count = p->count;
     return p->pairs;
 }
+
+tdm_cview tdm_peft_head(const tdm_peft *p) { return p->head; }

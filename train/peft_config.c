@@ -22,9 +22,9 @@ static const char *leaf(tdm_proj p) { return strchr(tdm_peft_proj_paths[p], '.')
 
 /* Keys that change the computation when they are on: not null, false, "", 0, [] or {}. */
 static const char *const refused_keys[] = {
-    "use_dora",      "lora_bias",    "rank_pattern",      "alpha_pattern",     "modules_to_save",         "trainable_token_indices",
-    "use_qalora",    "arrow_config", "layer_replication", "target_parameters", "alora_invocation_tokens", "fan_in_fan_out",
-    "use_bdlora",    "kasa_config",  "velora_config",     "monteclora_config", "megatron_config",
+    "use_dora",     "lora_bias",    "rank_pattern",      "alpha_pattern",     "trainable_token_indices", "use_qalora",
+    "arrow_config", "layer_replication", "target_parameters", "alora_invocation_tokens", "fan_in_fan_out",
+    "use_bdlora",   "kasa_config",  "velora_config",     "monteclora_config", "megatron_config",
 };
 /* Known keys that look like a feature and are none for us: initialization, and our own. */
 static const char *const harmless_keys[] = {"use_rslora", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "runtime_config"};
@@ -60,6 +60,31 @@ static bool ends_with(const char *s, const char *end)
     return n >= m && strcmp(s + n - m, end) == 0;
 }
 
+/* What PEFT saves of its own accord for task_type SEQ_CLS. */
+static bool is_head(const json_t *modules)
+{
+    size_t i;
+    json_t *e;
+    json_array_foreach((json_t *)modules, i, e)
+    {
+        const char *s = json_string_value(e);
+        if (!s || (strcmp(s, "score") != 0 && strcmp(s, "classifier") != 0)) return false;
+    }
+    return true;
+}
+
+static tdm_status parse_task(tdm_peft_config *c, const json_t *o, const char *where, tdm_error *err)
+{
+    const char *task = json_string_value(json_object_get(o, "task_type"));
+    const json_t *modules = json_object_get(o, "modules_to_save");
+    c->head = task && strcmp(task, "SEQ_CLS") == 0;
+    if (task && !c->head && strcmp(task, "CAUSAL_LM") != 0)
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "use an adapter of a causal language model", "\"task_type\" is \"%.32s\"", task);
+    if (modules && is_on(modules) && !(c->head && json_is_array(modules) && is_head(modules)))
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, HINT_PLAIN, "\"modules_to_save\" is set in the adapter's config");
+    return TDM_OK;
+}
+
 static tdm_status refuse_features(const json_t *o, const char *where, tdm_error *err)
 {
     const char *key;
@@ -74,9 +99,6 @@ static tdm_status refuse_features(const json_t *o, const char *where, tdm_error 
     const char *bias = json_string_value(json_object_get(o, "bias"));
     if (bias && strcmp(bias, "none") != 0)
         return TDM_FAIL(err, TDM_ERR_INPUT, where, HINT_PLAIN, "\"bias\" is \"%.32s\" in the adapter's config, not \"none\"", bias);
-    const char *task = json_string_value(json_object_get(o, "task_type"));
-    if (task && strcmp(task, "CAUSAL_LM") != 0)
-        return TDM_FAIL(err, TDM_ERR_INPUT, where, "use an adapter of a causal language model", "\"task_type\" is \"%.32s\"", task);
     const char *init = json_string_value(json_object_get(o, "init_lora_weights"));
     if (init && !listed(init, harmless_inits, TDM_COUNT(harmless_inits)))
         return TDM_FAIL(err, TDM_ERR_INPUT, where, "save it with PEFT's path_initial_model_for_weight_conversion: it then is plain LoRA",
@@ -153,6 +175,7 @@ tdm_status tdm_peft_config_parse(tdm_peft_config *c, bool *resolve, bool *some_l
         goto done;
     }
     TDM_TRY(st, refuse_features(o, where, err), done);
+    TDM_TRY(st, parse_task(c, o, where, err), done);
     r = json_object_get(o, "r");
     if (!json_is_integer(r) || json_integer_value(r) < 1 || json_integer_value(r) > TDM_PEFT_MAX_RANK) {
         st = TDM_FAIL(err, TDM_ERR_INPUT, where, NULL, "\"r\" is not a whole number from 1 to %d", TDM_PEFT_MAX_RANK);
@@ -188,23 +211,24 @@ static json_t *number(double v)
 
 json_t *tdm_peft_config_json(const tdm_peft_config *c)
 {
-    json_t *o = json_object(), *targets = json_array();
-    int bad = !o || !targets;
+    json_t *o = json_object(), *targets = json_array(), *modules = c->head ? json_pack("[s,s]", "classifier", "score") : json_null();
+    int bad = !o || !targets || !modules;
     for (int p = 0; !bad && p < TDM_PROJ_COUNT; p++)
         if (c->targets[p]) bad |= json_array_append_new(targets, json_string(leaf((tdm_proj)p)));
     /* The set_new calls take the value also when they fail. */
-    bad = bad || json_object_set_new(o, "peft_type", json_string("LORA")) || json_object_set_new(o, "task_type", json_string("CAUSAL_LM")) ||
+    bad = bad || json_object_set_new(o, "peft_type", json_string("LORA")) || json_object_set_new(o, "task_type", json_string(c->head ? "SEQ_CLS" : "CAUSAL_LM")) ||
           json_object_set_new(o, "base_model_name_or_path", c->base_model[0] ? json_string(c->base_model) : json_null()) ||
           json_object_set_new(o, "revision", json_null()) || json_object_set_new(o, "inference_mode", json_true()) ||
           json_object_set_new(o, "r", json_integer(c->rank)) || json_object_set_new(o, "lora_alpha", number(c->alpha)) ||
           json_object_set_new(o, "lora_dropout", json_real(c->dropout)) ||
           json_object_set_new(o, "use_rslora", json_boolean(c->rslora)) || json_object_set(o, "target_modules", targets) ||
           json_object_set_new(o, "bias", json_string("none")) || json_object_set_new(o, "fan_in_fan_out", json_false()) ||
-          json_object_set_new(o, "init_lora_weights", json_true()) || json_object_set_new(o, "modules_to_save", json_null()) ||
+          json_object_set_new(o, "init_lora_weights", json_true()) || json_object_set(o, "modules_to_save", modules) ||
           json_object_set_new(o, "layers_to_transform", json_null()) || json_object_set_new(o, "layers_pattern", json_null()) ||
           json_object_set_new(o, "rank_pattern", json_object()) || json_object_set_new(o, "alpha_pattern", json_object()) ||
           json_object_set_new(o, "use_dora", json_false());
     json_decref(targets);
+    json_decref(modules);
     if (!bad) return o;
     json_decref(o);
     return NULL;

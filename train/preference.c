@@ -3,7 +3,7 @@
 #include <math.h>
 
 bool tdm_preference_pairs(tdm_preference_kind kind) { return kind != TDM_PREFERENCE_KTO; }
-bool tdm_preference_reference(tdm_preference_kind kind) { return kind != TDM_PREFERENCE_ORPO; }
+bool tdm_preference_reference(tdm_preference_kind kind) { return kind != TDM_PREFERENCE_ORPO && kind != TDM_PREFERENCE_REWARD; }
 
 static double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 static double log_sigmoid(double x) { return x < 0.0 ? x - log1p(exp(x)) : -log1p(exp(-x)); }
@@ -40,7 +40,8 @@ static double compared(const tdm_preference_config *c, double x, double *derivat
         *derivative = -b * sigmoid(-x);
         return -b * log_sigmoid(x);
     case TDM_PREFERENCE_SIGMOID:
-    case TDM_PREFERENCE_KTO: break;
+    case TDM_PREFERENCE_KTO:
+    case TDM_PREFERENCE_REWARD: break;
     }
     *derivative = b * (-keep * sigmoid(-b * x) + s * sigmoid(b * x));
     return -keep * log_sigmoid(b * x) - s * log_sigmoid(-b * x);
@@ -58,9 +59,10 @@ static double score_of(const tdm_preference_config *c, const tdm_preference_sequ
     return c->kind == TDM_PREFERENCE_IPO ? ratio_of(s) / n : ratio_of(s);
 }
 
-/* The reward a metric speaks of: beta times the log-ratio, or orpo's mean log-probability. */
+/* The reward a metric speaks of: beta times the log-ratio, or orpo's mean log-probability, or the score. */
 static double reward_of(const tdm_preference_config *c, const tdm_preference_sequence *s)
 {
+    if (c->kind == TDM_PREFERENCE_REWARD) return s->score;
     return c->beta * (c->kind == TDM_PREFERENCE_ORPO ? mean_of(s) : ratio_of(s));
 }
 
@@ -106,6 +108,20 @@ static double eval_pairs(const tdm_preference_config *c, tdm_preference_sequence
     return factor > 0.0 ? loss + likelihood(s, count, factor, sums) : loss;
 }
 
+static double eval_scores(const tdm_preference_config *c, tdm_preference_sequence *s, int64_t count, tdm_preference_sums *sums)
+{
+    const double pairs = (double)(count / 2);
+    double loss = 0.0;
+    for (int64_t i = 0; i < count; i += 2) {
+        const double x = s[i].score - s[i + 1].score - s[i].margin, sum = s[i].score + s[i + 1].score;
+        loss += (c->center * sum * sum - log_sigmoid(x)) / pairs;
+        s[i].coef = (2.0 * c->center * sum - sigmoid(-x)) / pairs;
+        s[i + 1].coef = (2.0 * c->center * sum + sigmoid(-x)) / pairs;
+        sums->accuracy += s[i].score > s[i + 1].score;
+    }
+    return loss;
+}
+
 static double eval_labels(const tdm_preference_config *c, tdm_preference_sequence *s, int64_t count, double z)
 {
     double loss = 0.0;
@@ -126,7 +142,9 @@ void tdm_preference_eval(const tdm_preference_config *c, tdm_preference_sequence
         s[i].prompt_coef = 0.0;
         count_sequence(c, &s[i], sums);
     }
-    sums->loss += tdm_preference_pairs(c->kind) ? eval_pairs(c, s, count, sums) : eval_labels(c, s, count, z);
+    sums->loss += c->kind == TDM_PREFERENCE_REWARD ? eval_scores(c, s, count, sums)
+                  : tdm_preference_pairs(c->kind)  ? eval_pairs(c, s, count, sums)
+                                                   : eval_labels(c, s, count, z);
     sums->kl += z;
     sums->calls++;
 }

@@ -1,12 +1,15 @@
 /* Micro-batches: packing sequences, running the forward over them, handing them to head and backward. */
 #include "train/trainer_internal.h"
 
+/* Tokens of a sequence that a pass runs over: from the last nothing is predicted. */
+static int64_t rows_of(const tdm_train_pass *pass, const tdm_sequence *s) { return pass->values == TDM_VALUES_SEQUENCE ? s->count : s->count - 1; }
+
 /* Items [first, returned) fit one micro-batch. */
-static int64_t micro_end(const tdm_trainer *t, const tdm_train_item *items, int64_t first, int64_t count)
+static int64_t micro_end(const tdm_trainer *t, const tdm_train_pass *pass, const tdm_train_item *items, int64_t first, int64_t count)
 {
     int64_t tokens = 0, i = first;
     for (; i < count && i - first < t->spec.sequences; i++) {
-        tokens += items[i].seq->count - 1; /* nothing is predicted from the last token */
+        tokens += rows_of(pass, items[i].seq);
         if (tokens > t->spec.micro_tokens) break;
     }
     TDM_ASSERT(i > first);
@@ -15,7 +18,19 @@ static int64_t micro_end(const tdm_trainer *t, const tdm_train_item *items, int6
 
 static bool wanted(const tdm_train_item *it, int64_t index) { return !it->mask || it->mask[index] == 1; }
 
-static void pack(tdm_trainer *t, const tdm_train_item *items, int64_t first, int64_t end)
+/* The tokens of item i, from `row` on, that are wanted. */
+static void want(tdm_trainer *t, const tdm_train_pass *pass, const tdm_train_item *it, int64_t i, int64_t row)
+{
+    const tdm_sequence *s = it->seq;
+    if (pass->values == TDM_VALUES_SEQUENCE) {
+        t->token[t->tokens_head++] = (tdm_head_token){.row = (int32_t)(row + s->count - 1), .item = i};
+        return;
+    }
+    for (int64_t j = s->prompt; j < s->count; j++)
+        if (wanted(it, j - s->prompt)) t->token[t->tokens_head++] = (tdm_head_token){(int32_t)(row + j - 1), s->tokens[j], i, j - s->prompt};
+}
+
+static void pack(tdm_trainer *t, const tdm_train_pass *pass, const tdm_train_item *items, int64_t first, int64_t end)
 {
     const int64_t page = t->m->be->kv_page_tokens;
     int64_t row = 0, next_page = 0, longest = 0;
@@ -23,19 +38,17 @@ static void pack(tdm_trainer *t, const tdm_train_item *items, int64_t first, int
     for (int64_t i = first; i < end; i++) {
         const tdm_train_item *it = &items[i];
         const tdm_sequence *s = it->seq;
-        const int64_t b = i - first, n = s->count - 1;
+        const int64_t b = i - first, n = rows_of(pass, s);
         TDM_ASSERT(n >= 1 && s->prompt >= 1 && s->count <= t->spec.context);
         t->q_start[b] = (int32_t)row;
         t->kv_len[b] = (int32_t)n;
         longest = tdm_max_i64(longest, n);
         for (int64_t p = 0; p < tdm_ceil_div(n, page); p++) t->pages[b * t->page_stride + p] = (int32_t)next_page++;
+        want(t, pass, it, i, row);
         for (int64_t j = 0; j < n; j++, row++) {
             t->ids[row] = s->tokens[j];
             t->position[row] = (int32_t)j;
             t->dropout_token[row] = it->dropout_token + (uint32_t)j;
-            const int64_t index = j + 1 - s->prompt;
-            if (index >= 0 && wanted(it, index))
-                t->token[t->tokens_head++] = (tdm_head_token){(int32_t)row, s->tokens[j + 1], i, index};
         }
     }
     t->q_start[end - first] = (int32_t)row;
@@ -73,12 +86,12 @@ tdm_status tdm_trainer_look(tdm_trainer *t, const tdm_train_pass *pass, tdm_trai
     tdm_status st = TDM_OK;
     for (int64_t first = 0; first < count;) {
         if (pass->keep_going && !pass->keep_going(pass->ctx)) return TDM_STOPPED;
-        const int64_t end = micro_end(t, items, first, count);
+        const int64_t end = micro_end(t, pass, items, first, count);
         TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done); /* what was pushed is written over */
-        pack(t, items, first, end);
+        pack(t, pass, items, first, end);
         const tdm_run run = run_of(t, pass->adapter, pass->dropout, pass->dropout_seed);
         TDM_TRY(st, forward(t, &run, false, err), done);
-        TDM_TRY(st, tdm_head_score(t, items, pass->sampling, err), done);
+        TDM_TRY(st, pass->values ? tdm_value_score(t, items, pass, err) : tdm_head_score(t, items, pass->sampling, err), done);
         first = end;
     }
 done:
@@ -98,9 +111,9 @@ tdm_status tdm_trainer_accumulate(tdm_trainer *t, const tdm_train_pass *pass, td
     TDM_ASSERT(!t->spec.forward_only && (!pass->distills || t->spec.distills));
     for (int64_t first = 0; first < count;) {
         if (pass->keep_going && !pass->keep_going(pass->ctx)) return TDM_STOPPED;
-        const int64_t end = micro_end(t, items, first, count);
+        const int64_t end = micro_end(t, pass, items, first, count);
         TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done); /* what was pushed is written over */
-        pack(t, items, first, end);
+        pack(t, pass, items, first, end);
         const tdm_run run = run_of(t, pass->adapter, pass->dropout, pass->dropout_seed);
         if (pass->distills) {
             const tdm_run teacher = run_of(t, pass->teacher, 0.0f, 0);
@@ -108,7 +121,11 @@ tdm_status tdm_trainer_accumulate(tdm_trainer *t, const tdm_train_pass *pass, td
             TDM_TRY(st, tdm_distill_keep(t, err), done);
         }
         TDM_TRY(st, forward(t, &run, true, err), done);
-        TDM_TRY(st, pass->distills ? tdm_distill_train(t, items, pass, sums, err) : tdm_head_train(t, items, pass, sums, err), done);
+        TDM_TRY(st,
+                pass->values     ? tdm_value_train(t, items, pass, err)
+                : pass->distills ? tdm_distill_train(t, items, pass, sums, err)
+                                 : tdm_head_train(t, items, pass, sums, err),
+                done);
         TDM_TRY(st, tdm_backward_layers(t, &run, pass->opt, err), done);
         first = end;
     }

@@ -9,6 +9,7 @@
 
 #include "infer/model.h"
 #include "infer/sequence.h"
+#include "train/gae.h"
 #include "train/loss.h"
 #include "train/optimizer.h"
 
@@ -34,11 +35,14 @@ typedef struct tdm_train_item {
     const float *sampler; /* the sampler's log-probabilities, or NULL */
     const float *old;     /* frozen before the first update, or NULL: lp itself */
     const float *ref;     /* the reference's, or NULL */
-    const float *coef;    /* with TDM_LOSS_FROZEN: d loss / d lp; else NULL */
+    const float *coef;    /* with TDM_LOSS_FROZEN: d loss / d lp; of values without a loss of their own d loss / d value; else NULL */
+    const float *returns; /* a critic's: what its values are to be; else NULL */
+    float *value;         /* of a pass over values: filled by a look; with a loss: the values before the first update, read */
     double advantage, weight;
     double entropy_weight; /* factor of the entropy of each token in the objective, which is taken from the loss; 0: it has no gradient */
-    float *lp;            /* filled; never NULL */
+    float *lp;            /* filled; never NULL where log-probabilities are computed */
     float *entropy;       /* filled when not NULL */
+    bool left_out;        /* by the caller: in no loss, and not given to the trainer */
     uint32_t dropout_token; /* names the sequence's first token in dropout masks */
 } tdm_train_item;
 
@@ -63,6 +67,10 @@ void tdm_trainer_close(tdm_trainer *t);
  * describes, on the recorded supports where the sequences have them. */
 tdm_status tdm_trainer_score(tdm_trainer *t, const tdm_adapter *adapter, tdm_train_item *items, int64_t count, const tdm_sampling *sampling,
                              tdm_error *err);
+/* What a pass computes: log-probabilities; or by the adapter's head a value of each token of the completion, at the state that predicts it; or
+ * one of the whole sequence, at its last token, as transformers' models for sequence classification have it. */
+typedef enum tdm_values { TDM_VALUES_NONE, TDM_VALUES_TOKENS, TDM_VALUES_SEQUENCE } tdm_values;
+
 /* The same, and the loss's gradient is added to opt->grad. dropout p on the adapter's input (0: off) with masks keyed by seed.
  * keep_going (may be NULL) is asked before each micro-batch; false ends with TDM_STOPPED. */
 typedef struct tdm_train_pass {
@@ -70,6 +78,9 @@ typedef struct tdm_train_pass {
     const tdm_loss_config *loss;
     const tdm_sampling *sampling;
     tdm_optimizer *opt;
+    tdm_values values;                  /* not NONE: loss and sampling are not read */
+    const tdm_value_config *value_loss; /* NULL: frozen, in item.coef */
+    tdm_value_sums *value_sums;         /* with value_loss */
     float dropout;
     uint64_t dropout_seed;
     bool (*keep_going)(void *ctx);
@@ -80,8 +91,9 @@ typedef struct tdm_train_pass {
     const tdm_adapter *teacher;
     double beta;
 } tdm_train_pass;
-/* The log-probabilities that tdm_trainer_accumulate would find under this pass, dropout and all, and no gradient. */
+/* The log-probabilities (or values) that tdm_trainer_accumulate would find under this pass, dropout and all, and no gradient. */
 tdm_status tdm_trainer_look(tdm_trainer *t, const tdm_train_pass *pass, tdm_train_item *items, int64_t count, tdm_error *err);
+/* sums: of log-probabilities' loss; with values NULL. */
 tdm_status tdm_trainer_accumulate(tdm_trainer *t, const tdm_train_pass *pass, tdm_train_item *items, int64_t count, tdm_loss_sums *sums,
                                   tdm_error *err);
 

@@ -1,4 +1,4 @@
-/* What trainer.c (micro-batches), tape.c (memory), backward.c (layers) and head.c (log-probabilities, loss) share. */
+/* What trainer.c (micro-batches), tape.c (memory), backward.c (layers), head.c (log-probabilities, loss) and value.c (values) share. */
 #ifndef TANDEM_TRAIN_TRAINER_INTERNAL_H
 #define TANDEM_TRAIN_TRAINER_INTERNAL_H
 
@@ -27,7 +27,7 @@ typedef struct tdm_head_buffers {
     tdm_view teacher, teacher_rstd; /* [rows, V], [rows, 1] f32: the teacher's, where there is one */
 } tdm_head_buffers;
 
-/* A token whose log-probability is wanted: row of the hidden state that predicts it. */
+/* A token whose log-probability or value is wanted: row of the hidden state that predicts it; of a whole sequence its last. */
 typedef struct tdm_head_token {
     int32_t row, target;
     int64_t item, index; /* index in the item's completion */
@@ -58,10 +58,10 @@ struct tdm_trainer {
     int32_t *row, *target;
     int32_t *history_at, *history_len; /* into ids: a sequence's own tokens stand there one after the other */
     size_t tile_bytes;        /* up to here, from row on */
-    float *coef, *entropy_coef; /* d loss / d lp and d entropy */
+    float *coef, *entropy_coef; /* d loss / d lp (or d value) and d entropy */
     uint32_t *support;        /* [head_rows, ceil(V/32)] */
     /* and what the head gives back. */
-    float *lp, *entropy, *divergence;
+    float *lp, *entropy, *divergence; /* of a pass over values lp is these */
     float *sequence_coef;     /* [micro_tokens]: d loss / d lp when a loss needs whole sequences */
     void *host;
 };
@@ -82,6 +82,11 @@ tdm_status tdm_head_backward(tdm_trainer *t, int64_t n, tdm_error *err);
 /* distill.c: keeps the hidden states of the head's tokens after the teacher's forward; after the student's, loss and gradient into back.dx. */
 tdm_status tdm_distill_keep(tdm_trainer *t, tdm_error *err);
 tdm_status tdm_distill_train(tdm_trainer *t, tdm_train_item *items, const tdm_train_pass *pass, tdm_loss_sums *sums, tdm_error *err);
+/* From back.dxn, the gradient of the tile's normalized rows, into back.dx. */
+tdm_status tdm_head_into_layers(tdm_trainer *t, int64_t n, tdm_error *err);
+/* value.c: values of all head tokens; then their loss and its gradient, into back.dx and the head's. */
+tdm_status tdm_value_score(tdm_trainer *t, const tdm_train_item *items, const tdm_train_pass *pass, tdm_error *err);
+tdm_status tdm_value_train(tdm_trainer *t, const tdm_train_item *items, const tdm_train_pass *pass, tdm_error *err);
 /* offload.c: before a layer's forward; before it is computed again; before its backward, after that. Nothing where inputs stay. */
 tdm_status tdm_offload_forward(const tdm_trainer *t, int64_t layer, tdm_error *err);
 tdm_status tdm_offload_recompute(const tdm_trainer *t, int64_t layer, tdm_error *err);

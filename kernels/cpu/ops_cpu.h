@@ -59,6 +59,10 @@ tdm_status TDM_CPU(divergence)(tdm_stream *s, const tdm_divergence *a, tdm_error
 
 size_t TDM_CPU(logits_workspace_bytes)(const tdm_limits *limits, int threads);
 
+/* value.c */
+tdm_status TDM_CPU(value)(tdm_stream *s, const tdm_value *a, tdm_error *err);
+tdm_status TDM_CPU(value_backward)(tdm_stream *s, const tdm_value_backward *a, tdm_error *err);
+
 /* optimizer.c */
 size_t TDM_CPU(optimizer_workspace_bytes)(const tdm_limits *limits, int threads);
 tdm_status TDM_CPU(adamw)(tdm_stream *s, const tdm_adamw *a, tdm_error *err);

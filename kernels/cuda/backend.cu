@@ -83,6 +83,8 @@ template <tdm_cuda_path PATH> static constexpr tdm_backend table(const char *nam
     b.logprob = tdm_cuda_logprob;
     b.logprob_backward = tdm_cuda_logprob_backward;
     b.divergence = tdm_cuda_divergence;
+    b.value = tdm_cuda_value;
+    b.value_backward = tdm_cuda_value_backward;
     b.adamw = tdm_cuda_adamw;
     b.adamw_8bit = tdm_cuda_adamw_8bit;
     b.sgd = tdm_cuda_sgd;

@@ -62,6 +62,10 @@ tdm_status tdm_cuda_convert(tdm_stream *s, tdm_view y, tdm_cview x, tdm_error *e
 tdm_status tdm_cuda_dropout(tdm_stream *s, tdm_view y, tdm_cview x, float p, uint64_t seed, uint32_t site, const uint32_t *token, tdm_error *err);
 tdm_status tdm_cuda_dropout_backward(tdm_stream *s, tdm_view dx, tdm_cview dy, float p, uint64_t seed, uint32_t site, const uint32_t *token, tdm_error *err);
 
+/* value.cu */
+tdm_status tdm_cuda_value(tdm_stream *s, const tdm_value *a, tdm_error *err);
+tdm_status tdm_cuda_value_backward(tdm_stream *s, const tdm_value_backward *a, tdm_error *err);
+
 /* sample.cu, logprob.cu, divergence.cu, optimizer.cu */
 size_t tdm_cuda_logits_workspace_bytes(const tdm_limits *limits);
 size_t tdm_cuda_optimizer_workspace_bytes(const tdm_limits *limits);

@@ -16,7 +16,8 @@
 #include "train/preference.h"
 #include "train/reject.h"
 
-typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_SFT, TDM_ALGORITHM_DPO, TDM_ALGORITHM_ORPO, TDM_ALGORITHM_KTO, TDM_ALGORITHM_DISTILL } tdm_algorithm;
+typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_PPO, TDM_ALGORITHM_SFT, TDM_ALGORITHM_DPO, TDM_ALGORITHM_ORPO, TDM_ALGORITHM_KTO,
+                             TDM_ALGORITHM_REWARD, TDM_ALGORITHM_DISTILL } tdm_algorithm;
 extern const char *const tdm_algorithm_names[]; /* NULL-terminated */
 typedef enum tdm_kl_in { TDM_KL_IN_LOSS, TDM_KL_IN_REWARD, TDM_KL_IN_TOKEN } tdm_kl_in;
 typedef enum tdm_distill_loss { TDM_DISTILL_FULL, TDM_DISTILL_SAMPLED } tdm_distill_loss;
@@ -135,11 +136,21 @@ typedef struct tdm_recipe_importance {
     tdm_reject_config rejects;
 } tdm_recipe_importance;
 
-/* dpo, orpo, kto; elsewhere the defaults. */
+/* ppo; elsewhere the defaults. */
+typedef struct tdm_recipe_critic {
+    int64_t rank;            /* 0: adapter.rank, once settled its number, or with init the loaded one's; alpha too */
+    double alpha;
+    const char *init;        /* "": fresh; else the folder of an adapter with a head */
+    double lr, cliprange_value, vf_coef;
+    int64_t warmup;          /* first steps in which the critic alone learns */
+} tdm_recipe_critic;
+
+/* dpo, orpo, kto, reward; elsewhere the defaults. */
 typedef struct tdm_recipe_preference {
     tdm_preference_kind loss; /* dpo's */
     double beta, label_smoothing, sft;
     double desirable_weight, undesirable_weight; /* kto's */
+    double center_rewards_coefficient; /* reward's */
 } tdm_recipe_preference;
 
 /* distill; elsewhere the defaults. */
@@ -153,7 +164,7 @@ typedef struct tdm_recipe_train {
     tdm_algorithm algorithm;
     tdm_loss_kind loss;      /* `loss: gspo` is resolved to GRPO with importance.ratio SEQUENCE */
     int64_t steps, epochs_per_rollout, minibatches;
-    int64_t batch_size;      /* sft, kto: samples a step; dpo, orpo: pairs */
+    int64_t batch_size;      /* sft, kto: samples a step; dpo, orpo, reward: pairs */
     double lr;
     tdm_schedule schedule;
     int64_t warmup_steps;
@@ -175,6 +186,9 @@ typedef struct tdm_recipe_train {
     tdm_vespo vespo;
     tdm_advantage advantage;
     tdm_recipe_importance importance;
+    double gamma, lam;       /* ppo: of the advantages */
+    bool whiten_rewards;     /* ppo */
+    tdm_recipe_critic critic;
     tdm_recipe_preference preference;
     tdm_recipe_distill distill;
     int64_t micro_tokens;    /* tokens of one forward and backward */
@@ -218,9 +232,9 @@ typedef struct tdm_recipe {
 } tdm_recipe;
 
 /* Whether the algorithm learns from the data's own answers: nothing is generated or rewarded. */
-static inline bool tdm_algorithm_supervised(tdm_algorithm a) { return a != TDM_ALGORITHM_GRPO && a != TDM_ALGORITHM_DISTILL; }
+static inline bool tdm_algorithm_supervised(tdm_algorithm a) { return a != TDM_ALGORITHM_GRPO && a != TDM_ALGORITHM_PPO && a != TDM_ALGORITHM_DISTILL; }
 /* Whether those are preferences. */
-static inline bool tdm_algorithm_prefers(tdm_algorithm a) { return a >= TDM_ALGORITHM_DPO && a <= TDM_ALGORITHM_KTO; }
+static inline bool tdm_algorithm_prefers(tdm_algorithm a) { return a >= TDM_ALGORITHM_DPO && a <= TDM_ALGORITHM_REWARD; }
 
 /* Reads, applies overrides ("section.key=value", the value YAML; "reward[0].weight=2" reaches into the list) in order, fills in
  * defaults and checks what can be checked without model or data. Every failure is TDM_ERR_RECIPE with file:line:col or the

@@ -10,7 +10,7 @@
 
 static const char *const schemes[] = {"bf16", "fp8_tensor", "fp8_channel", "fp8_block", NULL};
 static const char *const activations[] = {"none", "dynamic", "static", NULL};
-const char *const tdm_algorithm_names[] = {"grpo", "sft", "dpo", "orpo", "kto", "distill", NULL};
+const char *const tdm_algorithm_names[] = {"grpo", "ppo", "sft", "dpo", "orpo", "kto", "reward", "distill", NULL};
 static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "rloo", "dppo_tv", "dppo_kl", "reinforce", "gspo", NULL}; /* gspo: settled before anyone looks */
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "adamw_8bit", NULL};
@@ -133,12 +133,23 @@ static const tdm_key recipe_keys[] = {
     {"train.importance.reject", TDM_KEY_TEXTS, AT(train.importance.reject), "[]", 0, 0, NULL, 0, 0},
     {"train.importance.reject_threshold", TDM_KEY_TEXTS, AT(train.importance.reject_threshold), "[]", 0, 0, NULL, 0, 0},
     {"train.importance.veto", TDM_KEY_FLOAT, AT(train.importance.veto), "0.0", 0, 1, NULL, TDM_KEY_BELOW_MAX, 0},
+    {"train.gamma", TDM_KEY_FLOAT, AT(train.gamma), "1.0", 0, 1, NULL, 0, 0},
+    {"train.lam", TDM_KEY_FLOAT, AT(train.lam), "0.95", 0, 1, NULL, 0, 0},
+    {"train.whiten_rewards", TDM_KEY_BOOL, AT(train.whiten_rewards), "false", 0, 0, NULL, 0, 0},
+    {"train.critic.rank", TDM_KEY_INT, AT(train.critic.rank), "0", 0, 1024, NULL, 0, 0},
+    {"train.critic.alpha", TDM_KEY_FLOAT, AT(train.critic.alpha), "0.0", 0, 1e6, NULL, 0, 0},
+    {"train.critic.init", TDM_KEY_TEXT, AT(train.critic.init), "none", 0, 0, NULL, TDM_KEY_NONE, 0},
+    {"train.critic.lr", TDM_KEY_FLOAT, AT(train.critic.lr), "1.0e-5", 0, 1000, NULL, 0, 0},
+    {"train.critic.cliprange_value", TDM_KEY_FLOAT, AT(train.critic.cliprange_value), "0.2", 0, 1e30, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"train.critic.vf_coef", TDM_KEY_FLOAT, AT(train.critic.vf_coef), "1.0", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"train.critic.warmup", TDM_KEY_INT, AT(train.critic.warmup), "0", 0, 1e9, NULL, 0, 0},
     {"train.preference.loss", TDM_KEY_ENUM, AT(train.preference.loss), "sigmoid", 0, 0, preferences, 0, 0},
     {"train.preference.beta", TDM_KEY_FLOAT, AT(train.preference.beta), "0.1", 0, 1000, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"train.preference.label_smoothing", TDM_KEY_FLOAT, AT(train.preference.label_smoothing), "0.0", 0, 0.5, NULL, TDM_KEY_BELOW_MAX, 0},
     {"train.preference.sft", TDM_KEY_FLOAT, AT(train.preference.sft), "0.0", 0, 1000, NULL, 0, 0},
     {"train.preference.desirable_weight", TDM_KEY_FLOAT, AT(train.preference.desirable_weight), "1.0", 0, 1000, NULL, 0, 0},
     {"train.preference.undesirable_weight", TDM_KEY_FLOAT, AT(train.preference.undesirable_weight), "1.0", 0, 1000, NULL, 0, 0},
+    {"train.preference.center_rewards_coefficient", TDM_KEY_FLOAT, AT(train.preference.center_rewards_coefficient), "0.0", 0, 1000, NULL, 0, 0},
     {"train.distill.loss", TDM_KEY_ENUM, AT(train.distill.loss), "full", 0, 0, distill_losses, 0, 0},
     {"train.distill.teacher", TDM_KEY_TEXT, AT(train.distill.teacher), "base", 0, 0, NULL, 0, 0},
     {"train.distill.beta", TDM_KEY_FLOAT, AT(train.distill.beta), "1.0", 0, 1, NULL, 0, 0},

@@ -38,6 +38,7 @@ static tdm_status check_sources(const tdm_recipe *r, tdm_error *err)
     static const char *const rows[] = {[TDM_ALGORITHM_SFT] = "give a JSONL file of messages, or of prompt and completion",
                                        [TDM_ALGORITHM_DPO] = "give a JSONL file of prompt, chosen and rejected",
                                        [TDM_ALGORITHM_ORPO] = "give a JSONL file of prompt, chosen and rejected",
+                                       [TDM_ALGORITHM_REWARD] = "give a JSONL file of prompt, chosen and rejected",
                                        [TDM_ALGORITHM_KTO] = "give a JSONL file of prompt, completion and label"};
     const tdm_algorithm a = r->train.algorithm;
     if (r->data.eval[0] && (tdm_algorithm_supervised(a) || r->rollout.replay[0]))
@@ -168,7 +169,7 @@ static tdm_status check_preference_keys(const tdm_recipe *r, tdm_error *err)
 {
     const tdm_recipe_preference *p = &r->train.preference;
     const tdm_algorithm a = r->train.algorithm;
-    const unsigned dpo = 1u << TDM_ALGORITHM_DPO, kto = 1u << TDM_ALGORITHM_KTO, all = dpo | 1u << TDM_ALGORITHM_ORPO | kto;
+    const unsigned dpo = 1u << TDM_ALGORITHM_DPO, kto = 1u << TDM_ALGORITHM_KTO, reward = 1u << TDM_ALGORITHM_REWARD, all = dpo | 1u << TDM_ALGORITHM_ORPO | kto;
     const struct { const char *key; bool changed; unsigned of; const char *names; } keys[] = {
         {"train.preference.loss", p->loss != TDM_PREFERENCE_SIGMOID, dpo, "dpo"},
         {"train.preference.beta", p->beta != 0.1, all, "dpo, orpo and kto"},
@@ -176,6 +177,7 @@ static tdm_status check_preference_keys(const tdm_recipe *r, tdm_error *err)
         {"train.preference.sft", p->sft != 0.0, dpo, "dpo"},
         {"train.preference.desirable_weight", p->desirable_weight != 1.0, kto, "kto"},
         {"train.preference.undesirable_weight", p->undesirable_weight != 1.0, kto, "kto"},
+        {"train.preference.center_rewards_coefficient", p->center_rewards_coefficient != 0.0, reward, "reward"},
     };
     for (size_t i = 0; i < TDM_COUNT(keys); i++)
         if (keys[i].changed && !(keys[i].of >> a & 1u))
@@ -211,7 +213,9 @@ static tdm_status check_preference(const tdm_recipe *r, tdm_error *err)
         return REFUSE("train.preference.label_smoothing", "use train.preference.loss: sigmoid or robust, or no smoothing",
                       "train.preference.label_smoothing is of the sigmoid and the robust loss, the hinge and ipo have none");
     if (t->kl != 0.0)
-        return REFUSE("train.kl", "remove it, and set train.preference.beta", "train.kl is grpo's: train.algorithm %s is held to its reference by beta", name);
+        return t->algorithm == TDM_ALGORITHM_REWARD
+                   ? REFUSE("train.kl", "remove it", "train.kl is of a policy, and train.algorithm: reward trains none")
+                   : REFUSE("train.kl", "remove it, and set train.preference.beta", "train.kl is grpo's: train.algorithm %s is held to its reference by beta", name);
     if (r->reward_count) return REFUSE("reward", "remove it, or use train.algorithm: grpo", "train.algorithm: %s learns from the data's answers, not from rewards", name);
     if (r->data.prompt[0] || r->data.system[0])
         return REFUSE(r->data.prompt[0] ? "data.prompt" : "data.system", "remove it, and write the messages into the rows",
@@ -369,7 +373,7 @@ static tdm_status check_bounds(const tdm_recipe *r, tdm_error *err)
     if (t->kl_in == TDM_KL_IN_REWARD && t->kl != 0.0 && t->advantage == TDM_ADVANTAGE_GDPO)
         return REFUSE("train.advantage", "use kl_in: loss, or another advantage",
                       "train.advantage: gdpo normalizes the rewards one by one, and train.kl_in: reward takes the KL from their sum");
-    if (t->kl_in != TDM_KL_IN_LOSS && t->kl == 0.0 && t->loss != TDM_LOSS_RLOO)
+    if (t->kl_in != TDM_KL_IN_LOSS && t->kl == 0.0 && t->loss != TDM_LOSS_RLOO && t->algorithm != TDM_ALGORITHM_PPO)
         return REFUSE("train.kl_in", "give train.kl, or remove it", "train.kl_in: %s takes the KL from the rewards, and train.kl is 0",
                       t->kl_in == TDM_KL_IN_TOKEN ? "token" : "reward");
     if (t->kl_in == TDM_KL_IN_TOKEN && t->advantage != TDM_ADVANTAGE_REINFORCE_PP && t->advantage != TDM_ADVANTAGE_REINFORCE_PP_BASELINE)
@@ -411,6 +415,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     tdm_status st = TDM_OK;
     TDM_TRY(st, settle_loss(r, err), done);
     TDM_TRY(st, settle_aggregation(r, err), done);
+    TDM_TRY(st, tdm_recipe_settle_ppo(r, err), done);
     settle_ratio(&r->train.importance);
     TDM_TRY(st, settle_output(r, err), done);
     TDM_TRY(st, tdm_recipe_settle_rewards(r, err), done);

@@ -9,9 +9,10 @@
 
 #include "memory/hash.h"
 
-/* The files of a checkpoint, in the order they are written. The manifest comes after them. */
+/* The files of a checkpoint, in the order they are written; the last two are there where there is a critic. The manifest comes after them. */
 static const char *const file_names[] = {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "optimizer.safetensors",
-                                         "state.json"};
+                                         "state.json", "critic/adapter_model.safetensors", "critic/adapter_config.json"};
+enum { FILES_ALWAYS = 4 };
 static const char manifest_name[] = "SHA256SUMS";
 enum { MAX_STATE_BYTES = 16 << 20, MAX_MANIFEST_BYTES = 64 << 10 };
 
@@ -79,10 +80,10 @@ static tdm_status write_json(const char *path, char *text, tdm_error *err)
 }
 
 /* One line a file, as sha256sum writes it; the hashes are those of the bytes read back. */
-static tdm_status format_manifest(const char *dir, char *text, size_t bytes, tdm_error *err)
+static tdm_status format_manifest(const char *dir, size_t files, char *text, size_t bytes, tdm_error *err)
 {
     size_t at = 0;
-    for (size_t i = 0; i < TDM_COUNT(file_names); i++) {
+    for (size_t i = 0; i < files; i++) {
         char path[TDM_PATH_BYTES], hex[65];
         tdm_status st = tdm_fs_join(path, dir, file_names[i], err);
         if (st == TDM_OK) st = tdm_sha256_file(path, hex, err);
@@ -96,22 +97,34 @@ static tdm_status format_manifest(const char *dir, char *text, size_t bytes, tdm
 
 static const char *const pt_metadata[] = {"format", "pt", NULL};
 
+/* An adapter as PEFT has it: file_names[first] and the next. */
+static tdm_status write_adapter(const char *dir, const char *folder, size_t first, const tdm_st_entry *entries, int64_t count, const json_t *config,
+                                tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char adapter[TDM_PATH_BYTES], path[TDM_PATH_BYTES];
+    TDM_TRY(st, tdm_fs_join(adapter, dir, folder, err), done);
+    TDM_TRY(st, tdm_fs_mkdirs(adapter, err), done);
+    TDM_TRY(st, tdm_fs_join(path, dir, file_names[first], err), done);
+    TDM_TRY(st, tdm_safetensors_write(path, entries, count, pt_metadata, err), done);
+    TDM_TRY(st, tdm_fs_join(path, dir, file_names[first + 1], err), done);
+    TDM_TRY(st, write_json(path, json_dumps(config, JSON_INDENT(2) | JSON_SORT_KEYS), err), done);
+    TDM_TRY(st, tdm_fs_sync_dir(adapter, err), done);
+done:
+    return st;
+}
+
 static tdm_status write_contents(const char *dir, const tdm_checkpoint_parts *p, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    char adapter[TDM_PATH_BYTES], path[TDM_PATH_BYTES], manifest[1024];
-    TDM_TRY(st, tdm_fs_join(adapter, dir, "adapter", err), done);
-    TDM_TRY(st, tdm_fs_mkdirs(adapter, err), done);
-    TDM_TRY(st, tdm_fs_join(path, dir, file_names[0], err), done);
-    TDM_TRY(st, tdm_safetensors_write(path, p->adapter, p->adapter_count, pt_metadata, err), done);
-    TDM_TRY(st, tdm_fs_join(path, dir, file_names[1], err), done);
-    TDM_TRY(st, write_json(path, json_dumps(p->adapter_config, JSON_INDENT(2) | JSON_SORT_KEYS), err), done);
+    char path[TDM_PATH_BYTES], manifest[1024];
+    TDM_TRY(st, write_adapter(dir, "adapter", 0, p->adapter, p->adapter_count, p->adapter_config, err), done);
+    if (p->critic) TDM_TRY(st, write_adapter(dir, "critic", FILES_ALWAYS, p->critic, p->critic_count, p->critic_config, err), done);
     TDM_TRY(st, tdm_fs_join(path, dir, file_names[2], err), done);
     TDM_TRY(st, tdm_safetensors_write(path, p->optimizer, p->optimizer_count, NULL, err), done);
     TDM_TRY(st, tdm_fs_join(path, dir, file_names[3], err), done);
     TDM_TRY(st, write_json(path, tdm_checkpoint_state_format(p->state), err), done);
-    TDM_TRY(st, tdm_fs_sync_dir(adapter, err), done);
-    TDM_TRY(st, format_manifest(dir, manifest, sizeof manifest, err), done);
+    TDM_TRY(st, format_manifest(dir, p->critic ? TDM_COUNT(file_names) : FILES_ALWAYS, manifest, sizeof manifest, err), done);
     TDM_TRY(st, tdm_fs_join(path, dir, manifest_name, err), done);
     TDM_TRY(st, write_text(path, manifest, err), done);
     TDM_TRY(st, tdm_fs_sync_dir(dir, err), done);
@@ -257,6 +270,7 @@ static tdm_status verify(const char *dir, tdm_error *err)
     TDM_TRY(st, tdm_fs_join(path, dir, manifest_name, err), done);
     TDM_TRY(st, tdm_fs_read(path, MAX_MANIFEST_BYTES, &manifest, &bytes, err), done);
     for (size_t i = 0; i < TDM_COUNT(file_names); i++) {
+        if (i == FILES_ALWAYS && at == bytes) break; /* no critic */
         char file[TDM_PATH_BYTES], hex[65], line[256];
         TDM_TRY(st, tdm_fs_join(file, dir, file_names[i], err), done);
         TDM_TRY(st, tdm_sha256_file(file, hex, err), done);

@@ -2,6 +2,7 @@
  *
  *   DIR/step-000020/adapter/adapter_model.safetensors, adapter/adapter_config.json   as PEFT reads them
  *                   optimizer.safetensors   f32 masters and moments, by name
+ *                   critic/...              with ppo: the critic's adapter and head, as PEFT reads them; its optimizer is in the other file
  *                   state.json              step, counters, seed, hashes, the recipe
  *                   SHA256SUMS              one line a file, as `sha256sum -c` reads it
  *
@@ -34,6 +35,9 @@ typedef struct tdm_checkpoint_parts {
     const tdm_st_entry *adapter;  /* tdm_peft_entries */
     int64_t adapter_count;
     const json_t *adapter_config; /* tdm_peft_config_json */
+    const tdm_st_entry *critic;   /* NULL: none */
+    int64_t critic_count;
+    const json_t *critic_config;
     const tdm_st_entry *optimizer;
     int64_t optimizer_count;
     int64_t best;                 /* step of the best one, at most this one's: it stays, and DIR/best leads to it; 0: none is known */

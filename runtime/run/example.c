@@ -35,7 +35,7 @@ tdm_status tdm_example_text(tdm_example *x, const json_t *prompt, const json_t *
     const size_t eos_len = strlen(eos), n = json_string_length(completion);
     ids->count = 0;
     x->text.len = 0;
-    TDM_TRY(st, tdm_text_append(&x->text, json_string_value(prompt), json_string_length(prompt), err), done);
+    if (prompt) TDM_TRY(st, tdm_text_append(&x->text, json_string_value(prompt), json_string_length(prompt), err), done);
     if (completion) {
         TDM_TRY(st, tdm_text_append(&x->text, json_string_value(completion), n, err), done);
         if (n < eos_len || memcmp(json_string_value(completion) + n - eos_len, eos, eos_len) != 0)

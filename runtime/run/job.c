@@ -45,6 +45,29 @@ static void put_rejected(tdm_step_metrics *m, const tdm_job_figures *f, const td
     if (c->veto > 0.0) tdm_metric_set(m, TDM_METRIC_VETOED, share(f->rejected.vetoed, f->rejected.sequences));
 }
 
+/* What is known of sampled completions once the policy was updated. */
+static void put_policy(tdm_step_metrics *m, const tdm_job *j)
+{
+    const tdm_job_figures *f = &j->fig;
+    tdm_metric_set(m, TDM_METRIC_KL, f->kl);
+    if (!tdm_job_distills_full(j)) tdm_metric_set(m, TDM_METRIC_CLIP_FRACTION, f->clip_fraction);
+    tdm_metric_set(m, TDM_METRIC_MISMATCH_MEAN, f->mismatch_mean);
+    tdm_metric_set(m, TDM_METRIC_MISMATCH_MAX, f->mismatch_max);
+    tdm_metric_set(m, TDM_METRIC_MISMATCH_KL, f->mismatch_kl);
+    tdm_metric_set(m, TDM_METRIC_MISMATCH_K3, f->mismatch_k3);
+    put_importance(m, f, j->loss.floor > 0.0);
+    put_rejected(m, f, &j->r->train.importance.rejects);
+    if (j->loss.off_policy_threshold > 0.0) tdm_metric_set(m, TDM_METRIC_OFF_POLICY, f->off_policy);
+}
+
+static void put_update(tdm_step_metrics *m, const tdm_job_figures *f, bool entropy)
+{
+    tdm_metric_set(m, TDM_METRIC_LOSS, f->loss);
+    if (entropy) tdm_metric_set(m, TDM_METRIC_ENTROPY, f->entropy);
+    tdm_metric_set(m, TDM_METRIC_GRAD_NORM, f->grad_norm);
+    tdm_metric_set(m, TDM_METRIC_LR, f->lr);
+}
+
 /* Groups of the step that say nothing about the policy. */
 static int64_t zero_std(const tdm_job *j)
 {
@@ -72,26 +95,16 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
             tdm_metric_set(&m, TDM_METRIC_NUM_GEN_BATCHES, (double)f->gen_batches);
             tdm_metric_set(&m, TDM_METRIC_GROUPS_DROPPED, (double)f->groups_dropped);
         }
-        tdm_metric_set(&m, TDM_METRIC_KL, f->kl);
-        if (!tdm_job_distills_full(j)) tdm_metric_set(&m, TDM_METRIC_CLIP_FRACTION, f->clip_fraction);
+        if (tdm_job_policy_learns(j, j->step - 1)) put_policy(&m, j);
         tdm_metric_set(&m, TDM_METRIC_TRUNCATED_FRACTION, share(f->truncated, j->sequence_count));
-        tdm_metric_set(&m, TDM_METRIC_MISMATCH_MEAN, f->mismatch_mean);
-        tdm_metric_set(&m, TDM_METRIC_MISMATCH_MAX, f->mismatch_max);
-        tdm_metric_set(&m, TDM_METRIC_MISMATCH_KL, f->mismatch_kl);
-        tdm_metric_set(&m, TDM_METRIC_MISMATCH_K3, f->mismatch_k3);
-        put_importance(&m, f, j->loss.floor > 0.0);
-        put_rejected(&m, f, &j->r->train.importance.rejects);
-        if (j->loss.off_policy_threshold > 0.0) tdm_metric_set(&m, TDM_METRIC_OFF_POLICY, f->off_policy);
         tdm_metric_set(&m, TDM_METRIC_ROLLOUT_S, f->rollout_s);
         tdm_metric_set(&m, TDM_METRIC_REWARD_S, f->reward_s);
         tdm_metric_set(&m, TDM_METRIC_FLIP_S, f->flip_s);
         tdm_metric_set(&m, TDM_METRIC_ROLLOUT_TOKENS_PER_S, rate(f->generated_tokens, f->rollout_s));
     }
     if (tdm_job_prefers(j)) tdm_job_preference_metrics(j, &m);
-    tdm_metric_set(&m, TDM_METRIC_LOSS, f->loss);
-    tdm_metric_set(&m, TDM_METRIC_ENTROPY, f->entropy);
-    tdm_metric_set(&m, TDM_METRIC_GRAD_NORM, f->grad_norm);
-    tdm_metric_set(&m, TDM_METRIC_LR, f->lr);
+    if (tdm_job_ppo(j)) tdm_job_critic_metrics(j, &m);
+    if (tdm_job_policy_learns(j, j->step - 1)) put_update(&m, f, !tdm_job_scores(j));
     tdm_metric_set(&m, TDM_METRIC_COMPLETION_TOKENS_MEAN, share(f->completion_tokens, j->sequence_count));
     tdm_metric_set(&m, TDM_METRIC_COMPLETION_TOKENS_MAX, (double)f->longest);
     tdm_metric_set(&m, TDM_METRIC_PROMPT_TOKENS, (double)f->prompt_tokens);
@@ -235,6 +248,10 @@ static void tell_next(const tdm_job *j)
     if (j->best_step) fprintf(stderr, "best: eval/%s %.6g at step %lld, in %s/best\n", j->r->eval.best, j->best_value, (long long)j->best_step, j->checkpoints);
     fprintf(stderr, "done: %lld steps; adapter in %s/step-%06lld/adapter%s%s%s\n", (long long)j->step, j->checkpoints, (long long)j->step,
             j->r->log.report ? ", report in " : "", j->r->log.report ? j->r->output : "", j->r->log.report ? "/report.html" : "");
+    if (tdm_job_scores(j)) {
+        fprintf(stderr, "next: in a recipe, reward: [{type: model, path: %s/step-%06lld/adapter}]\n", j->checkpoints, (long long)j->step);
+        return;
+    }
     if (j->r->model.random_weights) return;
     fprintf(stderr, "next: tandem generate --model %s --adapter %s/step-%06lld/adapter --chat --prompt \"...\"\n", j->r->model.path, j->checkpoints,
             (long long)j->step);

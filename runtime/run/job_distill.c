@@ -22,7 +22,7 @@ void tdm_job_distill_advantages(tdm_job *j)
 {
     for (int64_t i = 0; i < j->sequence_count; i++) {
         tdm_train_item *it = &j->item[i];
-        float *advantage = j->sequences.advantage[i];
+        float *advantage = j->sequences.advantages[i];
         for (int64_t t = 0; t < tdm_sequence_completion(it->seq); t++) advantage[t] = it->ref[t] - it->old[t];
         it->advantages = advantage;
     }

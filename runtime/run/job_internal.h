@@ -1,5 +1,5 @@
 /* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_correct.c, job_distill.c, job_sft.c,
- * job_preference.c, job_eval.c, job_save.c. */
+ * job_preference.c, job_critic.c, job_eval.c, job_save.c. */
 #ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 #define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 
@@ -36,6 +36,7 @@ typedef struct tdm_job_figures {
     tdm_reject_sums rejected; /* sequences 0: nothing was compared */
     double off_policy;        /* part of the sequences */
     tdm_preference_sums preference;
+    double value_loss, value_clip_fraction, value_mean, return_mean, explained_variance, critic_grad_norm, critic_lr;
     int64_t prompt_tokens, completion_tokens, longest, truncated;
     int64_t generated_tokens; /* completion_tokens and those of dropped groups */
     int64_t gen_batches, groups_dropped;
@@ -58,7 +59,9 @@ typedef struct tdm_job {
     tdm_sampling sampling;
     tdm_loss_config loss;
     tdm_preference_config preference;
-    tdm_optimizer_config optimizer;
+    tdm_optimizer_config optimizer, critic_optimizer;
+    tdm_role_spec role[TDM_SESSION_ROLES];
+    int role_count;
     /* where the run stands */
     int64_t step, data_position;
     int64_t first_step;         /* of this process */
@@ -101,6 +104,11 @@ typedef struct tdm_job {
     char **reward_key;          /* "reward/NAME" is made by the log; names here */
 } tdm_job;
 
+/* ppo's critic among the session's roles. */
+enum { TDM_JOB_CRITIC = 0 };
+
+static inline bool tdm_job_ppo(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_PPO; }
+static inline bool tdm_job_scores(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_REWARD; } /* a reward model is trained */
 static inline bool tdm_job_sft(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_SFT; }
 static inline bool tdm_job_prefers(const tdm_job *j) { return tdm_algorithm_prefers(j->r->train.algorithm); }
 static inline bool tdm_job_distills(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_DISTILL; }
@@ -149,8 +157,16 @@ int64_t tdm_job_tokens_in_loss(const tdm_train_item *it);
 const tdm_adapter *tdm_job_teacher(const tdm_job *j);
 tdm_status tdm_job_distill_reference(tdm_job *j, tdm_error *err);
 void tdm_job_distill_advantages(tdm_job *j);
+/* job_critic.c: values of the step's items, and of them advantages and returns; whether the policy is updated in step `step` (from 0); an update
+ * of the critic from items, which have weights; the figures. */
+tdm_status tdm_job_critic_advantages(tdm_job *j, tdm_error *err);
+bool tdm_job_policy_learns(const tdm_job *j, int64_t step);
+tdm_status tdm_job_critic_update(tdm_job *j, tdm_train_item *items, int64_t count, tdm_value_sums *sums, tdm_error *err);
+void tdm_job_critic_metrics(const tdm_job *j, tdm_step_metrics *m);
 /* job_update.c: reference and old passes, minibatches, optimizer. */
 tdm_status tdm_job_update(tdm_job *j, tdm_error *err);
+/* ctx: the job; asked before each micro-batch. */
+bool tdm_job_keep_going(void *ctx);
 /* Where minibatch k of `parts` begins in the step's sequences; a pair is never split. */
 int64_t tdm_job_part(const tdm_job *j, int64_t k, int64_t parts);
 /* Log-probabilities of the first `count` items into rows. */

@@ -34,15 +34,19 @@ static void settle_config(tdm_job *j)
                                 .correction = t->importance.correction, .level = t->importance.level, .floor = t->importance.floor,
                                 .cap = t->importance.cap, .max_new_tokens = r->rollout.max_new_tokens};
     const tdm_recipe_preference *p = &t->preference;
-    j->preference = (tdm_preference_config){.kind = t->algorithm == TDM_ALGORITHM_ORPO  ? TDM_PREFERENCE_ORPO
-                                                    : t->algorithm == TDM_ALGORITHM_KTO ? TDM_PREFERENCE_KTO
-                                                                                        : p->loss,
+    j->preference = (tdm_preference_config){.kind = t->algorithm == TDM_ALGORITHM_ORPO     ? TDM_PREFERENCE_ORPO
+                                                    : t->algorithm == TDM_ALGORITHM_KTO    ? TDM_PREFERENCE_KTO
+                                                    : t->algorithm == TDM_ALGORITHM_REWARD ? TDM_PREFERENCE_REWARD
+                                                                                           : p->loss,
                                             .beta = p->beta, .smoothing = p->label_smoothing, .sft = p->sft, .desirable = p->desirable_weight,
-                                            .undesirable = p->undesirable_weight};
+                                            .undesirable = p->undesirable_weight, .center = p->center_rewards_coefficient};
     const int64_t updates = tdm_job_supervised(j) ? t->minibatches : t->epochs_per_rollout * t->minibatches;
     j->optimizer = (tdm_optimizer_config){.kind = t->optimizer, .schedule = t->schedule, .lr = t->lr, .beta1 = t->betas[0], .beta2 = t->betas[1],
                                           .eps = t->eps, .weight_decay = t->weight_decay, .max_grad_norm = t->max_grad_norm,
                                           .warmup_updates = t->warmup_steps * updates, .total_updates = t->steps * updates};
+    j->critic_optimizer = j->optimizer;
+    j->critic_optimizer.lr = t->critic.lr;
+    j->optimizer.total_updates -= t->critic.warmup * updates; /* steps without the policy's update */
 }
 
 static bool truncates(const tdm_sampling *s) { return s->temperature > 0.0f && (s->top_k > 0 || s->top_p < 1.0f || s->min_p > 0.0f); }
@@ -54,8 +58,8 @@ static tdm_sequences_spec store_spec(const tdm_job *j, const tdm_model_config *c
     const bool replay = tdm_job_replays(j);
     return (tdm_sequences_spec){.count = j->samples, .prompt = replay ? j->replay.longest_prompt : r->data.max_prompt_tokens,
                                 .completion = replay ? j->replay.longest_completion : r->rollout.max_new_tokens, .vocab = c->vocab,
-                                .support = !replay && truncates(&j->sampling), .train = true, .advantage = r->train.kl_in == TDM_KL_IN_TOKEN || (tdm_job_distills(j) && !tdm_job_distills_full(j)),
-                                .keep = r->train.importance.rejects.count > 0 || r->train.importance.rejects.veto > 0.0, .policy = r->train.top_entropy_quantile < 1.0};
+                                .support = !replay && truncates(&j->sampling), .train = true, .advantages = tdm_job_ppo(j) || r->train.kl_in == TDM_KL_IN_TOKEN || (tdm_job_distills(j) && !tdm_job_distills_full(j)),
+                                .keep = r->train.importance.rejects.count > 0 || r->train.importance.rejects.veto > 0.0, .policy = r->train.top_entropy_quantile < 1.0, .critic = tdm_job_ppo(j)};
 }
 
 static tdm_status check_context(const tdm_job *j, const tdm_model_config *c, tdm_error *err)
@@ -81,12 +85,23 @@ typedef struct places {
     char device[TDM_RECIPE_WHERE], budget[TDM_RECIPE_WHERE], first_bf16[TDM_RECIPE_WHERE], last_bf16[TDM_RECIPE_WHERE], keep_bf16[TDM_RECIPE_WHERE];
 } places;
 
-static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_session_spec *s, tdm_adapter_spec *adapter, places *where)
+static void add_critic(tdm_job *j)
+{
+    const tdm_recipe *r = j->r;
+    const tdm_recipe_critic *c = &r->train.critic;
+    tdm_role_spec *s = &j->role[j->role_count++];
+    *s = (tdm_role_spec){.name = "critic: adapter, head, optimizer", .hint = "lower train.critic.rank", .dir = c->init[0] ? c->init : NULL,
+                         .adapter = {.rank = c->rank, .alpha = (float)c->alpha, .rslora = r->adapter.rslora, .head = true},
+                         .optimizer = &j->critic_optimizer, .seed = (uint64_t)r->seed + 1}; /* not the policy's A */
+    memcpy(s->adapter.target, r->adapter.target, sizeof s->adapter.target);
+}
+
+static void session_spec(tdm_job *j, const tdm_model_config *c, tdm_session_spec *s, tdm_adapter_spec *adapter, places *where)
 {
     const tdm_recipe *r = j->r;
     const bool rollout = !tdm_job_supervised(j) && !tdm_job_replays(j), offload = r->memory.offload == TDM_OFFLOAD_ACTIVATIONS;
     const tdm_sequences_spec store = store_spec(j, c);
-    *adapter = (tdm_adapter_spec){.rank = r->adapter.rank, .alpha = (float)r->adapter.alpha, .rslora = r->adapter.rslora};
+    *adapter = (tdm_adapter_spec){.rank = r->adapter.rank, .alpha = (float)r->adapter.alpha, .rslora = r->adapter.rslora, .head = tdm_job_scores(j)};
     memcpy(adapter->target, r->adapter.target, sizeof adapter->target);
     *s = (tdm_session_spec){
         .device = r->device == TDM_DEVICE_AUTO ? NULL : tdm_device_names[r->device], /* NULL: the environment may still choose */
@@ -101,6 +116,8 @@ static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_sessio
         .adapter = adapter,
         .optimizer = &j->optimizer,
         .adapter_seed = (uint64_t)r->seed,
+        .roles = j->role,
+        .role_count = j->role_count,
         .rollout = rollout,
         .train = true,
         .checkpointing_auto = r->train.checkpointing == TDM_CHECKPOINTING_AUTO && !offload,
@@ -125,21 +142,32 @@ static void session_spec(const tdm_job *j, const tdm_model_config *c, tdm_sessio
                                     .dropout = r->adapter.dropout > 0.0, .distills = tdm_job_distills_full(j)};
 }
 
+static tdm_status refuse_adapter(const tdm_job *j, const char *key, const char *dir, const char *what, tdm_error *err)
+{
+    char where[TDM_RECIPE_WHERE];
+    return TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(j->r, key, where), "leave the key away to take the adapter's own",
+                    "the adapter in %s has another %s", dir, what);
+}
+
 /* A loaded adapter must be what the recipe describes: its rank, scale and targets go into the saved one. */
 static tdm_status check_adapter(const tdm_job *j, tdm_error *err)
 {
-    char where[TDM_RECIPE_WHERE];
     const tdm_recipe_adapter *a = &j->r->adapter;
     const tdm_adapter_spec *s = &j->session.adapter.spec;
     const char *key = NULL, *what = NULL;
+    const tdm_recipe_critic *critic = &j->r->train.critic;
+    const tdm_adapter_spec *of = &j->session.role[TDM_JOB_CRITIC].adapter.spec;
+    if (tdm_job_ppo(j) && critic->init[0]) {
+        if (critic->rank && of->rank != critic->rank) key = "train.critic.rank", what = "rank";
+        else if (critic->alpha != 0.0 && of->alpha != (float)critic->alpha) key = "train.critic.alpha", what = "alpha";
+        if (key) return refuse_adapter(j, key, critic->init, what, err);
+    }
     if (!a->init[0]) return TDM_OK;
     if (s->rank != a->rank && tdm_recipe_given(j->r, "adapter.rank")) key = "adapter.rank", what = "rank";
     else if (s->alpha != (float)a->alpha && tdm_recipe_given(j->r, "adapter.alpha")) key = "adapter.alpha", what = "alpha";
     else if (s->rslora != a->rslora && tdm_recipe_given(j->r, "adapter.rslora")) key = "adapter.rslora", what = "rslora";
     else if (memcmp(s->target, a->target, sizeof s->target) != 0 && tdm_recipe_given(j->r, "adapter.targets")) key = "adapter.targets", what = "targets";
-    if (!key) return TDM_OK;
-    return TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(j->r, key, where), "leave the key away to take the adapter's own",
-                    "the adapter in %s has another %s", a->init, what);
+    return key ? refuse_adapter(j, key, a->init, what, err) : TDM_OK;
 }
 
 static tdm_status open_mixture(tdm_job *j, tdm_error *err)
@@ -252,6 +280,7 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     TDM_TRY(st, step_tables(j, err), done);
     TDM_TRY(st, try_first_row(j, err), done);
     tdm_stops_init(&j->stops, &j->language, r->rollout.stop.items);
+    if (tdm_job_ppo(j)) add_critic(j);
     session_spec(j, c, &spec, &adapter, &chosen);
     const tdm_sequences_spec store = store_spec(j, c);
     TDM_TRY(st, tdm_session_plan(&j->session, &spec, err), done);

@@ -2,6 +2,8 @@
  * Source of the conventions: TRL 1.16 (trl/trainer/dpo_trainer.py and kto_trainer.py, _prepare_dataset): prompt and answer are tokenized
  * together, a text gets the end-of-sequence token, a chat goes through the template; the answer begins where prompt and whole part, and
  * for a pair where the first of its two does. A sequence is cut at its end; a row whose prompt alone fills the context is left out.
+ * A reward model (trl/trainer/reward_trainer.py) scores sequences at their end, so there a pair that would be cut is left out; it needs no
+ * prompt, and a row may give a margin.
  *
  * Sequences of a step: pairs stand as chosen, rejected, chosen, ...; kto has its answers first, then as many of the prompts again, each with
  * the answer before it in its minibatch (the first with the last): of those the KL is estimated, and nothing is learned.
@@ -18,6 +20,7 @@ typedef struct reader {
     tdm_ids other;  /* the rejected */
     int64_t prompt; /* tokens before the answer */
     bool label;
+    double margin;
 } reader;
 
 static void reader_free(reader *r)
@@ -91,6 +94,25 @@ static tdm_status encode_chats(reader *r, json_t *chosen, json_t *rejected, tdm_
     return st;
 }
 
+/* What a reward model takes besides: two whole texts, a margin. */
+static tdm_status read_scored(reader *r, json_t *row, bool *done, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    json_t *chosen = json_object_get(row, "chosen"), *rejected = json_object_get(row, "rejected"), *margin = json_object_get(row, "margin");
+    r->margin = json_is_number(margin) ? json_number_value(margin) : 0.0;
+    if (margin && !json_is_number(margin) && !json_is_null(margin)) {
+        st = TDM_FAIL(err, TDM_ERR_INPUT, r->x.where, "write a number, or leave it away", "\"margin\" is not a number");
+        goto done;
+    }
+    *done = !json_object_get(row, "prompt") && json_is_string(chosen) && json_is_string(rejected);
+    if (!*done) goto done;
+    TDM_TRY(st, tdm_example_text(&r->x, NULL, chosen, &r->x.ids, err), done);
+    TDM_TRY(st, tdm_example_text(&r->x, NULL, rejected, &r->other, err), done);
+    r->prompt = 0;
+done:
+    return st;
+}
+
 static tdm_status read_pair(reader *r, json_t *row, tdm_error *err)
 {
     json_t *prompt = json_object_get(row, "prompt"), *chosen = json_object_get(row, "chosen"), *rejected = json_object_get(row, "rejected");
@@ -124,11 +146,13 @@ static tdm_status read_row(const tdm_job *j, reader *r, const tdm_dataset *data,
     tdm_status st = TDM_OK;
     char where[512];
     json_t *row = NULL;
-    const bool pairs = tdm_preference_pairs(j->preference.kind);
+    const bool pairs = tdm_preference_pairs(j->preference.kind), scored = tdm_job_scores(j);
+    bool read = false;
     r->x.where = tdm_dataset_where(data, at, where);
     TDM_TRY(st, tdm_dataset_row(data, at, &row, err), done);
-    TDM_TRY(st, pairs ? read_pair(r, row, err) : read_label(r, row, err), done);
-    if (r->prompt == 0) {
+    if (scored) TDM_TRY(st, read_scored(r, row, &read, err), done);
+    if (!read) TDM_TRY(st, pairs ? read_pair(r, row, err) : read_label(r, row, err), done);
+    if (r->prompt == 0 && !scored) {
         st = TDM_FAIL(err, TDM_ERR_INPUT, where, "give the row a prompt", "nothing stands before the answer");
         goto done;
     }
@@ -136,7 +160,7 @@ static tdm_status read_row(const tdm_job *j, reader *r, const tdm_dataset *data,
         st = TDM_FAIL(err, TDM_ERR_INPUT, where, "remove the row, or write the answer", "an answer is empty");
         goto done;
     }
-    *fits = r->prompt < j->context;
+    *fits = scored ? tdm_max_i64(r->x.ids.count, r->other.count) <= j->context : r->prompt < j->context;
 done:
     json_decref(row);
     return st;
@@ -155,11 +179,12 @@ static tdm_status next_row(tdm_job *j, reader *r, tdm_error *err)
         TDM_TRY(st, read_row(j, r, data, at, &fits, err), done);
         if (fits) break;
         if (j->skipped++ == 0)
-            tdm_progress_note(&j->progress, "%s: %lld prompt tokens leave no room for an answer in %lld (data.max_prompt_tokens + rollout.max_new_tokens); such rows are left out",
-                              tdm_dataset_where(data, at, where), (long long)r->prompt, (long long)j->context);
+            tdm_progress_note(&j->progress, "%s: %lld %s in %lld (data.max_prompt_tokens + rollout.max_new_tokens); such rows are left out", tdm_dataset_where(data, at, where),
+                              (long long)(tdm_job_scores(j) ? tdm_max_i64(r->x.ids.count, r->other.count) : r->prompt),
+                              tdm_job_scores(j) ? "tokens have no room" : "prompt tokens leave no room for an answer", (long long)j->context);
         if (tried >= tdm_mixture_rows(j->data)) {
-            st = TDM_FAIL(err, TDM_ERR_INPUT, tdm_recipe_where(j->r, "data.max_prompt_tokens", where), "raise it", "every prompt has %lld tokens or more",
-                          (long long)j->context);
+            st = TDM_FAIL(err, TDM_ERR_INPUT, tdm_recipe_where(j->r, "data.max_prompt_tokens", where), "raise it", "every %s has %lld tokens or more",
+                          tdm_job_scores(j) ? "pair" : "prompt", (long long)j->context);
             goto done;
         }
     }
@@ -182,10 +207,10 @@ static void put(tdm_job *j, int64_t i, const int32_t *ids, int64_t count, int64_
 {
     tdm_sequence *s = &j->sequences.seq[i];
     tdm_sequence_start(s, ids, tdm_min_i64(count, j->context), 0);
-    s->prompt = whole ? 1 : prompt;
+    s->prompt = whole ? 1 : prompt; /* a scored sequence's is not looked at */
     s->finish = TDM_FINISH_STOP;
     j->item[i] = (tdm_train_item){.seq = s, .coef = j->sequences.old[i], .lp = j->sequences.lp[i], .entropy = j->sequences.entropy[i],
-                                  .dropout_token = (uint32_t)(i * j->context)};
+                                  .dropout_token = (uint32_t)(i * j->context), .value = j->sequences.lp[i]};
     j->preferred[i] = (tdm_preference_sequence){.tokens = s->count - prompt, .prompt_tokens = prompt - s->prompt, .wanted = wanted};
 }
 
@@ -216,12 +241,13 @@ tdm_status tdm_job_preferences(tdm_job *j, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     reader r = {.x = {.l = &j->language}};
-    const bool pairs = tdm_preference_pairs(j->preference.kind), whole = j->preference.kind == TDM_PREFERENCE_ORPO;
+    const bool pairs = tdm_preference_pairs(j->preference.kind), whole = j->preference.kind == TDM_PREFERENCE_ORPO || tdm_job_scores(j);
     const int64_t parts = j->r->train.minibatches;
     j->sequence_count = pairs ? j->samples : j->samples / 2;
     for (int64_t i = 0; i < j->sequence_count; i += pairs ? 2 : 1) {
         TDM_TRY(st, next_row(j, &r, err), done);
         put(j, i, r.x.ids.data, r.x.ids.count, r.prompt, whole, pairs || r.label);
+        j->preferred[i].margin = r.margin;
         if (pairs) put(j, i + 1, r.other.data, r.other.count, r.prompt, false, false);
     }
     for (int64_t k = 0; !pairs && k < parts; k++) {
@@ -241,9 +267,11 @@ static double sum_of(const float *x, int64_t n)
     return sum;
 }
 
-/* What the loss knows of sequences [first, end): sums in the order of the tokens. */
+/* What the loss knows of sequences [first, end): sums in the order of the tokens, or the score. */
 static void sum_up(tdm_job *j, int64_t first, int64_t end)
 {
+    for (int64_t i = first; tdm_job_scores(j) && i < end; i++) j->preferred[i].score = (double)j->item[i].value[0];
+    if (tdm_job_scores(j)) return;
     const bool reference = tdm_preference_reference(j->preference.kind);
     for (int64_t i = first; i < end; i++) {
         tdm_preference_sequence *s = &j->preferred[i];
@@ -276,6 +304,10 @@ tdm_status tdm_job_preference_weigh(tdm_job *j, const tdm_train_pass *pass, int6
     sums->loss += j->fig.preference.loss - before;
     for (int64_t i = first; i < end; i++) {
         const tdm_preference_sequence *s = &j->preferred[i];
+        if (tdm_job_scores(j)) {
+            j->sequences.old[i][0] = (float)s->coef;
+            continue;
+        }
         for (int64_t t = 0; t < s->prompt_tokens; t++) j->sequences.old[i][t] = (float)s->prompt_coef;
         for (int64_t t = 0; t < s->tokens; t++) j->sequences.old[i][s->prompt_tokens + t] = (float)s->coef;
     }
@@ -286,15 +318,15 @@ done:
 void tdm_job_preference_metrics(const tdm_job *j, tdm_step_metrics *m)
 {
     const tdm_preference_sums *p = &j->fig.preference;
-    const bool pairs = tdm_preference_pairs(j->preference.kind);
+    const bool pairs = tdm_preference_pairs(j->preference.kind), scored = tdm_job_scores(j);
     const double calls = (double)tdm_max_i64(1, p->calls), chosen = (double)p->count[1], rejected = (double)p->count[0];
     if (p->count[1]) {
         tdm_metric_set(m, TDM_METRIC_REWARDS_CHOSEN, p->reward[1] / chosen);
-        tdm_metric_set(m, TDM_METRIC_LOGPS_CHOSEN, p->lp[1] / chosen);
+        if (!scored) tdm_metric_set(m, TDM_METRIC_LOGPS_CHOSEN, p->lp[1] / chosen);
     }
     if (p->count[0]) {
         tdm_metric_set(m, TDM_METRIC_REWARDS_REJECTED, p->reward[0] / rejected);
-        tdm_metric_set(m, TDM_METRIC_LOGPS_REJECTED, p->lp[0] / rejected);
+        if (!scored) tdm_metric_set(m, TDM_METRIC_LOGPS_REJECTED, p->lp[0] / rejected);
     }
     if (p->count[0] && p->count[1]) tdm_metric_set(m, TDM_METRIC_REWARDS_MARGINS, p->reward[1] / chosen - p->reward[0] / rejected);
     if (pairs) tdm_metric_set(m, TDM_METRIC_REWARDS_ACCURACIES, p->accuracy / chosen);

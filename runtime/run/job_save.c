@@ -14,11 +14,14 @@
 enum { OPTIMIZER_PARTS = 5 };
 static const char *const part_names[OPTIMIZER_PARTS] = {"master", "exp_avg", "exp_avg_sq", "exp_avg_absmax", "exp_avg_sq_absmax"};
 
+/* Of one adapter and its optimizer. */
 typedef struct tensors {
+    tdm_optimizer *of;
+    const char *prefix; /* of the optimizer's names */
     tdm_peft_pair *pair;
     tdm_st_entry *adapter, *optimizer;
-    char (*name)[TDM_PEFT_NAME_BYTES + 24];
-    int64_t pairs, optimizer_count;
+    char (*name)[TDM_PEFT_NAME_BYTES + 32];
+    int64_t pairs, adapter_count, optimizer_count;
     char *state; /* the optimizer's state as the host sees it: itself, or `copy` */
     char *copy;  /* of a device's; NULL on the CPU */
 } tensors;
@@ -32,10 +35,10 @@ static void tensors_free(tensors *t)
     free(t->copy);
 }
 
-static tdm_status see_state(const tdm_job *j, tensors *t, tdm_error *err)
+static tdm_status see_state(tensors *t, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    const tdm_optimizer *o = &j->session.optimizer;
+    const tdm_optimizer *o = t->of;
     t->state = o->state;
     if (o->be->device) {
         t->state = t->copy = malloc(o->state_bytes);
@@ -47,72 +50,83 @@ done:
     return st;
 }
 
-static tdm_status put_state(tdm_job *j, const tensors *t, tdm_error *err)
+static tdm_status put_state(const tensors *t, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    tdm_optimizer *o = &j->session.optimizer;
+    tdm_optimizer *o = t->of;
     if (t->copy) TDM_TRY(st, o->be->upload(o->s, o->state, t->copy, o->state_bytes, err), done);
     TDM_TRY(st, tdm_optimizer_publish(o, err), done);
 done:
     return st;
 }
 
-/* A part of one tensor's state: [R, K] or [N, R], or what belongs to its blocks; data NULL: this optimizer has no such part. */
-static tdm_st_entry part_of(const tdm_job *j, const tensors *t, int part, const tdm_optimizer_tensor *of, const tdm_peft_pair *pair, bool b)
+/* A part of one tensor's state: [R, K] or [N, R] or [1, D], or what belongs to its blocks; data NULL: this optimizer has no such part. */
+static tdm_st_entry part_of(const tensors *t, int part, const tdm_optimizer_tensor *of, int64_t rows, int64_t cols)
 {
-    const tdm_optimizer *o = &j->session.optimizer;
-    const tdm_cview shape = b ? pair->b : pair->a;
+    const tdm_optimizer *o = t->of;
     const void *const values[OPTIMIZER_PARTS] = {of->master, of->m ? (const void *)of->m : of->m_code, of->v ? (const void *)of->v : of->v_code,
                                                  of->m_most, of->v_most};
     const bool code = (part == 1 || part == 2) && of->m_code, blocks = part > 2;
-    tdm_st_entry e = {.dtype = code ? TDM_ST_U8 : TDM_ST_F32, .rank = blocks ? 1 : 2, .shape = {blocks ? of->blocks : shape.rows, blocks ? 1 : shape.cols}};
+    tdm_st_entry e = {.dtype = code ? TDM_ST_U8 : TDM_ST_F32, .rank = blocks ? 1 : 2, .shape = {blocks ? of->blocks : rows, blocks ? 1 : cols}};
     if (values[part]) e.data = t->state + ((const char *)values[part] - (const char *)o->state);
     return e;
 }
 
-/* One tensor a layer, projection, half and part: NAME.master. */
-static void name_optimizer(const tdm_job *j, tensors *t)
+/* One tensor a layer, projection, half and part: NAME.master. The head is called as in the adapter. */
+static void name_part(tensors *t, int part, const tdm_optimizer_tensor *of, int64_t rows, int64_t cols, const char *tensor)
 {
-    int64_t n = 0;
-    for (int part = 0; part < OPTIMIZER_PARTS; part++)
+    tdm_st_entry *e = &t->optimizer[t->optimizer_count];
+    *e = part_of(t, part, of, rows, cols);
+    if (!e->data) return;
+    snprintf(t->name[t->optimizer_count], sizeof t->name[0], "%s%s.%s", t->prefix, tensor, part_names[part]);
+    e->name = t->name[t->optimizer_count++];
+}
+
+static void name_optimizer(tensors *t)
+{
+    const tdm_adapter *a = t->of->adapter;
+    for (int part = 0; part < OPTIMIZER_PARTS; part++) {
         for (int64_t i = 0; i < t->pairs; i++)
             for (int half = 0; half < 2; half++) {
                 const tdm_peft_pair *p = &t->pair[i];
-                const tdm_optimizer_tensor of = tdm_optimizer_tensor_of(&j->session.optimizer, p->layer, p->proj, half);
+                const tdm_cview shape = half ? p->b : p->a;
+                const tdm_optimizer_tensor of = tdm_optimizer_tensor_of(t->of, p->layer, p->proj, half);
                 char tensor[TDM_PEFT_NAME_BYTES];
-                t->optimizer[n] = part_of(j, t, part, &of, p, half);
-                if (!t->optimizer[n].data) continue;
                 tdm_peft_tensor_name(tensor, p->layer, p->proj, half == 1);
-                snprintf(t->name[n], sizeof t->name[n], "%s.%s", tensor, part_names[part]);
-                t->optimizer[n].name = t->name[n];
-                n++;
+                name_part(t, part, &of, shape.rows, shape.cols, tensor);
             }
-    t->optimizer_count = n;
+        if (a->head_count == 0) continue;
+        const tdm_optimizer_tensor of = tdm_optimizer_head_of(t->of);
+        name_part(t, part, &of, 1, a->head_count, t->adapter[t->adapter_count - 1].name);
+    }
 }
 
 /* The adapter is saved as its FP32 masters: what the forward uses is their BF16 rounding, which every reader makes the same. */
-static tdm_status tensors_make(const tdm_job *j, tensors *t, tdm_error *err)
+static tdm_status tensors_make(tdm_optimizer *o, const char *prefix, tensors *t, tdm_error *err)
 {
-    const tdm_adapter *a = &j->session.adapter;
-    *t = (tensors){0};
-    tdm_status st = see_state(j, t, err);
+    const tdm_adapter *a = o->adapter;
+    *t = (tensors){.of = o, .prefix = prefix};
+    tdm_status st = see_state(t, err);
     if (st != TDM_OK) goto fail;
-    const size_t most = (size_t)(a->layers * TDM_PROJ_COUNT);
+    const size_t most = (size_t)(a->layers * TDM_PROJ_COUNT), names = OPTIMIZER_PARTS * (2 * most + 1) + 1;
+    const float *master = (const float *)(const void *)t->state; /* masters come first */
     t->pair = calloc(most, sizeof *t->pair);
-    t->optimizer = calloc(2 * OPTIMIZER_PARTS * most, sizeof *t->optimizer);
-    t->name = calloc(2 * OPTIMIZER_PARTS * most, sizeof *t->name);
+    t->optimizer = calloc(names, sizeof *t->optimizer);
+    t->name = calloc(names, sizeof *t->name);
     if (!t->pair || !t->optimizer || !t->name) goto out_of_memory;
     for (int64_t l = 0; l < a->layers; l++)
         for (int p = 0; p < TDM_PROJ_COUNT; p++) {
             if (a->offset_a[p] < 0) continue;
-            const float *m = (const float *)(const void *)t->state + l * a->layer_count; /* masters come first */
+            const float *m = master + l * a->layer_count;
             t->pair[t->pairs++] = (tdm_peft_pair){.layer = l, .proj = (tdm_proj)p,
                                                   .a = {m + a->offset_a[p], TDM_DTYPE_F32, a->spec.rank, a->k[p], a->k[p]},
                                                   .b = {m + a->offset_b[p], TDM_DTYPE_F32, a->n[p], a->spec.rank, a->spec.rank}};
         }
-    t->adapter = tdm_peft_entries(t->pair, t->pairs);
+    tdm_cview head = {0};
+    if (a->head_count > 0) head = (tdm_cview){master + a->head_first, TDM_DTYPE_F32, 1, a->head_count, a->head_count};
+    t->adapter = tdm_peft_entries(t->pair, t->pairs, head, &t->adapter_count);
     if (!t->adapter) goto out_of_memory;
-    name_optimizer(j, t);
+    name_optimizer(t);
     return TDM_OK;
 out_of_memory:
     st = TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the checkpoint's tables");
@@ -122,47 +136,85 @@ fail:
     return st;
 }
 
-static json_t *adapter_config(const tdm_job *j)
+static json_t *adapter_config(const tdm_job *j, const tdm_adapter_spec *s)
 {
-    const tdm_adapter_spec *s = &j->session.adapter.spec;
-    tdm_peft_config c = {.rank = s->rank, .alpha = (double)s->alpha, .dropout = j->r->adapter.dropout, .rslora = s->rslora};
+    tdm_peft_config c = {.rank = s->rank, .alpha = (double)s->alpha, .dropout = j->r->adapter.dropout, .rslora = s->rslora, .head = s->head};
     memcpy(c.targets, s->target, sizeof c.targets);
     snprintf(c.base_model, sizeof c.base_model, "%s", j->r->model.path);
     return tdm_peft_config_json(&c);
 }
 
+/* What is trained: the policy (or what stands in its place), and ppo's critic; the optimizer's tensors of both in one list. */
+enum { POLICY, CRITIC, TRAINED };
+typedef struct trained {
+    tensors of[TRAINED];
+    json_t *config[TRAINED];
+    tdm_st_entry *optimizer;
+    int64_t optimizer_count;
+} trained;
+
+static void trained_free(trained *t)
+{
+    for (int i = 0; i < TRAINED; i++) {
+        tensors_free(&t->of[i]);
+        json_decref(t->config[i]);
+    }
+    free(t->optimizer);
+}
+
+static tdm_status trained_make(tdm_job *j, trained *t, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_optimizer *const optimizers[TRAINED] = {&j->session.optimizer, tdm_job_ppo(j) ? &j->session.role[TDM_JOB_CRITIC].optimizer : NULL};
+    static const char *const prefixes[TRAINED] = {"", "critic."};
+    *t = (trained){0};
+    for (int i = 0; i < TRAINED && optimizers[i]; i++) {
+        TDM_TRY(st, tensors_make(optimizers[i], prefixes[i], &t->of[i], err), done);
+        t->config[i] = adapter_config(j, &optimizers[i]->adapter->spec);
+        if (!t->config[i]) goto out_of_memory;
+    }
+    t->optimizer = calloc((size_t)(t->of[POLICY].optimizer_count + t->of[CRITIC].optimizer_count) + 1, sizeof *t->optimizer);
+    if (!t->optimizer) goto out_of_memory;
+    for (int i = 0; i < TRAINED; i++)
+        for (int64_t k = 0; k < t->of[i].optimizer_count; k++) t->optimizer[t->optimizer_count++] = t->of[i].optimizer[k];
+done:
+    return st;
+out_of_memory:
+    return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the checkpoint");
+}
+
 tdm_status tdm_job_save(tdm_job *j, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    tensors t = {0};
+    trained t = {0};
     char *recipe = NULL;
     size_t recipe_len;
-    json_t *config = NULL;
     tdm_checkpoint_state state = {.step = j->step, .data_position = j->data_position, .seed = (uint64_t)j->r->seed, .base_hash = j->base_hash};
     if (j->saved_step == j->step) return TDM_OK;
-    TDM_TRY(st, tensors_make(j, &t, err), done);
+    TDM_TRY(st, trained_make(j, &t, err), done);
     TDM_TRY(st, tdm_recipe_text(j->r, &recipe, &recipe_len, err), done);
-    config = adapter_config(j);
     state.recipe = json_pack("{s:s}", "yaml", recipe);
     state.counters = json_pack("{s:I,s:I,s:I,s:f,s:I}", "updates", (json_int_t)j->session.optimizer.updates, "skipped", (json_int_t)j->skipped,
                                "best_step", (json_int_t)j->best_step, "best_value", j->best_value, "stale", (json_int_t)j->stale);
-    if (!config || !state.recipe || !state.counters) {
+    if (!state.recipe || !state.counters ||
+        (tdm_job_ppo(j) && json_object_set_new(state.counters, "critic_updates", json_integer(j->session.role[TDM_JOB_CRITIC].optimizer.updates)))) {
         st = TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the checkpoint");
         goto done;
     }
     state.recipe_hash = tdm_checkpoint_recipe_hash(state.recipe);
     /* metrics first: a checkpoint that exists finds every step before it in the file */
     TDM_TRY(st, tdm_metrics_sync(&j->metrics, err), done);
-    const tdm_checkpoint_parts parts = {.state = &state, .adapter = t.adapter, .adapter_count = 2 * t.pairs, .adapter_config = config,
-                                        .optimizer = t.optimizer, .optimizer_count = t.optimizer_count, .best = j->best_step};
+    const tdm_checkpoint_parts parts = {.state = &state, .adapter = t.of[POLICY].adapter, .adapter_count = t.of[POLICY].adapter_count,
+                                        .adapter_config = t.config[POLICY], .critic = t.of[CRITIC].adapter, .critic_count = t.of[CRITIC].adapter_count,
+                                        .critic_config = t.config[CRITIC], .optimizer = t.optimizer, .optimizer_count = t.optimizer_count,
+                                        .best = j->best_step};
     TDM_TRY(st, tdm_checkpoint_write(j->checkpoints, &parts, j->r->checkpoint.keep, err), done);
     j->saved_step = j->step;
 done:
     free(recipe);
-    json_decref(config);
     json_decref(state.recipe);
     json_decref(state.counters);
-    tensors_free(&t);
+    trained_free(&t);
     return st;
 }
 
@@ -171,8 +223,8 @@ done:
 static tdm_status load_optimizer(tdm_job *j, const tdm_checkpoint *c, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    tensors t = {0};
-    TDM_TRY(st, tensors_make(j, &t, err), done);
+    trained t = {0};
+    TDM_TRY(st, trained_make(j, &t, err), done);
     for (int64_t i = 0; i < t.optimizer_count; i++) {
         const tdm_st_entry *want = &t.optimizer[i];
         const tdm_st_tensor *have = tdm_safetensors_find(c->optimizer, want->name);
@@ -184,9 +236,9 @@ static tdm_status load_optimizer(tdm_job *j, const tdm_checkpoint *c, tdm_error 
         }
         memcpy((void *)(uintptr_t)want->data, have->data, bytes);
     }
-    TDM_TRY(st, put_state(j, &t, err), done);
+    for (int i = 0; i < TRAINED && t.of[i].of; i++) TDM_TRY(st, put_state(&t.of[i], err), done);
 done:
-    tensors_free(&t);
+    trained_free(&t);
     return st;
 }
 
@@ -216,6 +268,7 @@ static tdm_status resume_from(tdm_job *j, const char *path, tdm_error *err)
     }
     TDM_TRY(st, load_optimizer(j, &c, err), done);
     j->session.optimizer.updates = json_integer_value(json_object_get(c.state.counters, "updates"));
+    if (tdm_job_ppo(j)) j->session.role[TDM_JOB_CRITIC].optimizer.updates = json_integer_value(json_object_get(c.state.counters, "critic_updates"));
     j->skipped = json_integer_value(json_object_get(c.state.counters, "skipped"));
     j->best_step = json_integer_value(json_object_get(c.state.counters, "best_step"));
     j->best_value = json_number_value(json_object_get(c.state.counters, "best_value"));

@@ -56,10 +56,10 @@ static void penalize_tokens(tdm_job *j)
     for (int64_t i = 0; i < j->sequence_count; i++) {
         const tdm_train_item *it = &j->item[i];
         const tdm_loss_tokens tokens = {.count = tdm_sequence_completion(it->seq), .lp = it->old, .ref = it->ref, .mask = it->mask};
-        tdm_loss_kl(&j->loss, &tokens, j->sequences.advantage[i]);
-        j->item[i].advantages = j->sequences.advantage[i];
+        tdm_loss_kl(&j->loss, &tokens, j->sequences.advantages[i]);
+        j->item[i].advantages = j->sequences.advantages[i];
     }
-    tdm_advantages_by_token(t->advantage == TDM_ADVANTAGE_REINFORCE_PP_BASELINE, j->total, t->kl, j->tokens, j->group_start, j->group_count, j->sequences.advantage);
+    tdm_advantages_by_token(t->advantage == TDM_ADVANTAGE_REINFORCE_PP_BASELINE, j->total, t->kl, j->tokens, j->group_start, j->group_count, j->sequences.advantages);
 }
 
 /* train.kl_in: reward. Advantages are made again, of the rewards less train.kl times the KL of a completion at the old log-probabilities, as
@@ -78,8 +78,8 @@ static void penalize(tdm_job *j)
 /* A completion that was cut, or of which nothing is left. */
 static bool left_out(const tdm_job *j, const tdm_train_item *it)
 {
-    if (tdm_job_supervised(j)) return false;
-    return (j->r->train.mask_truncated && it->seq->finish == TDM_FINISH_LENGTH) || tdm_job_tokens_in_loss(it) == 0;
+    if (tdm_job_supervised(j)) return it->left_out;
+    return it->left_out || (j->r->train.mask_truncated && it->seq->finish == TDM_FINISH_LENGTH) || tdm_job_tokens_in_loss(it) == 0;
 }
 
 /* Items [first, end) with their weights; those that are in no loss are moved behind *kept. Order is kept. */
@@ -100,32 +100,43 @@ static void weigh(tdm_job *j, int64_t first, int64_t end, int64_t *kept)
     }
 }
 
-static bool keep_going(void *ctx)
+bool tdm_job_keep_going(void *ctx)
 {
     const tdm_job *j = ctx;
     /* once the adapter has moved, the step is finished: a checkpoint stands between steps */
     return j->updated || !tdm_signals_stop();
 }
 
-static tdm_status update(tdm_job *j, int64_t first, int64_t end, tdm_loss_sums *sums, tdm_error *err)
+static tdm_status update_policy(tdm_job *j, const tdm_train_pass *pass, tdm_train_item *items, int64_t count, tdm_loss_sums *sums, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    int64_t kept = end;
     double norm, lr;
-    const tdm_train_pass pass = {.adapter = &j->session.adapter, .loss = &j->loss, .sampling = &j->sampling, .opt = &j->session.optimizer,
-                                 .dropout = (float)j->r->adapter.dropout,
-                                 .dropout_seed = (uint64_t)j->r->seed * 0x9E3779B97F4A7C15ull + (uint64_t)j->session.optimizer.updates,
-                                 .keep_going = keep_going, .ctx = j, .distills = tdm_job_distills_full(j), .teacher = tdm_job_distills(j) ? tdm_job_teacher(j) : NULL,
-                                 .beta = j->r->train.distill.beta};
-    if (tdm_job_prefers(j)) TDM_TRY(st, tdm_job_preference_weigh(j, &pass, first, end, sums, err), done);
-    else weigh(j, first, end, &kept);
-    TDM_TRY(st, tdm_job_top_entropy(j, &pass, first, kept, err), done);
     TDM_TRY(st, tdm_optimizer_zero_grad(&j->session.optimizer, err), done);
-    TDM_TRY(st, tdm_trainer_accumulate(j->session.trainer, &pass, j->item + first, kept - first, sums, err), done);
+    TDM_TRY(st, tdm_trainer_accumulate(j->session.trainer, pass, items, count, sums, err), done);
     TDM_TRY(st, tdm_optimizer_step(&j->session.optimizer, &norm, &lr, err), done);
     j->updated = true;
     j->fig.grad_norm += norm;
     j->fig.lr = lr;
+done:
+    return st;
+}
+
+static tdm_status update(tdm_job *j, int64_t first, int64_t end, tdm_loss_sums *sums, tdm_value_sums *values, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    int64_t kept = end;
+    const tdm_train_pass pass = {.adapter = &j->session.adapter, .loss = &j->loss, .sampling = &j->sampling, .opt = &j->session.optimizer,
+                                 .values = tdm_job_scores(j) ? TDM_VALUES_SEQUENCE : TDM_VALUES_NONE,
+                                 .dropout = (float)j->r->adapter.dropout,
+                                 .dropout_seed = (uint64_t)j->r->seed * 0x9E3779B97F4A7C15ull + (uint64_t)j->session.optimizer.updates,
+                                 .keep_going = tdm_job_keep_going, .ctx = j, .distills = tdm_job_distills_full(j), .teacher = tdm_job_distills(j) ? tdm_job_teacher(j) : NULL,
+                                 .beta = j->r->train.distill.beta};
+    if (tdm_job_prefers(j)) TDM_TRY(st, tdm_job_preference_weigh(j, &pass, first, end, sums, err), done);
+    else weigh(j, first, end, &kept);
+    if (tdm_job_ppo(j)) TDM_TRY(st, tdm_job_critic_update(j, j->item + first, kept - first, values, err), done);
+    if (!tdm_job_policy_learns(j, j->step)) goto done;
+    TDM_TRY(st, tdm_job_top_entropy(j, &pass, first, kept, err), done);
+    TDM_TRY(st, update_policy(j, &pass, j->item + first, kept - first, sums, err), done);
 done:
     return st;
 }
@@ -160,7 +171,8 @@ static tdm_status look_back(tdm_job *j, int64_t updates, tdm_error *err)
         for (int64_t i = 0; i < j->sequence_count; i++) j->item[i].ref = j->sequences.ref[i];
     }
     TDM_TRY(st, freeze_old(j, updates, penalizes(t), err), done);
-    if (penalizes(t) && t->kl_in == TDM_KL_IN_TOKEN) penalize_tokens(j);
+    if (tdm_job_ppo(j)) TDM_TRY(st, tdm_job_critic_advantages(j, err), done);
+    else if (penalizes(t) && t->kl_in == TDM_KL_IN_TOKEN) penalize_tokens(j);
     else if (penalizes(t)) penalize(j);
 done:
     return st;
@@ -184,6 +196,7 @@ tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
     const tdm_recipe_train *t = &j->r->train;
     const int64_t epochs = tdm_job_supervised(j) ? 1 : t->epochs_per_rollout, parts = tdm_min_i64(t->minibatches, tdm_max_i64(1, j->sequence_count));
     tdm_loss_sums all = {0}, first_update = {0};
+    tdm_value_sums values = {0};
     int64_t updates = 0;
     if (tdm_job_prefers(j)) TDM_TRY(st, tdm_job_preference_reference(j, err), done);
     if (!tdm_job_supervised(j)) {
@@ -192,7 +205,7 @@ tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
     }
     for (int64_t e = 0; e < epochs; e++)
         for (int64_t k = 0; k < parts; k++, updates++) {
-            TDM_TRY(st, update(j, tdm_job_part(j, k, parts), tdm_job_part(j, k + 1, parts), &all, err), done);
+            TDM_TRY(st, update(j, tdm_job_part(j, k, parts), tdm_job_part(j, k + 1, parts), &all, &values, err), done);
             if (updates == 0) first_update = all;
             tdm_progress_phase(&j->progress, j->step + 1, "train", updates + 1, epochs * parts);
         }
@@ -202,6 +215,9 @@ tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
     f->grad_norm /= n;
     f->kl = all.kl / tokens;
     f->entropy = all.entropy / tokens;
+    f->value_loss = values.loss / n;
+    f->value_clip_fraction = (double)values.clipped / (double)tdm_max_i64(1, values.tokens);
+    f->critic_grad_norm /= n;
     f->clip_fraction = all.clip_count > 0.0 ? all.clipped / all.clip_count : 0.0;
     /* later updates run under another policy than the sampler's: the mismatch is that of the first */
     f->mismatch_mean = first_update.mismatch / (double)tdm_max_i64(1, first_update.mismatch_tokens);

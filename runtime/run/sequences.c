@@ -23,7 +23,8 @@ static size_t lay(tdm_sequences *s, const tdm_sequences_spec *spec, char *base)
     s->count = spec->count;
     s->seq = take(&c, n * sizeof *s->seq);
     const struct { bool wanted; float ***rows; } tables[] = {
-        {spec->train, &s->old}, {spec->train, &s->ref}, {spec->train, &s->lp}, {spec->train, &s->entropy}, {spec->advantage, &s->advantage}};
+        {spec->train, &s->old}, {spec->train, &s->ref}, {spec->train, &s->lp}, {spec->train, &s->entropy}, {spec->advantages, &s->advantages},
+        {spec->critic, &s->value}, {spec->critic, &s->returns}};
     const struct { bool wanted; uint8_t ***rows; } masks[] = {{spec->keep, &s->keep}, {spec->policy, &s->policy}};
     for (size_t t = 0; t < TDM_COUNT(tables); t++)
         if (tables[t].wanted) *tables[t].rows = take(&c, n * sizeof(float *));

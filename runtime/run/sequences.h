@@ -6,7 +6,7 @@
 
 typedef struct tdm_sequences {
     tdm_sequence *seq;     /* [count] */
-    float **old, **ref, **lp, **entropy, **advantage; /* [count] -> [completion]; NULL tables when not asked for */
+    float **old, **ref, **lp, **entropy, **advantages, **value, **returns; /* [count] -> [completion]; NULL tables when not asked for */
     uint8_t **keep, **policy; /* the same */
     int64_t count;
     void *memory;
@@ -17,7 +17,8 @@ typedef struct tdm_sequences_spec {
     int64_t vocab;
     bool support;          /* sampling truncates: remember what could be drawn */
     bool train;            /* old, ref, lp, entropy */
-    bool advantage, keep, policy; /* the tables of these names */
+    bool advantages, keep, policy; /* the tables of these names */
+    bool critic;           /* value, returns */
 } tdm_sequences_spec;
 
 size_t tdm_sequences_bytes(const tdm_sequences_spec *spec);

@@ -14,7 +14,7 @@ static tdm_limits limits_of(const tdm_session *s)
                         .head_rows = tdm_max_i64(p->rollout ? p->engine.head_rows : 0, p->train ? p->trainer.head_rows : 0),
                         .heads = c->heads,
                         .head_dim = c->head_dim,
-                        .rank = s->has_adapter ? s->adapter.spec.rank : 0,
+                        .rank = p->trainer.rank,
                         .context = tdm_max_i64(p->rollout ? p->engine.context : 0, p->train ? p->trainer.context : 0)};
 }
 
@@ -37,6 +37,7 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
     plan->device = s->be->device;
     s->item_weights = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "weights", weights, p->weights.scheme == TDM_SCHEME_BF16 ? "use an FP8 scheme in model.weights" : "");
     s->item_adapter = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "adapter, optimizer", adapter_bytes(s), "lower adapter.rank");
+    tdm_roles_plan(s);
     s->item_workspace = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "workspace", s->be->workspace_bytes(&limits, p->threads), "lower train.micro_tokens");
     s->item_tables = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "RoPE tables", tdm_model_table_bytes(s->config, limits.context), "");
     size_t host = p->host_bytes, offloaded = 0;
@@ -123,21 +124,15 @@ done:
     return st;
 }
 
-static tdm_status describe_adapter(tdm_session *s, tdm_error *err)
+static tdm_status describe_adapters(tdm_session *s, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    const tdm_session_spec *p = &s->spec;
-    tdm_adapter_spec spec = {0};
-    if (p->adapter) spec = *p->adapter;
-    if (p->adapter_dir) {
-        TDM_TRY(st, tdm_peft_open(&s->peft, p->adapter_dir, s->config, err), done);
-        const tdm_peft_config *c = tdm_peft_config_of(s->peft);
-        spec = (tdm_adapter_spec){.rank = c->rank, .alpha = (float)c->alpha, .rslora = c->rslora};
-        memcpy(spec.target, c->targets, sizeof spec.target);
-    }
-    if (!p->adapter && !p->adapter_dir) goto done;
-    s->has_adapter = true;
-    tdm_adapter_init(&s->adapter, &spec, s->config);
+    tdm_session_spec *p = &s->spec;
+    s->has_adapter = p->adapter || p->adapter_dir;
+    if (s->has_adapter) TDM_TRY(st, tdm_session_describe(s, p->adapter_dir, p->adapter, &s->peft, &s->adapter, err), done);
+    TDM_TRY(st, tdm_roles_describe(s, err), done);
+    p->engine.rank = p->trainer.rank = s->has_adapter ? s->adapter.spec.rank : 0;
+    for (int i = 0; i < s->role_count; i++) p->trainer.rank = tdm_max_i64(p->trainer.rank, s->role[i].adapter.spec.rank);
 done:
     return st;
 }
@@ -201,8 +196,7 @@ tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_er
         goto done;
     }
     TDM_TRY(st, tdm_weights_check_options(s->config, &p->weights, &p->where.weights, err), done);
-    TDM_TRY(st, describe_adapter(s, err), done);
-    p->engine.rank = p->trainer.rank = s->has_adapter ? s->adapter.spec.rank : 0;
+    TDM_TRY(st, describe_adapters(s, err), done);
     p->trainer.forward_only = p->forward_only;
     TDM_TRY(st, measure_machine(s, err), done);
     TDM_TRY(st, choose(s, err), done);
@@ -222,23 +216,9 @@ done:
 
 tdm_status tdm_session_take_adapter(tdm_session *s, const tdm_peft *peft, tdm_error *err)
 {
-    int64_t count;
-    const tdm_peft_pair *pairs = tdm_peft_pairs(peft, &count);
-    float *master = calloc((size_t)s->adapter.count, sizeof *master); /* zero: layers the file leaves out have no adapter */
-    if (!master) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the adapter");
-    for (int64_t i = 0; i < count; i++) {
-        const tdm_cview halves[2] = {pairs[i].a, pairs[i].b};
-        const int64_t offsets[2] = {s->adapter.offset_a[pairs[i].proj], s->adapter.offset_b[pairs[i].proj]};
-        for (int half = 0; half < 2; half++) {
-            float *to = master + pairs[i].layer * s->adapter.layer_count + offsets[half];
-            const int64_t n = halves[half].rows * halves[half].cols;
-            TDM_ASSERT(offsets[half] >= 0 && halves[half].stride == halves[half].cols);
-            if (halves[half].dtype == TDM_DTYPE_F32) memcpy(to, halves[half].data, (size_t)n * sizeof *to);
-            else
-                for (int64_t j = 0; j < n; j++) to[j] = tdm_bf16_to_f32(((const uint16_t *)halves[half].data)[j]);
-        }
-    }
-    const tdm_status st = put_masters(s, master, err);
+    float *master = NULL; /* owned here */
+    tdm_status st = tdm_session_masters(&s->adapter, peft, s->spec.adapter_seed, &master, err);
+    if (st == TDM_OK) st = put_masters(s, master, err);
     free(master);
     return st;
 }
@@ -250,18 +230,9 @@ static tdm_status load_adapter(tdm_session *s, tdm_error *err)
     const tdm_optimizer_config none = {.kind = TDM_OPTIMIZER_SGD};
     tdm_status st = tdm_optimizer_init(&s->optimizer, p->optimizer ? p->optimizer : &none, s->be, s->stream, &s->adapter,
                                        tdm_slab_at(&s->slab, &s->plan, s->item_adapter), err);
-    if (st != TDM_OK) return st;
-    if (s->peft) {
-        st = tdm_session_take_adapter(s, s->peft, err);
-        tdm_peft_close(s->peft);
-        s->peft = NULL;
-        return st;
-    }
-    float *master = malloc((size_t)s->adapter.count * sizeof *master);
-    if (!master) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the adapter");
-    tdm_adapter_init_params(&s->adapter, p->adapter_seed, master);
-    st = put_masters(s, master, err);
-    free(master);
+    if (st == TDM_OK) st = tdm_session_take_adapter(s, s->peft, err);
+    tdm_peft_close(s->peft);
+    s->peft = NULL;
     return st;
 }
 
@@ -285,6 +256,7 @@ tdm_status tdm_session_load(tdm_session *s, tdm_error *err)
                                tdm_slab_at(&s->slab, plan, s->item_tables), err),
             done);
     TDM_TRY(st, load_adapter(s, err), done);
+    TDM_TRY(st, tdm_roles_load(s, err), done);
     if (p->rollout)
         TDM_TRY(st,
                 tdm_engine_open(&s->engine, &s->model, &p->engine, tdm_slab_at(&s->slab, plan, s->item_kv),
@@ -308,6 +280,7 @@ void tdm_session_close(tdm_session *s)
     if (s->stream) s->be->stream_close(s->stream);
     tdm_slab_close(&s->slab);
     tdm_peft_close(s->peft);
+    tdm_roles_close(s);
     tdm_model_file_close(s->file);
     memset(s, 0, sizeof *s);
 }

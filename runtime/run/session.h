@@ -15,6 +15,23 @@ typedef struct tdm_session_where {
     tdm_weights_where weights;
 } tdm_session_where;
 
+/* A role beside the policy on the same base: an adapter of its own, with a head. */
+enum { TDM_SESSION_ROLES = 8 };
+typedef struct tdm_role_spec {
+    const char *name, *hint;         /* of the plan's row */
+    const char *dir;                 /* a PEFT adapter with a head to load, or NULL */
+    tdm_adapter_spec adapter;        /* fresh, where dir is NULL */
+    const tdm_optimizer_config *optimizer; /* NULL: it is not trained, and has parameters alone */
+    uint64_t seed;
+} tdm_role_spec;
+
+typedef struct tdm_role {
+    tdm_peft *peft;                  /* until load */
+    tdm_adapter adapter;
+    tdm_optimizer optimizer;         /* of one that is trained */
+    int item;
+} tdm_role;
+
 typedef struct tdm_session_spec {
     const char *device;            /* "auto", "cpu", "cuda"; NULL: $TANDEM_DEVICE, or auto */
     bool exact;                    /* numerics: exact */
@@ -24,6 +41,8 @@ typedef struct tdm_session_spec {
     const tdm_adapter_spec *adapter; /* a fresh adapter, or NULL; with adapter_dir too: what the loaded one must be */
     const tdm_optimizer_config *optimizer; /* NULL: the adapter is not trained */
     uint64_t adapter_seed;
+    const tdm_role_spec *roles;    /* [role_count], borrowed until load */
+    int role_count;
     bool rollout, train, forward_only; /* which layouts are needed; forward_only: a train layout without a tape */
     tdm_engine_spec engine;        /* kv_pages 0: chosen by the plan; rank is filled in */
     tdm_trainer_spec trainer;      /* rank is filled in; checkpointing: see below */
@@ -56,6 +75,8 @@ typedef struct tdm_session {
     bool has_adapter;
     tdm_adapter adapter;
     tdm_optimizer optimizer;       /* masters also without training: an adapter is loaded through them */
+    tdm_role role[TDM_SESSION_ROLES];
+    int role_count;
     tdm_engine *engine;
     tdm_trainer *trainer;
     int item_weights, item_tables, item_adapter, item_workspace, item_kv, item_rollout, item_tape, item_train_kv, item_scratch;
@@ -72,8 +93,17 @@ const tdm_adapter *tdm_session_adapter(const tdm_session *s);
 size_t tdm_session_peak_bytes(tdm_session *s);
 /* Enters a phase. Both layouts lie over the same bytes, so nothing moves. */
 void tdm_session_enter(tdm_session *s, tdm_phase phase);
-/* Copies a PEFT adapter's tensors into the masters and publishes them. */
+/* Copies a PEFT adapter's tensors (NULL: fresh ones) into the masters and publishes them. */
 tdm_status tdm_session_take_adapter(tdm_session *s, const tdm_peft *p, tdm_error *err);
+
+/* session_roles.c: which adapter each role has, before the plan; its bytes; its parameters, into the slab. */
+tdm_status tdm_session_describe(const tdm_session *s, const char *dir, const tdm_adapter_spec *fresh, tdm_peft **peft, tdm_adapter *a, tdm_error *err);
+tdm_status tdm_roles_describe(tdm_session *s, tdm_error *err);
+void tdm_roles_plan(tdm_session *s);
+tdm_status tdm_roles_load(tdm_session *s, tdm_error *err);
+void tdm_roles_close(tdm_session *s);
+/* Masters [count], malloc'd, the caller's: of peft, or fresh where that is NULL. */
+tdm_status tdm_session_masters(const tdm_adapter *a, const tdm_peft *peft, uint64_t seed, float **master, tdm_error *err);
 
 /* Bytes this process holds now and held at most (VmRSS, VmHWM), and what the machine or its container still has. */
 size_t tdm_process_resident_bytes(void);

@@ -1,4 +1,4 @@
-/* adapter_tool MODEL_DIR FROM TO: opens a PEFT adapter and saves it again, for check_peft.py. Only config.json of the model is read. */
+/* adapter_tool MODEL_DIR FROM TO [head]: opens a PEFT adapter (with a head) and saves it again, for check_peft.py. Only config.json of the model is read. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,14 +31,15 @@ int main(int argc, char **argv)
     tdm_model_config model;
     tdm_peft *p = NULL;
     int64_t count;
-    if (argc != 4 || !read_config(argv[1], &model)) {
-        fputs("adapter_tool MODEL_DIR FROM TO\n", stderr);
+    const bool head = argc == 5 && strcmp(argv[4], "head") == 0;
+    if (argc < 4 || (argc > 4 && !head) || !read_config(argv[1], &model)) {
+        fputs("adapter_tool MODEL_DIR FROM TO [head]\n", stderr);
         return TDM_ERR_RECIPE;
     }
-    tdm_status st = tdm_peft_open(&p, argv[2], &model, &err);
+    tdm_status st = head ? tdm_peft_open_head(&p, argv[2], &model, &err) : tdm_peft_open(&p, argv[2], &model, &err);
     if (st == TDM_OK) {
         const tdm_peft_pair *pairs = tdm_peft_pairs(p, &count);
-        st = tdm_peft_save(argv[3], tdm_peft_config_of(p), pairs, count, &err);
+        st = tdm_peft_save(argv[3], tdm_peft_config_of(p), pairs, count, tdm_peft_head(p), &err);
     }
     if (st != TDM_OK) tdm_error_print(&err);
     tdm_peft_close(p);

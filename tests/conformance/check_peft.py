@@ -3,7 +3,7 @@
 
     python tests/conformance/check_peft.py --adapter-tool BUILD/tests/adapter_tool
 
-adapter_tool (tests/conformance/adapter_tool.c) opens an adapter with tdm_peft_open and saves it with tdm_peft_save. For adapters
+adapter_tool (tests/conformance/adapter_tool.c) opens an adapter with tdm_peft_open (tdm_peft_open_head) and saves it with tdm_peft_save. For adapters
 that peft made, the copy must load into peft without a warning and compute the same logits to the bit, and hold the same tensors.
 """
 import argparse
@@ -33,13 +33,19 @@ ADAPTERS = {
 }
 
 
+# A critic, a reward model: task_type SEQ_CLS, whose score is one number.
+HEADED = {"llama": transformers.LlamaForSequenceClassification, "qwen3": transformers.Qwen3ForSequenceClassification}
+
+
 def logits(model, tokens):
     with torch.no_grad():
         return model.eval()(tokens).logits
 
 
-def check(kind, name, tool, folder):
+def check(kind, name, tool, folder, headed=False):
     config_class, model_class, extra = MODELS[kind]
+    if headed:
+        model_class, extra = HEADED[kind], {**extra, "num_labels": 1, "pad_token_id": 0}
     config = config_class(**SHAPE, **extra)
     torch.manual_seed(1)
     base = model_class(config)
@@ -47,16 +53,16 @@ def check(kind, name, tool, folder):
     made, copied = folder / "made", folder / "copied"
     config.save_pretrained(folder)
 
-    model = peft.get_peft_model(base, peft.LoraConfig(task_type="CAUSAL_LM", **ADAPTERS[name]))
+    model = peft.get_peft_model(base, peft.LoraConfig(task_type="SEQ_CLS" if headed else "CAUSAL_LM", **ADAPTERS[name]))
     for key, p in model.named_parameters():
-        if "lora_" in key:
+        if "lora_" in key or "score.modules_to_save" in key:
             torch.nn.init.normal_(p, std=0.2)
             if name == "bf16":
                 p.data = p.data.bfloat16()
     tokens = torch.arange(12).reshape(1, 12) % 32
     model.save_pretrained(made)
 
-    subprocess.run([tool, folder, made, copied], check=True)
+    subprocess.run([tool, folder, made, copied] + (["head"] if headed else []), check=True)
 
     def loaded(path):
         fresh = model_class(config)
@@ -87,6 +93,10 @@ def main():
             with tempfile.TemporaryDirectory() as folder:
                 check(kind, name, tool, pathlib.Path(folder))
             print(f"{kind} {name}: the same bits")
+            if kind in HEADED and name != "all-linear":  # which takes the score for a projection
+                with tempfile.TemporaryDirectory() as folder:
+                    check(kind, name, tool, pathlib.Path(folder), headed=True)
+                print(f"{kind} {name} with a head: the same bits")
     print(f"peft {peft.__version__}, transformers {transformers.__version__}: all agree")
 
 

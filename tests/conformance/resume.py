@@ -30,7 +30,7 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
         "train": {"algorithm": algorithm, "steps": STEPS, "lr": 1e-3, "optimizer": optimizer, "schedule": "cosine", "warmup_steps": 2},
         "checkpoint": {"every": 2, "keep": 2}, "log": {"every": 1, "rollouts": 1, "tensorboard": True, "report": False},
         "numerics": numerics, "seed": 7, "output": os.path.join(tmp, name)}
-    if algorithm == "grpo":
+    if algorithm in ("grpo", "ppo"):
         sections["data"]["prompt"] = "{question}"
         sections["rollout"] = {"prompts_per_step": 3, "generations": 4, "max_new_tokens": 24}
         sections["reward"] = [{"type": "regex", "pattern": "[aeiou]", "weight": 1.0}, {"type": "length", "max": 24, "buffer": 20}]
@@ -39,7 +39,9 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
             sections["data"]["eval"] = sections["data"]["train"]
             sections["eval"] = {"every": 1, "limit": 5, "generations": 3, "temperature": 1.0, "pass_at": [1, 3], "pass_metric": "regex", "best": "reward_mean",
                                 "patience": 50}
-        if numerics == "fast":
+        if algorithm == "ppo":
+            sections["train"]["critic"] = {"rank": 3, "lr": 1e-3, "warmup": 1}
+        elif numerics == "fast":
             sections["rollout"]["filter_groups"] = {"enable": True, "metric": "regex", "max_num_gen_batches": 3}
             sections["train"]["advantage"] = "gdpo"
             path = sections["data"]["train"]
@@ -54,7 +56,8 @@ def final_bytes(run, steps):
     out = {}
     top = newest_checkpoint(run)
     expect(top and top.endswith(f"step-{steps:06d}"), f"last checkpoint is {top}")
-    for file in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "optimizer.safetensors"):
+    critic = ["critic/adapter_model.safetensors", "critic/adapter_config.json"] if os.path.isdir(os.path.join(top, "critic")) else []
+    for file in ["adapter/adapter_model.safetensors", "adapter/adapter_config.json", "optimizer.safetensors"] + critic:
         with open(os.path.join(top, file), "rb") as f:
             out[file] = f.read()
     out["counters"] = json.dumps(read_json(os.path.join(top, "state.json"))["counters"])
@@ -103,9 +106,11 @@ def killed_run(args, path, run, seconds, seed, kills):
 def survives_kills(args, model, algorithm, numerics, optimizer, kills):
     with scratch() as tmp:
         questions = [{"question": f"What is {a}+{b}?", "answer": str(a + b)} for a in range(4) for b in range(4)]
-        write_jsonl(os.path.join(tmp, "grpo.jsonl"), questions)
+        for name in ("grpo", "ppo"):
+            write_jsonl(os.path.join(tmp, name + ".jsonl"), questions)
         write_jsonl(os.path.join(tmp, "sft.jsonl"), [{"prompt": q["question"], "completion": " " + q["answer"]} for q in questions])
-        write_jsonl(os.path.join(tmp, "dpo.jsonl"), [{"prompt": q["question"], "chosen": " " + q["answer"], "rejected": " none"} for q in questions])
+        for name in ("dpo", "reward"):
+            write_jsonl(os.path.join(tmp, name + ".jsonl"), [{"prompt": q["question"], "chosen": " " + q["answer"], "rejected": " none"} for q in questions])
         write_jsonl(os.path.join(tmp, "kto.jsonl"), [{"prompt": q["question"], "completion": " " + q["answer"], "label": len(q["answer"]) > 1} for q in questions])
         clean = recipe(tmp, "clean", model, algorithm, numerics, optimizer)
         seconds = run_ok([args.grpo_train, clean, "--quiet"], timeout=300).seconds
@@ -202,7 +207,8 @@ def main():
     # of rank 43 some tensors have moments of 8 bits, some are too small
     for model, algorithm, numerics, optimizer in (("llama3", "grpo", "exact", "adamw"), ("qwen2", "grpo", "fast", "adamw"), ("qwen3", "sft", "exact", "adamw"),
                                                   ("llama3", "dpo", "exact", "adamw"), ("qwen2", "kto", "fast", "adamw"),
-                                                  ("qwen3", "grpo", "exact", "adamw_8bit")):
+                                                  ("qwen3", "grpo", "exact", "adamw_8bit"), ("llama3", "ppo", "exact", "adamw"),
+                                                  ("qwen3", "ppo", "fast", "adamw_8bit"), ("qwen2", "reward", "fast", "adamw")):
         name = f"{model}/{algorithm}/{numerics}/{optimizer}"
         if args.only in name:
             report.run(name, survives_kills, args, model, algorithm, numerics, optimizer, args.kills)

@@ -21,10 +21,10 @@ def recipe(model, sections):
     return out
 
 
-def compare_adapter(run, model, moves, distances):
-    """Per tensor, and all of them in the message when one is too far."""
-    after = read_safetensors(os.path.join(newest_checkpoint(run), "adapter", "adapter_model.safetensors"))
-    before = read_safetensors(os.path.join(model, "adapter", "adapter_model.safetensors"))
+def compare_adapter(run, model, moves, distances, part="adapter", start="adapter"):
+    """Per tensor, and all of them in the message when one is too far. part of the checkpoint, which began as the model's `start`."""
+    after = read_safetensors(os.path.join(newest_checkpoint(run), part, "adapter_model.safetensors"))
+    before = read_safetensors(os.path.join(model, start, "adapter_model.safetensors"))
     expect(set(after) == set(before), f"tensors: {sorted(set(after) ^ set(before))[:4]}")
     worst, bad = 0.0, []
     for name, start in before.items():
@@ -96,7 +96,7 @@ def one_step(args, model, case, name, tmp, sections):
 
 def moves_of(model, file, name):
     """Of the moves a golden file holds as "CASE/TENSOR", those of one case."""
-    return {k.split("/", 1)[1]: v for k, v in read_safetensors(os.path.join(model, file)).items() if k.startswith(name + "/")}
+    return {k[len(name) + 1:]: v for k, v in read_safetensors(os.path.join(model, file)).items() if k.startswith(name + "/")}
 
 
 def grpo(args, model, expected, name, tmp):

@@ -17,7 +17,7 @@
 static const char *const files[] = {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "optimizer.safetensors",
                                     "state.json", "SHA256SUMS"};
 
-/* A checkpoint whose every number follows from its step. */
+/* A checkpoint whose every number follows from its step; 40 and its multiples hold a critic too. */
 typedef struct sample {
     float a[6], m[6], v[6];
     tdm_st_entry adapter[1], optimizer[2];
@@ -44,6 +44,10 @@ static void sample_init(sample *s, int64_t step)
     s->state.recipe_hash = tdm_checkpoint_recipe_hash(s->state.recipe);
     s->parts = (tdm_checkpoint_parts){.state = &s->state, .adapter = s->adapter, .adapter_count = 1, .adapter_config = s->config, .optimizer = s->optimizer,
                                        .optimizer_count = 2};
+    if (step == 0 || step % 40) return;
+    s->parts.critic = s->adapter;
+    s->parts.critic_count = 1;
+    s->parts.critic_config = s->config;
 }
 
 static void sample_fini(sample *s)
@@ -83,6 +87,8 @@ static void expect_whole(const char *dir, int64_t step)
     assert_true(json_equal(c.state.recipe, s.state.recipe));
     assert_true(json_equal(c.state.counters, s.state.counters));
     assert_int_equal(tdm_safetensors_count(c.optimizer), 2);
+    assert_int_equal(tdm_fs_join(path, c.path, "critic/adapter_model.safetensors", &err), TDM_OK);
+    assert_true(tdm_fs_is_file(path) == (s.parts.critic != NULL));
     const tdm_st_tensor *v = tdm_safetensors_find(c.optimizer, "layers.0.q_proj.A.v");
     assert_non_null(v);
     assert_int_equal(v->bytes, sizeof s.v);

@@ -158,11 +158,11 @@ static void make_run(fixture *f, int64_t step, const char *yaml, uint64_t base_h
 {
     char *dir = test_path(f->dir, "run/checkpoints");
     tdm_session s = {0};
-    int64_t count;
+    int64_t count, made;
     const tdm_session_spec spec = {.model = MODELS "qwen3", .adapter_dir = MODELS "qwen3/adapter", .threads = 1};
     TINY_OK(tdm_session_plan(&s, &spec, err));
     const tdm_peft_pair *pairs = tdm_peft_pairs(s.peft, &count);
-    tdm_st_entry *entries = tdm_peft_entries(pairs, count);
+    tdm_st_entry *entries = tdm_peft_entries(pairs, count, (tdm_cview){0}, &made);
     json_t *config = tdm_peft_config_json(tdm_peft_config_of(s.peft)), *recipe = json_pack("{s:s}", "yaml", yaml);
     const float moment = 1;
     const tdm_st_entry optimizer = {.name = "m", .dtype = TDM_ST_F32, .rank = 1, .shape = {1}, .data = &moment};
@@ -171,7 +171,7 @@ static void make_run(fixture *f, int64_t step, const char *yaml, uint64_t base_h
     TINY_OK(tdm_checkpoint_write(dir,
                                  &(tdm_checkpoint_parts){.state = &st,
                                                          .adapter = entries,
-                                                         .adapter_count = count * 2,
+                                                         .adapter_count = made,
                                                          .adapter_config = config,
                                                          .optimizer = &optimizer,
                                                          .optimizer_count = 1},

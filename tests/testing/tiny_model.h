@@ -66,10 +66,10 @@ static inline void tiny_close(tiny_model *t)
     free(t->workspace);
 }
 
-/* A small adapter with non-zero A and B in memory of its own (free adapter->param). */
-static inline void tiny_adapter(tdm_adapter *a, const tiny_model *t, int64_t rank)
+/* A small adapter with non-zero A and B (and head, which is the caller's to give) in memory of its own (free adapter->param). */
+static inline void tiny_role(tdm_adapter *a, const tiny_model *t, int64_t rank, bool head)
 {
-    const tdm_adapter_spec spec = {.rank = rank, .alpha = 16.0f, .target = {true, true, true, true, true, true, true}};
+    const tdm_adapter_spec spec = {.rank = rank, .alpha = 16.0f, .target = {true, true, true, true, true, true, true}, .head = head};
     tdm_adapter_init(a, &spec, tdm_weights_config(t->weights));
     a->param = malloc((size_t)a->count * sizeof *a->param);
     uint32_t x = 12345;
@@ -78,6 +78,8 @@ static inline void tiny_adapter(tdm_adapter *a, const tiny_model *t, int64_t ran
         a->param[i] = tdm_f32_to_bf16(((float)(x >> 8) * 0x1p-24f - 0.5f) * 0.1f);
     }
 }
+
+static inline void tiny_adapter(tdm_adapter *a, const tiny_model *t, int64_t rank) { tiny_role(a, t, rank, false); }
 
 static inline int32_t *tiny_tokens(int64_t n, int64_t vocab, uint32_t seed)
 {

@@ -13,7 +13,7 @@
 #include "testing/backend.h"
 #include "train/optimizer.h"
 
-/* q 96 x 64, k and v 32 x 64, o 64 x 96, gate and up 80 x 64, down 64 x 80 */
+/* q 96 x 64, k and v 32 x 64, o 64 x 96, gate and up 80 x 64, down 64 x 80; the head 64, below what is kept in 8 bits */
 static const tdm_model_config model = {.layers = 2, .width = 64, .ffn = 80, .heads = 3, .kv_heads = 1, .head_dim = 32};
 static const tdm_optimizer_config config = {.kind = TDM_OPTIMIZER_ADAMW_8BIT, .lr = 1e-2, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1};
 
@@ -26,9 +26,9 @@ typedef struct opened {
 
 static const tdm_limits limits = {.tokens = 1, .width = 64, .vocab = 32, .head_rows = 1, .heads = 1, .head_dim = 32, .rank = 1, .context = 1};
 
-static void open_optimizer(opened *t, int64_t rank)
+static void open_optimizer(opened *t, int64_t rank, bool head)
 {
-    const tdm_adapter_spec spec = {.rank = rank, .alpha = 1.0f, .target = {true, true, true, true, true, true, true}};
+    const tdm_adapter_spec spec = {.rank = rank, .alpha = 1.0f, .target = {true, true, true, true, true, true, true}, .head = head};
     t->s = test_stream_open(test_reference(), &limits, 2);
     tdm_adapter_init(&t->adapter, &spec, &model);
     const size_t bytes = tdm_optimizer_bytes(&t->adapter, config.kind);
@@ -93,16 +93,19 @@ static void all_tensors_step_as_each_by_itself(void **state)
 {
     (void)state;
     static const int64_t ranks[] = {64, 61, 50, 128};
-    enum { TENSORS = 2 * 2 * TDM_PROJ_COUNT };
-    for (size_t k = 0; k < TDM_COUNT(ranks); k++) {
+    enum { LAYERS = 2 * 2 * TDM_PROJ_COUNT, MOST = LAYERS + 1 };
+    for (size_t k = 0; k < 2 * TDM_COUNT(ranks); k++) {
+        const bool head = k % 2;
+        const int tensors = LAYERS + head;
         opened t;
-        lone *l = calloc(TENSORS, sizeof *l);
-        tdm_optimizer_tensor of[TENSORS];
+        lone *l = calloc(MOST, sizeof *l);
+        tdm_optimizer_tensor of[MOST];
         int64_t covered = 0;
         bool eight = false;
-        open_optimizer(&t, ranks[k]);
-        for (int i = 0; i < TENSORS; i++) {
-            of[i] = tdm_optimizer_tensor_of(&t.o, i / (2 * TDM_PROJ_COUNT), (tdm_proj)(i / 2 % TDM_PROJ_COUNT), i % 2);
+        open_optimizer(&t, ranks[k / 2], head);
+        assert_true(head == (t.adapter.head != NULL));
+        for (int i = 0; i < tensors; i++) {
+            of[i] = i == LAYERS ? tdm_optimizer_head_of(&t.o) : tdm_optimizer_tensor_of(&t.o, i / (2 * TDM_PROJ_COUNT), (tdm_proj)(i / 2 % TDM_PROJ_COUNT), i % 2);
             assert_int_equal(of[i].first, covered);
             covered += of[i].count;
             assert_true(of[i].count <= ROOM);
@@ -115,10 +118,10 @@ static void all_tensors_step_as_each_by_itself(void **state)
         for (int step = 1; step <= 3; step++) {
             double norm, lr;
             for (int64_t i = 0; i < t.o.count; i++) t.o.grad[i] = i % 7 ? 1e-3f * test_noise(&seed) : 0.0f;
-            for (int i = 0; i < TENSORS; i++) step_lone(&t, &l[i], &of[i], step);
+            for (int i = 0; i < tensors; i++) step_lone(&t, &l[i], &of[i], step);
             TEST_OK(tdm_optimizer_step(&t.o, &norm, &lr, err));
         }
-        for (int i = 0; i < TENSORS; i++) expect_lone(&l[i], &of[i]);
+        for (int i = 0; i < tensors; i++) expect_lone(&l[i], &of[i]);
         for (int64_t i = 0; i < t.o.count; i++) assert_int_equal(t.o.param[i], tdm_f32_to_bf16(t.o.master[i]));
         close_optimizer(&t);
         free(l);

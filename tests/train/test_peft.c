@@ -150,7 +150,7 @@ static void what_is_saved_comes_back(void **state)
         tdm_error err = {0};
         tdm_model_config model = tiny();
         make(&m, sets[s]);
-        assert_int_equal(tdm_peft_save(dir, &m.config, m.pairs, m.count, &err), TDM_OK);
+        assert_int_equal(tdm_peft_save(dir, &m.config, m.pairs, m.count, (tdm_cview){0}, &err), TDM_OK);
         assert_int_equal(tdm_peft_open(&p, dir, &model, &err), TDM_OK);
         assert_memory_equal(tdm_peft_config_of(p), &m.config, sizeof m.config);
         int64_t count;
@@ -173,7 +173,7 @@ static void expect_refused(const char *dir, const made *m, const char *what)
     tdm_peft *p;
     tdm_error err = {0};
     tdm_model_config model = tiny();
-    assert_int_equal(tdm_peft_save(dir, &m->config, m->pairs, m->count, &err), TDM_OK);
+    assert_int_equal(tdm_peft_save(dir, &m->config, m->pairs, m->count, (tdm_cview){0}, &err), TDM_OK);
     assert_int_equal(tdm_peft_open(&p, dir, &model, &err), TDM_ERR_INPUT);
     assert_null(p);
     if (!strstr(err.what, what) && !strstr(err.where, what)) fail_msg("neither \"%s\" nor \"%s\" says %s", err.what, err.where, what);
@@ -213,11 +213,12 @@ static void what_is_missing_misshapen_or_not_finite_is_named(void **state)
     }
 
     make(&m, two_targets); /* one half of a pair */
+    int64_t entry_count;
     tdm_error err = {0};
     tdm_peft *p;
     tdm_model_config model = tiny();
-    assert_int_equal(tdm_peft_save(dir, &m.config, m.pairs, m.count, &err), TDM_OK);
-    tdm_st_entry *entries = tdm_peft_entries(m.pairs, m.count);
+    assert_int_equal(tdm_peft_save(dir, &m.config, m.pairs, m.count, (tdm_cview){0}, &err), TDM_OK);
+    tdm_st_entry *entries = tdm_peft_entries(m.pairs, m.count, (tdm_cview){0}, &entry_count);
     assert_int_equal(tdm_safetensors_write(weights, entries, m.count * 2 - 1, NULL, &err), TDM_OK);
     assert_int_equal(tdm_peft_open(&p, dir, &model, &err), TDM_ERR_INPUT);
     assert_non_null(strstr(err.what, "layers.1.mlp.down_proj.lora_B.weight is missing"));
@@ -244,6 +245,45 @@ static void what_is_missing_misshapen_or_not_finite_is_named(void **state)
     test_scratch_free(dir);
 }
 
+static void expect_head_refused(const char *dir, const made *m, tdm_cview head, const char *what)
+{
+    tdm_error err = {0};
+    tdm_peft *p;
+    tdm_model_config model = tiny();
+    assert_int_equal(tdm_peft_save(dir, &m->config, m->pairs, m->count, head, &err), TDM_OK);
+    assert_int_equal(tdm_peft_open_head(&p, dir, &model, &err), TDM_ERR_INPUT);
+    assert_null(p);
+    if (!strstr(err.what, what)) fail_msg("\"%s\" does not say %s", err.what, what);
+}
+
+static void a_head_is_of_critics_and_reward_models_alone(void **state)
+{
+    (void)state;
+    char *dir = test_scratch_new();
+    made m;
+    tdm_peft *p;
+    tdm_error err = {0};
+    tdm_model_config model = tiny();
+    float values[64];
+    for (int i = 0; i < 64; i++) values[i] = 0.25f * (float)(i + 1);
+    const tdm_cview head = {values, TDM_DTYPE_F32, 1, model.width, model.width}, none = {0}, wide = {values, TDM_DTYPE_F32, 1, model.width + 1, model.width + 1};
+    make(&m, two_targets);
+    expect_head_refused(dir, &m, none, "no head");
+    m.config.head = true;
+    assert_int_equal(tdm_peft_save(dir, &m.config, m.pairs, m.count, head, &err), TDM_OK);
+    assert_int_equal(tdm_peft_open_head(&p, dir, &model, &err), TDM_OK);
+    assert_int_equal(tdm_peft_head(p).cols, model.width);
+    assert_memory_equal(tdm_peft_head(p).data, values, (size_t)model.width * sizeof *values);
+    tdm_peft_close(p);
+    assert_int_equal(tdm_peft_open(&p, dir, &model, &err), TDM_ERR_INPUT);
+    assert_non_null(strstr(err.what, "SEQ_CLS"));
+    expect_head_refused(dir, &m, none, "score.weight is missing");
+    expect_head_refused(dir, &m, wide, "the head is [1, ");
+    values[3] = NAN;
+    expect_head_refused(dir, &m, head, "NaN");
+    test_scratch_free(dir);
+}
+
 static void a_broken_config_is_refused_by_its_key(void **state)
 {
     (void)state;
@@ -261,7 +301,9 @@ static void a_broken_config_is_refused_by_its_key(void **state)
         {"{\"peft_type\":\"LORA\",\"r\":1,\"target_modules\":[\"xq_proj\"]}", "xq_proj"},
         {"{\"peft_type\":\"LORA\",\"r\":1,\"lora_alpha\":\"8\",\"target_modules\":[\"q_proj\"]}", "lora_alpha"},
         {"{\"peft_type\":\"LORA\",\"r\":1,\"lora_dropout\":2,\"target_modules\":[\"q_proj\"]}", "lora_dropout"},
-        {"{\"peft_type\":\"LORA\",\"r\":1,\"task_type\":\"SEQ_CLS\",\"target_modules\":[\"q_proj\"]}", "SEQ_CLS"},
+        {"{\"peft_type\":\"LORA\",\"r\":1,\"task_type\":\"SEQ_2_SEQ_LM\",\"target_modules\":[\"q_proj\"]}", "SEQ_2_SEQ_LM"},
+        {"{\"peft_type\":\"LORA\",\"r\":1,\"task_type\":\"CAUSAL_LM\",\"modules_to_save\":[\"score\"],\"target_modules\":[\"q_proj\"]}", "modules_to_save"},
+        {"{\"peft_type\":\"LORA\",\"r\":1,\"task_type\":\"SEQ_CLS\",\"modules_to_save\":[\"score\",\"lm_head\"],\"target_modules\":[\"q_proj\"]}", "modules_to_save"},
         {"{\"peft_type\":\"LORA\",\"r\":1,\"use_new_thing\":true,\"target_modules\":[\"q_proj\"]}", "use_new_thing"},
         {"{\"peft_type\":\"LORA\",\"r\":1,\"r\":2,\"target_modules\":[\"q_proj\"]}", "JSON"},
     };
@@ -289,6 +331,7 @@ int main(void)
         cmocka_unit_test(what_is_not_plain_lora_is_refused_by_its_name),
         cmocka_unit_test(what_is_saved_comes_back),
         cmocka_unit_test(what_is_missing_misshapen_or_not_finite_is_named),
+        cmocka_unit_test(a_head_is_of_critics_and_reward_models_alone),
         cmocka_unit_test(a_broken_config_is_refused_by_its_key),
     };
     return cmocka_run_group_tests_name("peft", tests, NULL, NULL);

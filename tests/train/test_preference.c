@@ -132,6 +132,37 @@ static void labels_by_hand(void **state)
 }
 
 /* Far from 0 nothing overflows, and a pair that is right already teaches nothing. */
+static void scores_by_hand(void **state)
+{
+    (void)state;
+    const double center = 0.05, step = 1e-6, score[4] = {1.5, 0.25, -0.5, 0.75}, margin[2] = {0.0, 0.5};
+    const tdm_preference_config c = {.kind = TDM_PREFERENCE_REWARD, .center = center};
+    tdm_preference_sequence s[4];
+    double want = 0.0;
+    for (int i = 0; i < 4; i++) s[i] = (tdm_preference_sequence){.tokens = 1, .score = score[i], .margin = i % 2 ? 0.0 : margin[i / 2], .wanted = i % 2 == 0};
+    for (int k = 0; k < 2; k++) {
+        const double x = score[2 * k] - score[2 * k + 1] - margin[k], sum = score[2 * k] + score[2 * k + 1];
+        want += 0.5 * (log1p(exp(-x)) + center * sum * sum);
+    }
+    tdm_preference_sums sums = {0};
+    tdm_preference_eval(&c, s, 4, 0.0, &sums);
+    expect_near(sums.loss, want, 1e-12);
+    expect_near(sums.accuracy, 1.0, 0.0); /* of two pairs */
+    expect_near(sums.reward[1], 1.0, 1e-12);
+    expect_near(sums.reward[0], 1.0, 1e-12);
+    double coef[4];
+    for (int i = 0; i < 4; i++) coef[i] = s[i].coef;
+    for (int i = 0; i < 4; i++) {
+        tdm_preference_sums up = {0}, down = {0};
+        s[i].score = score[i] + step;
+        tdm_preference_eval(&c, s, 4, 0.0, &up);
+        s[i].score = score[i] - step;
+        tdm_preference_eval(&c, s, 4, 0.0, &down);
+        s[i].score = score[i];
+        expect_near(coef[i], (up.loss - down.loss) / (2.0 * step), 1e-8);
+    }
+}
+
 static void extremes_stay_finite(void **state)
 {
     (void)state;
@@ -154,6 +185,7 @@ int main(void)
         cmocka_unit_test(a_pair_by_hand),
         cmocka_unit_test(odds_by_hand),
         cmocka_unit_test(labels_by_hand),
+        cmocka_unit_test(scores_by_hand),
         cmocka_unit_test(extremes_stay_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

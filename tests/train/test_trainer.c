@@ -1,6 +1,8 @@
 /* tests/train/test_trainer.c  labels: unit, golden
  * The trainer's promises, bit for bit: its log-probabilities are the sampler's and the scorer's; the gradient does not depend on the
- * micro-batch split, on checkpointing or on threads; a look under dropout drops what the step drops. That the gradient is right is shown against PyTorch in tests/conformance. */
+ * micro-batch split, on checkpointing or on threads, nor does that of values; a look under dropout drops what the step drops. That the gradient is right is shown against PyTorch in tests/conformance. */
+#include <math.h>
+
 #include "testing/scratch.h"
 #include "testing/tiny_model.h"
 
@@ -36,7 +38,7 @@ static void trainer_close(opened *o)
 typedef struct batch {
     tdm_sequence seq[ITEMS];
     tdm_train_item item[ITEMS];
-    float lp[ITEMS][LONGEST], old[ITEMS][LONGEST], ref[ITEMS][LONGEST], entropy[ITEMS][LONGEST];
+    float lp[ITEMS][LONGEST], old[ITEMS][LONGEST], ref[ITEMS][LONGEST], entropy[ITEMS][LONGEST], value[ITEMS][LONGEST], returns[ITEMS][LONGEST];
 } batch;
 
 static void make_batch(batch *b, int64_t vocab)
@@ -47,9 +49,12 @@ static void make_batch(batch *b, int64_t vocab)
         for (int64_t k = 0; k < count - prompt; k++) {
             b->old[i][k] = -5.9f + 0.02f * (float)((k * 7 + i) % 11);
             b->ref[i][k] = -6.0f + 0.03f * (float)((k * 5 + i) % 7);
+            b->value[i][k] = 0.1f * (float)((k + i) % 5) - 0.2f;
+            b->returns[i][k] = 0.3f * (float)((k * 3 + i) % 4) - 0.4f;
         }
         b->item[i] = (tdm_train_item){.seq = &b->seq[i], .sampler = b->old[i], .old = b->old[i], .ref = b->ref[i], .advantage = i % 2 ? 1.0 : -0.7,
-                                      .weight = 0.01, .entropy_weight = i == 2 ? 0.0 : 0.003, .lp = b->lp[i], .entropy = b->entropy[i]};
+                                      .weight = 0.01, .entropy_weight = i == 2 ? 0.0 : 0.003, .lp = b->lp[i], .entropy = b->entropy[i],
+                                      .coef = b->old[i], .value = b->value[i], .returns = b->returns[i]};
     }
 }
 
@@ -64,6 +69,7 @@ typedef struct config {
     int64_t micro_tokens;
     bool checkpointing, offload;
     tdm_level level; /* of the correction; at TDM_LEVEL_SEQUENCE of the ratio too */
+    tdm_values values; /* of a critic's loss, or of a frozen one at a sequence's end */
     int threads;
     bool late; /* copies beside the stream are made as late as they may be */
 } config;
@@ -107,22 +113,26 @@ static float *gradient(const config *c, int64_t *n, double *loss)
     late.side_join = late_join;
     if (c->late) m.model.be = &late;
     make_batch(&b, m.model.c->vocab);
-    tiny_adapter(&adapter, &m, 4);
+    tiny_role(&adapter, &m, c->values ? 3 : 4, c->values != TDM_VALUES_NONE); /* the trainer's activations have room for rank 4 */
     uint16_t *start = adapter.param;
     void *region = aligned_alloc(64, tdm_align_up(tdm_optimizer_bytes(&adapter, TDM_OPTIMIZER_SGD), 64));
     const tdm_optimizer_config sgd = {.kind = TDM_OPTIMIZER_SGD, .lr = 1.0};
     TINY_OK(tdm_optimizer_init(&opt, &sgd, m.be, m.stream, &adapter, region, err));
     memcpy(adapter.param, start, (size_t)adapter.count * sizeof *start);
+    for (int64_t i = adapter.head_first; i < adapter.count; i++) opt.master[i] = tdm_bf16_to_f32(start[i]);
     const tdm_trainer_spec spec = {.micro_tokens = c->micro_tokens, .sequences = 8, .context = LONGEST, .head_rows = 7, .rank = 4, .checkpointing = c->checkpointing, .offload = c->offload};
     trainer_open(&o, &m, &spec);
     const tdm_loss_config lc = {.kind = TDM_LOSS_DAPO, .ratio_of_sequence = c->level == TDM_LEVEL_SEQUENCE, .clip_low = 0.2, .clip_high = 0.3, .kl = 0.1, .kl_kind = TDM_KL_K3,
                                 .correction = TDM_CORRECTION_TRUNCATE, .level = c->level, .cap = 2.0};
-    const tdm_train_pass pass = {.adapter = &adapter, .loss = &lc, .sampling = &plain, .opt = &opt};
+    const tdm_value_config vc = {.clip = 0.2, .factor = 0.5};
+    tdm_value_sums values = {0};
+    const tdm_train_pass pass = {.adapter = &adapter, .loss = &lc, .sampling = &plain, .opt = &opt, .values = c->values,
+                                 .value_loss = c->values == TDM_VALUES_TOKENS ? &vc : NULL, .value_sums = &values};
     tdm_loss_sums sums = {0};
     TINY_OK(tdm_optimizer_zero_grad(&opt, err));
     TINY_OK(tdm_trainer_accumulate(o.t, &pass, b.item, ITEMS, &sums, err));
     for (int slot = 0; slot < TDM_SIDE_SLOTS; slot++) assert_null(pending[slot].dst);
-    *loss = sums.loss;
+    *loss = c->values ? values.loss : sums.loss;
     *n = adapter.count;
     float *copy = malloc((size_t)adapter.count * sizeof *copy);
     memcpy(copy, opt.grad, (size_t)adapter.count * sizeof *copy);
@@ -141,6 +151,7 @@ static void expect_same_gradient(const config *a, const config *b)
     float *ga = gradient(a, &n, &la), *gb = gradient(b, &m, &lb);
     assert_int_equal(n, m);
     assert_memory_equal(ga, gb, (size_t)n * sizeof *ga);
+    assert_true(fabs(la - lb) <= 1e-12 * fabs(la)); /* what is not a gradient is added tile by tile */
     for (int64_t i = 0; i < n; i++) {
         const double v = ga[i] < 0 ? -(double)ga[i] : (double)ga[i];
         assert_true(v < 1e6); /* finite, and so not NaN */
@@ -177,6 +188,59 @@ static void gradient_does_not_depend_on_checkpointing_or_threads(void **state)
         e.level = d.level;
         expect_same_gradient(&d, &e);
     }
+}
+
+/* Of a critic's values and of scores at the end, with a rank below what the trainer has room for. */
+static void gradient_of_values_does_not_depend_on_the_split_or_checkpointing(void **state)
+{
+    (void)state;
+    for (tdm_values v = TDM_VALUES_TOKENS; v <= TDM_VALUES_SEQUENCE; v++) {
+        config c = base, d = base;
+        c.values = d.values = v;
+        d.micro_tokens = LONGEST;
+        d.threads = 2;
+        expect_same_gradient(&c, &d);
+        d.checkpointing = d.offload = true;
+        expect_same_gradient(&c, &d);
+    }
+}
+
+/* A value is that of the state which predicts the token, a score that of the whole sequence: its head's product with that row, whatever stands
+ * around it; and two sequences that begin alike have the same values there. */
+static void values_are_of_the_states_before_their_tokens(void **state)
+{
+    (void)state;
+    tiny_model m;
+    opened o;
+    tdm_adapter adapter;
+    enum { N = 20, SHORT = 13 };
+    float values[2][N], scores[2], alone;
+    tiny_open(&m, "llama3", TDM_SCHEME_FP8_CHANNEL, TDM_ACT_DYNAMIC, TDM_DTYPE_BF16, 2);
+    tiny_role(&adapter, &m, 3, true);
+    float *head = malloc((size_t)adapter.head_count * sizeof *head);
+    for (int64_t i = 0; i < adapter.head_count; i++) head[i] = tdm_bf16_to_f32(adapter.param[adapter.head_first + i]);
+    adapter.head = head;
+    int32_t *tokens = tiny_tokens(N, m.model.c->vocab, 4);
+    const tdm_trainer_spec spec = {.micro_tokens = 64, .sequences = 4, .context = N, .head_rows = 5, .rank = 4, .forward_only = true};
+    trainer_open(&o, &m, &spec);
+    tdm_sequence seq[2] = {{.tokens = tokens, .prompt = 1, .count = N, .room = N}, {.tokens = tokens, .prompt = 6, .count = SHORT, .room = SHORT}};
+    tdm_train_item item[2] = {{.seq = &seq[0], .value = values[0]}, {.seq = &seq[1], .value = values[1]}};
+    tdm_train_pass pass = {.adapter = &adapter, .values = TDM_VALUES_TOKENS};
+    TINY_OK(tdm_trainer_look(o.t, &pass, item, 2, err));
+    assert_memory_equal(values[0] + 5, values[1], (SHORT - 6) * sizeof(float)); /* tokens 6 to 12 of both */
+    pass.values = TDM_VALUES_SEQUENCE;
+    for (int i = 0; i < 2; i++) item[i].value = &scores[i];
+    TINY_OK(tdm_trainer_look(o.t, &pass, item, 2, err));
+    assert_true(scores[1] == values[0][SHORT - 1]); /* the state after SHORT tokens is what predicts the next */
+    assert_true(scores[0] != scores[1]);
+    item[0].value = &alone;
+    TINY_OK(tdm_trainer_look(o.t, &pass, item, 1, err));
+    assert_true(alone == scores[0]);
+    trainer_close(&o);
+    free(head);
+    free(tokens);
+    free(adapter.param);
+    tiny_close(&m);
 }
 
 /* Models of one layer, of two and of more; micro-batches of all items and of some. */
@@ -331,6 +395,8 @@ int main(void)
         cmocka_unit_test(a_look_sees_what_the_step_sees),
         cmocka_unit_test(gradient_does_not_depend_on_the_micro_batch_split),
         cmocka_unit_test(gradient_does_not_depend_on_checkpointing_or_threads),
+        cmocka_unit_test(gradient_of_values_does_not_depend_on_the_split_or_checkpointing),
+        cmocka_unit_test(values_are_of_the_states_before_their_tokens),
         cmocka_unit_test(gradient_does_not_depend_on_offloading),
         cmocka_unit_test(offloading_leaves_two_inputs),
         cmocka_unit_test(log_probabilities_are_those_of_both_engines),
