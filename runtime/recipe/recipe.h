@@ -29,8 +29,8 @@ typedef enum tdm_device { TDM_DEVICE_AUTO, TDM_DEVICE_CPU, TDM_DEVICE_CUDA } tdm
 extern const char *const tdm_device_names[]; /* as tdm_backend_open takes them; NULL-terminated */
 typedef enum tdm_numerics { TDM_NUMERICS_FAST, TDM_NUMERICS_EXACT } tdm_numerics;
 typedef enum tdm_reward_kind {
-    TDM_REWARD_NUMBER, TDM_REWARD_EXACT, TDM_REWARD_REGEX, TDM_REWARD_FORMAT, TDM_REWARD_LENGTH, /* `type:` */
-    TDM_REWARD_PYTHON, TDM_REWARD_COMMAND, TDM_REWARD_PLUGIN                                     /* by the key that names the source */
+    TDM_REWARD_NUMBER, TDM_REWARD_EXACT, TDM_REWARD_REGEX, TDM_REWARD_FORMAT, TDM_REWARD_LENGTH, TDM_REWARD_MODEL, /* `type:` */
+    TDM_REWARD_PYTHON, TDM_REWARD_COMMAND, TDM_REWARD_PLUGIN                                                       /* by the key that names the source */
 } tdm_reward_kind;
 typedef enum tdm_on_error { TDM_ON_ERROR_STOP, TDM_ON_ERROR_ZERO } tdm_on_error;
 
@@ -117,6 +117,7 @@ typedef struct tdm_recipe_reward {
     const char *python;      /* file.py:function */
     tdm_strings command;     /* argv */
     const char *plugin;      /* file.so */
+    const char *path;        /* model: the folder of an adapter with a head */
     const char *interpreter; /* python: "python3" */
     double timeout_s;        /* python, command: for one batch, and for a worker to start */
     tdm_on_error on_error;

@@ -38,6 +38,16 @@ static tdm_status check_length(const struct spot *s)
     return refuse(s, "buffer", "use a buffer within max", what);
 }
 
+enum { MODELS_MAX = 7 }; /* as many as a session has roles, beside a critic */
+
+static tdm_status check_model(const struct spot *s)
+{
+    int64_t before = 0;
+    for (int64_t i = 0; i < s->i; i++) before += s->r->reward[i].kind == TDM_REWARD_MODEL;
+    if (before >= MODELS_MAX) return refuse(s, "", "use fewer", "the eighth reward model, and a run has room for seven");
+    return s->w->path[0] ? TDM_OK : refuse(s, "path", "give the folder of an adapter that train.algorithm: reward has made", "no path");
+}
+
 /* file.py:function; a Windows drive has no place here, so the last colon separates. */
 static tdm_status check_python(const struct spot *s)
 {
@@ -60,6 +70,7 @@ static tdm_status check_kind(const struct spot *s)
     case TDM_REWARD_REGEX:
     case TDM_REWARD_FORMAT: return w->pattern[0] ? TDM_OK : refuse(s, "pattern", "give a regular expression", "no pattern");
     case TDM_REWARD_LENGTH: return check_length(s);
+    case TDM_REWARD_MODEL: return check_model(s);
     case TDM_REWARD_PYTHON: return check_python(s);
     case TDM_REWARD_COMMAND: return w->command.count ? TDM_OK : refuse(s, "command", "write [\"program\", \"argument\"]", "command is empty");
     case TDM_REWARD_PLUGIN: return TDM_OK;

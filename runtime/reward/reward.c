@@ -23,6 +23,8 @@ struct tdm_rewards {
     int64_t count;
     tdm_worker **all;   /* every worker of every source */
     int64_t workers;
+    tdm_reward_scorer *scorer;
+    void *scorer_ctx;
 };
 
 static bool is_process(const tdm_recipe_reward *w) { return w->kind == TDM_REWARD_PYTHON || w->kind == TDM_REWARD_COMMAND; }
@@ -35,6 +37,7 @@ static tdm_status open_source(tdm_rewards *s, source *src, int64_t i, tdm_error 
     snprintf(key, sizeof key, "reward[%" PRId64 "]", i);
     tdm_recipe_where(s->r, key, where);
     if (w->kind == TDM_REWARD_PLUGIN) return tdm_plugin_open(&src->plugin, w, where, err);
+    if (w->kind == TDM_REWARD_MODEL) return TDM_OK; /* its scores are attached */
     if (!is_process(w)) return tdm_rule_open(&src->rule, w, s->r, where, err);
     src->worker = calloc((size_t)w->workers, sizeof *src->worker);
     if (!src->worker) return TDM_FAIL(err, TDM_ERR_OTHER, where, "free host memory", "out of memory for workers");
@@ -73,6 +76,12 @@ done:
         *out = NULL;
     }
     return st;
+}
+
+void tdm_rewards_attach(tdm_rewards *s, tdm_reward_scorer *scorer, void *ctx)
+{
+    s->scorer = scorer;
+    s->scorer_ctx = ctx;
 }
 
 void tdm_rewards_close(tdm_rewards *s)
@@ -120,6 +129,7 @@ tdm_status tdm_rewards_score(tdm_rewards *s, const tdm_reward_sample *samples, i
         tdm_error why = {0};
         tdm_status one = TDM_OK;
         if (src->rule) one = tdm_rule_score(src->rule, (uint64_t)1 << i, samples, n, scores + i * n, &why);
+        if (src->w->kind == TDM_REWARD_MODEL) one = s->scorer(s->scorer_ctx, i, samples, n, scores + i * n, &why);
         if (src->plugin) one = tdm_plugin_score(src->plugin, samples, n, scores + i * n, &why);
         if (one != TDM_OK) one = settle(src, one, &why, scores + i * n, 0, n, err);
         if (st == TDM_OK) st = one;

@@ -28,6 +28,9 @@ typedef struct tdm_reward_sample {
 } tdm_reward_sample;
 
 tdm_status tdm_rewards_open(tdm_rewards **s, const tdm_recipe *r, tdm_error *err);
+/* Who scores for rewards of type model: reward i's scores of samples [n], those that skip it left alone, into out [n]. Before the first score. */
+typedef tdm_status tdm_reward_scorer(void *ctx, int64_t i, const tdm_reward_sample *samples, int64_t n, double *out, tdm_error *err);
+void tdm_rewards_attach(tdm_rewards *s, tdm_reward_scorer *scorer, void *ctx);
 void tdm_rewards_close(tdm_rewards *s); /* NULL: nothing. Workers end within two seconds, or are killed */
 
 int64_t tdm_rewards_count(const tdm_rewards *s);

@@ -1,5 +1,5 @@
 /* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_correct.c, job_distill.c, job_sft.c,
- * job_preference.c, job_critic.c, job_eval.c, job_save.c. */
+ * job_preference.c, job_critic.c, job_reward_model.c, job_eval.c, job_save.c. */
 #ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 #define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 
@@ -61,7 +61,14 @@ typedef struct tdm_job {
     tdm_preference_config preference;
     tdm_optimizer_config optimizer, critic_optimizer;
     tdm_role_spec role[TDM_SESSION_ROLES];
+    char role_name[TDM_SESSION_ROLES][48];
     int role_count;
+    /* what reward models score: sequences of their own, as their template renders them */
+    tdm_sequence *scored;       /* [samples] */
+    int32_t *scored_tokens;     /* [samples, scored_context] */
+    tdm_train_item *scored_item;
+    float *score;               /* [samples] */
+    int64_t scored_context;     /* 0: no reward model */
     /* where the run stands */
     int64_t step, data_position;
     int64_t first_step;         /* of this process */
@@ -163,6 +170,11 @@ tdm_status tdm_job_critic_advantages(tdm_job *j, tdm_error *err);
 bool tdm_job_policy_learns(const tdm_job *j, int64_t step);
 tdm_status tdm_job_critic_update(tdm_job *j, tdm_train_item *items, int64_t count, tdm_value_sums *sums, tdm_error *err);
 void tdm_job_critic_metrics(const tdm_job *j, tdm_step_metrics *m);
+/* job_reward_model.c: the roles of rewards of type model, and room for what they score; before the session is planned. The scorer of the rewards. */
+tdm_status tdm_job_models_open(tdm_job *j, const tdm_model_config *c, tdm_error *err);
+void tdm_job_models_close(tdm_job *j);
+size_t tdm_job_models_bytes(const tdm_job *j); /* of the host */
+tdm_reward_scorer tdm_job_models_score; /* ctx: the job */
 /* job_update.c: reference and old passes, minibatches, optimizer. */
 tdm_status tdm_job_update(tdm_job *j, tdm_error *err);
 /* ctx: the job; asked before each micro-batch. */

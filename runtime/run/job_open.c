@@ -129,15 +129,15 @@ static void session_spec(tdm_job *j, const tdm_model_config *c, tdm_session_spec
                   .weights = {.first_layers_bf16 = tdm_recipe_where(r, "model.first_layers_bf16", where->first_bf16),
                               .last_layers_bf16 = tdm_recipe_where(r, "model.last_layers_bf16", where->last_bf16),
                               .keep_bf16 = tdm_recipe_where(r, "model.keep_bf16", where->keep_bf16)}},
-        .host_bytes = tdm_sequences_bytes(&store),
+        .host_bytes = tdm_sequences_bytes(&store) + tdm_job_models_bytes(j),
         .threads = (int)r->threads,
     };
     const int64_t running = r->rollout.max_sequences > 0 ? r->rollout.max_sequences : 256;
     s->engine = (tdm_engine_spec){.sequences = tdm_min_i64(running, j->samples), .samples = j->samples, .requests = j->groups, .context = j->context,
                                   .batch_tokens = tdm_max_i64(512, tdm_min_i64(running, j->samples)),
                                   .head_rows = tdm_min_i64(128, tdm_min_i64(running, j->samples))};
-    const int64_t micro = tdm_max_i64(tdm_min_i64(r->train.micro_tokens, j->samples * j->context), j->context);
-    s->trainer = (tdm_trainer_spec){.micro_tokens = micro, .sequences = tdm_min_i64(j->samples, tdm_max_i64(16, micro / 16)), .context = j->context,
+    const int64_t context = tdm_max_i64(j->context, j->scored_context), micro = tdm_max_i64(tdm_min_i64(r->train.micro_tokens, j->samples * context), context);
+    s->trainer = (tdm_trainer_spec){.micro_tokens = micro, .sequences = tdm_min_i64(j->samples, tdm_max_i64(16, micro / 16)), .context = context,
                                     .head_rows = 128, .checkpointing = r->train.checkpointing == TDM_CHECKPOINTING_LAYER || offload, .offload = offload,
                                     .dropout = r->adapter.dropout > 0.0, .distills = tdm_job_distills_full(j)};
 }
@@ -281,6 +281,7 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     TDM_TRY(st, try_first_row(j, err), done);
     tdm_stops_init(&j->stops, &j->language, r->rollout.stop.items);
     if (tdm_job_ppo(j)) add_critic(j);
+    TDM_TRY(st, tdm_job_models_open(j, c, err), done);
     session_spec(j, c, &spec, &adapter, &chosen);
     const tdm_sequences_spec store = store_spec(j, c);
     TDM_TRY(st, tdm_session_plan(&j->session, &spec, err), done);
@@ -326,6 +327,7 @@ void tdm_job_close(tdm_job *j)
     free(j->mask_bytes);
     free(j->entropies);
     free(j->preferred);
+    tdm_job_models_close(j);
     tdm_stops_fini(&j->stops);
     tdm_sequences_close(&j->sequences);
     tdm_rewards_close(j->rewards);

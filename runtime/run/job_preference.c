@@ -183,8 +183,8 @@ static tdm_status next_row(tdm_job *j, reader *r, tdm_error *err)
                               (long long)(tdm_job_scores(j) ? tdm_max_i64(r->x.ids.count, r->other.count) : r->prompt),
                               tdm_job_scores(j) ? "tokens have no room" : "prompt tokens leave no room for an answer", (long long)j->context);
         if (tried >= tdm_mixture_rows(j->data)) {
-            st = TDM_FAIL(err, TDM_ERR_INPUT, tdm_recipe_where(j->r, "data.max_prompt_tokens", where), "raise it", "every %s has %lld tokens or more",
-                          tdm_job_scores(j) ? "pair" : "prompt", (long long)j->context);
+            st = TDM_FAIL(err, TDM_ERR_INPUT, tdm_recipe_where(j->r, "data.max_prompt_tokens", where), "raise it",
+                          tdm_job_scores(j) ? "every pair has one of more than %lld tokens" : "every prompt has %lld tokens or more", (long long)j->context);
             goto done;
         }
     }
@@ -202,12 +202,12 @@ tdm_status tdm_job_preference_try(tdm_job *j, tdm_error *err)
     return st;
 }
 
-/* Sequence i, whose answer begins after `prompt` tokens. whole: the prompt is scored too. */
+/* Sequence i, whose answer begins after `prompt` tokens. whole: the prompt is looked at too. */
 static void put(tdm_job *j, int64_t i, const int32_t *ids, int64_t count, int64_t prompt, bool whole, bool wanted)
 {
     tdm_sequence *s = &j->sequences.seq[i];
     tdm_sequence_start(s, ids, tdm_min_i64(count, j->context), 0);
-    s->prompt = whole ? 1 : prompt; /* a scored sequence's is not looked at */
+    s->prompt = whole ? 1 : prompt;
     s->finish = TDM_FINISH_STOP;
     j->item[i] = (tdm_train_item){.seq = s, .coef = j->sequences.old[i], .lp = j->sequences.lp[i], .entropy = j->sequences.entropy[i],
                                   .dropout_token = (uint32_t)(i * j->context), .value = j->sequences.lp[i]};
@@ -248,7 +248,7 @@ tdm_status tdm_job_preferences(tdm_job *j, tdm_error *err)
         TDM_TRY(st, next_row(j, &r, err), done);
         put(j, i, r.x.ids.data, r.x.ids.count, r.prompt, whole, pairs || r.label);
         j->preferred[i].margin = r.margin;
-        if (pairs) put(j, i + 1, r.other.data, r.other.count, r.prompt, false, false);
+        if (pairs) put(j, i + 1, r.other.data, r.other.count, r.prompt, tdm_job_scores(j), false);
     }
     for (int64_t k = 0; !pairs && k < parts; k++) {
         const int64_t first = tdm_job_part(j, k, parts), end = tdm_job_part(j, k + 1, parts);

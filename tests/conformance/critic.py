@@ -5,6 +5,7 @@ critic as there, one step over pairs moves a reward model. The rule per tensor i
 And what no peer says: a critic adds to the plan its adapter, head and optimizer alone; micro-batches change no bit; a reward model of the
 checkpoint scores completions in a run, and starts a critic.
 """
+import json
 import os
 
 from harness import (MODELS, Report, adapter_section, arguments, expect, metrics_of, newest_checkpoint, read_json, run_ok, scratch, write_jsonl,
@@ -108,6 +109,47 @@ def a_critic_adds_adapter_head_and_optimizer(args, model, tmp):
     return f"{got} bytes for {count} parameters"
 
 
+def rollouts_of(run):
+    with open(os.path.join(run, "rollouts", "step-000001.jsonl")) as f:
+        return [json.loads(line) for line in f]
+
+
+def a_reward_model_scores_what_it_is_trained_on(args, model, tmp):
+    """One step of ppo whose reward, and whose critic's start, is the golden reward model; its scores are those the model's own training finds for the
+    same chats, to the bit of a metric: a step over pairs with lr 0 reports the means."""
+    critic, run = os.path.join(model, "critic"), os.path.join(tmp, "scored")
+    questions = [{"question": f"{a} and {b}?"} for a in range(3) for b in range(2)]
+    write_jsonl(os.path.join(tmp, "questions.jsonl"), questions)
+    made = {"model": {"path": model, "weights": "fp8_block"}, "adapter": {"rank": 4}, "numerics": "exact", "output": run, "seed": 3,
+            "data": {"train": os.path.join(tmp, "questions.jsonl"), "prompt": "{question}", "eval": os.path.join(tmp, "questions.jsonl"), "max_prompt_tokens": 64},
+            "rollout": {"prompts_per_step": 6, "generations": 2, "max_new_tokens": 20},
+            "reward": [{"type": "model", "path": critic, "name": "rm", "weight": 2.0}, {"type": "length", "max": 20, "buffer": 10}],
+            "eval": {"every": 1}, "train": {"algorithm": "ppo", "steps": 2, "lr": 1e-4, "critic": {"init": critic}},
+            "log": {"rollouts": 1, "tensorboard": False, "report": False}, "checkpoint": {"every": 0}}
+    run_ok([args.grpo_train, write_recipe(os.path.join(tmp, "scored.yaml"), made), "--quiet"])
+    rows = rollouts_of(run)
+    scores = [r["rewards"]["rm"] for r in rows]
+    expect(len(scores) == 12 and len(set(scores)) > 6, f"scores {scores}")
+    first = metrics_of(run)[0]
+    expect(abs(first["reward/rm"] - sum(scores) / 12) < 1e-6 and "eval/rm" in first, f"reward/rm {first['reward/rm']}, {sum(scores) / 12}")
+    pairs = [{"prompt": [{"role": "user", "content": question_of(r)}], "chosen": [{"role": "assistant", "content": r["completion"]}],
+              "rejected": [{"role": "assistant", "content": rows[i + 1]["completion"]}]} for i, r in enumerate(rows) if i % 2 == 0]
+    write_jsonl(os.path.join(tmp, "pairs.jsonl"), pairs)
+    made = {"model": {"path": model, "weights": "fp8_block"}, "adapter": {"init": critic}, "numerics": "exact", "output": os.path.join(tmp, "again"),
+            "data": {"train": os.path.join(tmp, "pairs.jsonl"), "shuffle": False, "max_prompt_tokens": 64}, "rollout": {"max_new_tokens": 60},
+            "train": {"algorithm": "reward", "steps": 1, "batch_size": 6, "lr": 0.0}, "log": {"tensorboard": False, "report": False}}
+    run_ok([args.grpo_train, write_recipe(os.path.join(tmp, "again.yaml"), made), "--quiet"])
+    row, = metrics_of(os.path.join(tmp, "again"))
+    for key, mine in (("rewards/chosen", scores[0::2]), ("rewards/rejected", scores[1::2])):
+        expect(abs(row[key] - sum(mine) / 6) < 1e-6, f"{key} {row[key]}, as a reward {sum(mine) / 6}")
+    return f"twelve scores from {min(scores):.3f} to {max(scores):.3f}"
+
+
+def question_of(row):
+    """The user's message in a ChatML prompt."""
+    return row["prompt"].split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
+
+
 def main():
     args = arguments(__doc__)
     report = Report()
@@ -122,8 +164,9 @@ def main():
             gae, pairs = expected["ppo"]["gae"], expected["reward"]["cases"]["bradley_terry"]
             checks += [("micro/ppo", micro_batches_change_nothing, args, model, lambda run: ppo_sections(model, gae, run), os.path.join(tmp, "ppo")),
                        ("micro/reward", micro_batches_change_nothing, args, model, lambda run: reward_sections(model, pairs, run), os.path.join(tmp, "reward")),
+                       ("scores", a_reward_model_scores_what_it_is_trained_on, args, model, os.path.join(tmp, "scores")),
                        ("plan", a_critic_adds_adapter_head_and_optimizer, args, model, tmp)]
-            for folder in ("ppo", "reward"):
+            for folder in ("ppo", "reward", "scores"):
                 os.mkdir(os.path.join(tmp, folder))
             for label, *check in checks:
                 if args.only in f"{name}/{label}":

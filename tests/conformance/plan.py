@@ -21,6 +21,7 @@ CASES = {  # name: recipe, overrides
     "addition, 4 prompts": ("configs/smollm2_addition.yaml", ["rollout.prompts_per_step=4", "train.micro_tokens=512"]),
     "gsm8k": ("configs/smollm2_gsm8k.yaml", []),
     "gsm8k bf16": ("configs/smollm2_gsm8k.yaml", ["model.weights=bf16"]),
+    "ppo": ("configs/smollm2_addition.yaml", ["train.algorithm=ppo"]),
     "sft": ("configs/smollm2_addition.yaml", ["train.algorithm=sft", "train.batch_size=16", "rollout.max_new_tokens=192"]),
 }
 

@@ -43,10 +43,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     fuzz_put("adapter_config.json", config);
     fuzz_put("adapter_model.safetensors", rest);
-    if (tdm_peft_open(&p, fuzz_folder(), &model, &err) == TDM_OK) {
+    if (tdm_peft_open(&p, fuzz_folder(), &model, &err) == TDM_OK || (err = (tdm_error){0}, tdm_peft_open_head(&p, fuzz_folder(), &model, &err)) == TDM_OK) {
         int64_t count = 0, n, k;
         const tdm_peft_pair *pairs = tdm_peft_pairs(p, &count);
         const int64_t rank = tdm_peft_config_of(p)->rank;
+        if (tdm_peft_head(p).data) check(tdm_peft_head(p), 1, model.width);
         if (count < 1 || !isfinite(tdm_peft_scaling(tdm_peft_config_of(p)))) abort();
         for (int64_t i = 0; i < count; i++) {
             tdm_proj_shape(&model, pairs[i].proj, &n, &k);

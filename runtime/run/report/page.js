@@ -80,6 +80,9 @@ const specs = [
   { title: 'KL of trainer from sampler', unit: 'nats', series: [['mismatch_kl', 'sampler − trainer'], ['mismatch_k3_kl', 'k3']] },
   { title: 'Effective sample size', unit: 'of the weights', series: [['rollout_is_eff_sample_size', 'size']], fmt: percent, zero: true },
   { title: 'Left out of the loss', series: [['rollout_rs_masked_fraction', 'rejected tokens'], ['rollout_rs_seq_masked_fraction', 'completions with one'], ['rollout_is_veto_fraction', 'vetoed'], ['off_policy', 'off policy']], fmt: percent, zero: true },
+  { title: 'Critic: values and returns', series: [['critic/values/mean', 'value'], ['critic/returns/mean', 'return']] },
+  { title: 'Critic: loss', series: [['critic/vf_loss', 'loss']], zero: true },
+  { title: 'Critic: explained variance', series: [['critic/vf_explained_var', 'explained']] },
   { title: 'Throughput', unit: 'tokens per second', series: [['rollout_tokens_per_s', 'rollout'], ['train_tokens_per_s', 'train']], zero: true },
   compare ? { title: 'Time of a step', fmt: duration, zero: true, series: [['step_s', 'step'], ['rollout_s', 'rollout'], ['train_s', 'train']] }
     : { title: 'Time of a step', stack: true, fmt: duration, series: [['rollout_s', 'rollout'], ['reward_s', 'reward'], ['train_s', 'train'], ['flip_s', 'phase change']] },
