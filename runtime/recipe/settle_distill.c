@@ -56,8 +56,6 @@ tdm_status tdm_recipe_check_distill(const tdm_recipe *r, tdm_error *err)
     const tdm_recipe_train *t = &r->train;
     if (t->algorithm != TDM_ALGORITHM_DISTILL) return check_keys(r, err);
     if (!t->distill.teacher[0]) return REFUSE("train.distill.teacher", "write base, or an adapter's folder", "train.distill.teacher is empty");
-    if (strcmp(t->distill.teacher, "base") != 0)
-        return REFUSE("train.distill.teacher", "use base", "train.distill.teacher: another adapter does not teach yet");
     if (t->kl != 0.0 || t->kl_in != TDM_KL_IN_LOSS)
         return REFUSE(t->kl != 0.0 ? "train.kl" : "train.kl_in", "remove it", "train.algorithm: distill is held to its teacher, and has no other reference");
     if (t->advantage != TDM_ADVANTAGE_GROUP_STD)

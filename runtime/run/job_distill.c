@@ -3,11 +3,19 @@
  * mean is minus the reverse KL (Lu et al., Thinking Machines, "On-Policy Distillation", 2025; tinker-cookbook's incorporate_kl_penalty with a discount of 0). */
 #include "runtime/run/job_internal.h"
 
-const tdm_adapter *tdm_job_teacher(const tdm_job *j)
+#include <string.h>
+
+void tdm_job_teacher_open(tdm_job *j)
 {
-    (void)j;
-    return NULL;
+    const char *path = j->r->train.distill.teacher;
+    j->has_teacher = tdm_job_distills(j) && strcmp(path, "base") != 0;
+    if (!j->has_teacher) return;
+    TDM_ASSERT(j->role_count < TDM_SESSION_ROLES);
+    j->teacher_role = j->role_count++;
+    j->role[j->teacher_role] = (tdm_role_spec){.name = "teacher: adapter", .hint = "", .dir = path};
 }
+
+const tdm_adapter *tdm_job_teacher(const tdm_job *j) { return j->has_teacher ? &j->session.role[j->teacher_role].adapter : NULL; }
 
 tdm_status tdm_job_distill_reference(tdm_job *j, tdm_error *err)
 {

@@ -62,7 +62,8 @@ typedef struct tdm_job {
     tdm_optimizer_config optimizer, critic_optimizer;
     tdm_role_spec role[TDM_SESSION_ROLES];
     char role_name[TDM_SESSION_ROLES][48];
-    int role_count;
+    int role_count, teacher_role;
+    bool has_teacher;           /* one with an adapter */
     /* what reward models score: sequences of their own, as their template renders them */
     tdm_sequence *scored;       /* [samples] */
     int32_t *scored_tokens;     /* [samples, scored_context] */
@@ -160,7 +161,8 @@ bool tdm_job_compares(const tdm_job *j);
 void tdm_job_correct(tdm_job *j, float *const *old);
 tdm_status tdm_job_top_entropy(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_error *err);
 int64_t tdm_job_tokens_in_loss(const tdm_train_item *it);
-/* job_distill.c: the teacher's adapter, NULL: none; the teacher's log-probabilities of what was sampled; of them each token's advantage, after the old pass. */
+/* job_distill.c: the teacher's role, after all others and before the session is planned; its adapter, NULL: none; the teacher's log-probabilities of what was sampled; of them each token's advantage, after the old pass. */
+void tdm_job_teacher_open(tdm_job *j);
 const tdm_adapter *tdm_job_teacher(const tdm_job *j);
 tdm_status tdm_job_distill_reference(tdm_job *j, tdm_error *err);
 void tdm_job_distill_advantages(tdm_job *j);

@@ -282,6 +282,7 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     tdm_stops_init(&j->stops, &j->language, r->rollout.stop.items);
     if (tdm_job_ppo(j)) add_critic(j);
     TDM_TRY(st, tdm_job_models_open(j, c, err), done);
+    tdm_job_teacher_open(j);
     session_spec(j, c, &spec, &adapter, &chosen);
     const tdm_sequences_spec store = store_spec(j, c);
     TDM_TRY(st, tdm_session_plan(&j->session, &spec, err), done);

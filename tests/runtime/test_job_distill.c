@@ -53,9 +53,11 @@ static double at(const tdm_metrics_table *m, int64_t row, const char *key)
 static void a_student_that_is_its_teacher_learns_nothing(void **state)
 {
     (void)state;
-    static const char *const distill[] = {"loss: full", "loss: full, beta: 0", "loss: full, beta: 0.5", "loss: sampled"};
-    for (size_t k = 0; k < TDM_COUNT(distill); k++) {
-        tdm_metrics_table m = run("none", distill[k], "", 1); /* a fresh adapter changes nothing */
+    static const struct { const char *init, *distill; } cases[] = { /* a fresh adapter changes nothing */
+        {"none", "loss: full"}, {"none", "loss: full, beta: 0"}, {"none", "loss: full, beta: 0.5"}, {"none", "loss: sampled"},
+        {ADAPTER, "loss: full, teacher: " ADAPTER}, {ADAPTER, "loss: sampled, teacher: " ADAPTER}};
+    for (size_t k = 0; k < TDM_COUNT(cases); k++) {
+        tdm_metrics_table m = run(cases[k].init, cases[k].distill, "", 1);
         assert_true(fabs(at(&m, 0, "loss")) < 1e-6 && at(&m, 0, "grad_norm") < 1e-6 && fabs(at(&m, 0, "kl")) < 1e-6);
         tdm_metrics_table_free(&m);
     }
@@ -64,9 +66,11 @@ static void a_student_that_is_its_teacher_learns_nothing(void **state)
 static void a_student_comes_nearer_to_its_teacher(void **state)
 {
     (void)state;
-    static const struct { const char *distill; double part; } cases[] = {{"loss: full", 0.6}, {"loss: full, beta: 0", 0.6}, {"loss: full, beta: 0.5", 0.6}, {"loss: sampled", 0.8}};
+    static const struct { const char *init, *distill; double part; } cases[] = {
+        {ADAPTER, "loss: full", 0.6}, {ADAPTER, "loss: full, beta: 0", 0.6}, {ADAPTER, "loss: full, beta: 0.5", 0.6}, {ADAPTER, "loss: sampled", 0.8},
+        {"none", "loss: full, teacher: " ADAPTER, 0.6}, {"none, rank: 2", "loss: full, teacher: " ADAPTER, 0.8}, {"none", "loss: sampled, teacher: " ADAPTER, 0.8}};
     for (size_t k = 0; k < TDM_COUNT(cases); k++) {
-        tdm_metrics_table m = run(ADAPTER, cases[k].distill, "", 30);
+        tdm_metrics_table m = run(cases[k].init, cases[k].distill, "", 30);
         double first = 0.0, last = 0.0;
         for (int i = 0; i < 6; i++) {
             first += at(&m, i, "kl");
