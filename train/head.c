@@ -115,10 +115,13 @@ static bool entropy_coefs(tdm_trainer *t, int64_t first, int64_t n, const tdm_tr
     for (int64_t i = 0; i < n; i++) {
         const tdm_head_token *tok = &t->token[first + i];
         const tdm_train_item *it = &items[tok->item];
-        const double weight = it->policy && !it->policy[tok->index] ? 0.0 : it->entropy_weight;
+        const bool in = !it->policy || it->policy[tok->index];
+        const double weight = in ? it->entropy_weight : 0.0;
         t->entropy_coef[i] = (float)-weight;
         any = any || weight != 0.0;
         sums->entropy += (double)t->entropy[i];
+        sums->objective_entropy += in ? (double)t->entropy[i] : 0.0;
+        sums->objective_tokens += in;
         sums->loss -= weight * (double)t->entropy[i];
     }
     return any;

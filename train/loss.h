@@ -77,6 +77,8 @@ typedef struct tdm_loss_tokens {
 typedef struct tdm_loss_sums {
     double loss;                 /* the step's loss, already normalized */
     double kl, entropy;          /* sums over tokens */
+    double objective_entropy;    /* over those in the objective, and their number */
+    int64_t objective_tokens;
     double clipped, clip_count;  /* tokens, or sequences where the ratio is theirs */
     double mismatch, mismatch_max; /* of |lp - sampler| */
     double mismatch_k1, mismatch_k3; /* of the estimators of KL(sampler, lp): sampler - lp, and k3 */

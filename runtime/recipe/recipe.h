@@ -183,6 +183,8 @@ typedef struct tdm_recipe_train {
     tdm_aggregation aggregation; /* never AUTO once settled */
     double top_entropy_quantile; /* part of the tokens, those of most entropy, that the objective is of */
     double entropy_coef;     /* times the mean entropy, taken from the loss; 0: none */
+    bool use_adaptive_entropy; /* then it is where the coefficient begins */
+    double entropy_coef_min, entropy_coef_max, entropy_coef_delta, entropy_target;
     tdm_sapo sapo;
     tdm_vespo vespo;
     tdm_advantage advantage;

@@ -192,6 +192,7 @@ static tdm_status check_policy_keys(const tdm_recipe *r, tdm_error *err)
     const tdm_recipe_train *t = &r->train;
     const struct { const char *key; bool set; } keys[] = {
         {"train.delta", t->delta != 0.0}, {"train.off_policy_threshold", t->off_policy_threshold != 0.0}, {"train.entropy_coef", t->entropy_coef != 0.0},
+        {"train.use_adaptive_entropy", t->use_adaptive_entropy},
         {"train.top_entropy_quantile", t->top_entropy_quantile != 1.0}, {"train.kl_bias_correction", t->kl_bias_correction},
         {"train.importance.batch_normalize", t->importance.batch_normalize}, {"train.importance.reject", t->importance.reject.count > 0},
         {"train.importance.veto", t->importance.veto != 0.0}, {"train.kl_in", t->kl_in != TDM_KL_IN_LOSS}, {"train.kl_input_clamp", t->kl_input_clamp != 0.0}, {"train.kl_output_clamp", t->kl_output_clamp != 0.0},
@@ -360,6 +361,18 @@ static tdm_status check_loss(const tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
+static tdm_status check_entropy(const tdm_recipe *r, tdm_error *err)
+{
+    static const char *const keys[] = {"train.entropy_coef_min", "train.entropy_coef_max", "train.entropy_coef_delta", "train.entropy_target"};
+    const tdm_recipe_train *t = &r->train;
+    for (size_t i = 0; i < TDM_COUNT(keys); i++)
+        if (!t->use_adaptive_entropy && differs(r, keys[i])) return REFUSE(keys[i], "give train.use_adaptive_entropy: true, or remove it", "%s is of an adaptive coefficient, and it is fixed", keys[i]);
+    if (t->use_adaptive_entropy && (t->entropy_coef < t->entropy_coef_min || t->entropy_coef > t->entropy_coef_max))
+        return REFUSE("train.entropy_coef", "begin within the bounds", "train.entropy_coef is %g, train.entropy_coef_min is %g and entropy_coef_max %g", t->entropy_coef, t->entropy_coef_min,
+                      t->entropy_coef_max);
+    return TDM_OK;
+}
+
 /* Bounds of what is not there, or inside another bound. */
 static tdm_status check_bounds(const tdm_recipe *r, tdm_error *err)
 {
@@ -429,6 +442,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_train(r, err), done);
     TDM_TRY(st, check_loss(r, err), done);
     TDM_TRY(st, check_bounds(r, err), done);
+    TDM_TRY(st, check_entropy(r, err), done);
     TDM_TRY(st, tdm_recipe_settle_importance(r, err), done);
     TDM_TRY(st, check_policy_keys(r, err), done);
     TDM_TRY(st, check_preference_keys(r, err), done);

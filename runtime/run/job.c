@@ -55,6 +55,7 @@ static void put_policy(tdm_step_metrics *m, const tdm_job *j)
     tdm_metric_set(m, TDM_METRIC_MISMATCH_MAX, f->mismatch_max);
     tdm_metric_set(m, TDM_METRIC_MISMATCH_KL, f->mismatch_kl);
     tdm_metric_set(m, TDM_METRIC_MISMATCH_K3, f->mismatch_k3);
+    if (j->r->train.use_adaptive_entropy) tdm_metric_set(m, TDM_METRIC_ENTROPY_COEF, j->entropy_coef);
     put_importance(m, f, j->loss.floor > 0.0);
     put_rejected(m, f, &j->r->train.importance.rejects);
     if (j->loss.off_policy_threshold > 0.0) tdm_metric_set(m, TDM_METRIC_OFF_POLICY, f->off_policy);

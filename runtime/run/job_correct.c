@@ -1,5 +1,4 @@
-/* Which tokens are in which part of the loss, and by what their weights are divided: where sampler and trainer differ too far (train/reject.h), and where
- * the policy was sure (TRL's top_entropy_quantile). */
+/* Which tokens are in the loss, and by what their weights are divided: where sampler and trainer differ too far they leave (train/reject.h). */
 #include "runtime/run/job_internal.h"
 
 #include <string.h>
@@ -46,32 +45,4 @@ void tdm_job_correct(tdm_job *j, float *const *old)
 {
     if (importance_of(j)->batch_normalize) j->fig.normalizer = j->loss.normalizer = normalizer(j, old);
     for (int64_t i = 0; rejects(j) && i < j->sequence_count; i++) reject(j, i, old[i]);
-}
-
-tdm_status tdm_job_top_entropy(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_error *err)
-{
-    tdm_status st = TDM_OK;
-    int64_t count = 0;
-    if (!j->entropies || first == end) return TDM_OK;
-    TDM_TRY(st, tdm_trainer_look(j->session.trainer, pass, j->item + first, end - first, err), done);
-    for (int64_t i = first; i < end; i++) {
-        const tdm_train_item *it = &j->item[i];
-        for (int64_t t = 0; t < tdm_sequence_completion(it->seq); t++)
-            if (!it->mask || it->mask[t] == 1) j->entropies[count++] = it->entropy[t];
-    }
-    if (count == 0) return TDM_OK;
-    const float least = tdm_quantile(j->entropies, count, 1.0 - j->r->train.top_entropy_quantile);
-    count = 0;
-    for (int64_t i = first; i < end; i++) {
-        tdm_train_item *it = &j->item[i];
-        uint8_t *policy = j->sequences.policy[i];
-        for (int64_t t = 0; t < tdm_sequence_completion(it->seq); t++) {
-            policy[t] = (!it->mask || it->mask[t] == 1) && it->entropy[t] >= least;
-            count += policy[t];
-        }
-        it->policy = policy;
-    }
-    for (int64_t i = first; i < end; i++) j->item[i].entropy_weight = j->r->train.entropy_coef / (double)tdm_max_i64(1, count);
-done:
-    return st;
 }

@@ -1,4 +1,5 @@
-/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_correct.c, job_distill.c, job_sft.c,
+/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_correct.c, job_entropy.c, job_distill.c,
+ * job_sft.c,
  * job_preference.c, job_critic.c, job_reward_model.c, job_eval.c, job_save.c. */
 #ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 #define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
@@ -76,6 +77,8 @@ typedef struct tdm_job {
     /* the best evaluation so far by eval.best, and how many since the last that was better by eval.min_delta; best_step 0: none */
     int64_t best_step, stale;
     double best_value;
+    double entropy_coef, last_entropy; /* use_adaptive_entropy; the latter of the last update, where there was one */
+    bool entropy_known;
     int64_t skipped;            /* prompts left out for their length, so far */
     /* the step at hand */
     tdm_job_prompt *prompt;     /* [groups] */
@@ -155,11 +158,14 @@ tdm_status tdm_job_preferences(tdm_job *j, tdm_error *err);
 tdm_status tdm_job_preference_reference(tdm_job *j, tdm_error *err);
 tdm_status tdm_job_preference_weigh(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_loss_sums *sums, tdm_error *err);
 void tdm_job_preference_metrics(const tdm_job *j, tdm_step_metrics *m);
-/* job_correct.c: what is in which part of the loss. After the old pass: the weights' normalizer, and masks of what is not rejected; compares says whether
- * they are asked for. Of items [first, end), which are an update: the tokens of most entropy, found by a pass of its own. */
+/* job_correct.c, after the old pass: the weights' normalizer, and masks of what is not rejected; compares says whether they are asked for. */
 bool tdm_job_compares(const tdm_job *j);
 void tdm_job_correct(tdm_job *j, float *const *old);
+/* job_entropy.c: of items [first, end), which are an update, the tokens of most entropy, found by a pass of its own; the bonus's coefficient now; what the entropy
+ * of an update, a sum over the objective's tokens, makes of it. */
 tdm_status tdm_job_top_entropy(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_error *err);
+double tdm_job_entropy_coef(const tdm_job *j);
+void tdm_job_entropy_follow(tdm_job *j, double sum, int64_t tokens);
 int64_t tdm_job_tokens_in_loss(const tdm_train_item *it);
 /* job_distill.c: the teacher's role, after all others and before the session is planned; its adapter, NULL: none; the teacher's log-probabilities of what was sampled; of them each token's advantage, after the old pass. */
 void tdm_job_teacher_open(tdm_job *j);

@@ -33,6 +33,7 @@ static void settle_config(tdm_job *j)
                                 .kl_ratio = t->kl_bias_correction, .kl_input_clamp = t->kl_input_clamp, .kl_output_clamp = t->kl_output_clamp, .sapo = t->sapo, .vespo = t->vespo,
                                 .correction = t->importance.correction, .level = t->importance.level, .floor = t->importance.floor,
                                 .cap = t->importance.cap, .max_new_tokens = r->rollout.max_new_tokens};
+    j->entropy_coef = t->entropy_coef;
     const tdm_recipe_preference *p = &t->preference;
     j->preference = (tdm_preference_config){.kind = t->algorithm == TDM_ALGORITHM_ORPO     ? TDM_PREFERENCE_ORPO
                                                     : t->algorithm == TDM_ALGORITHM_KTO    ? TDM_PREFERENCE_KTO

@@ -96,7 +96,7 @@ static void weigh(tdm_job *j, int64_t first, int64_t end, int64_t *kept)
     }
     for (int64_t i = first; i < *kept; i++) {
         j->item[i].weight = tdm_loss_weight(&j->loss, tdm_job_tokens_in_loss(&j->item[i]), end - first, total);
-        j->item[i].entropy_weight = tdm_job_sft(j) ? 0.0 : j->r->train.entropy_coef / (double)tdm_max_i64(total, 1);
+        j->item[i].entropy_weight = tdm_job_sft(j) ? 0.0 : tdm_job_entropy_coef(j) / (double)tdm_max_i64(total, 1);
     }
 }
 
@@ -111,9 +111,11 @@ static tdm_status update_policy(tdm_job *j, const tdm_train_pass *pass, tdm_trai
 {
     tdm_status st = TDM_OK;
     double norm, lr;
+    const tdm_loss_sums before = *sums;
     TDM_TRY(st, tdm_optimizer_zero_grad(&j->session.optimizer, err), done);
     TDM_TRY(st, tdm_trainer_accumulate(j->session.trainer, pass, items, count, sums, err), done);
     TDM_TRY(st, tdm_optimizer_step(&j->session.optimizer, &norm, &lr, err), done);
+    tdm_job_entropy_follow(j, sums->objective_entropy - before.objective_entropy, sums->objective_tokens - before.objective_tokens);
     j->updated = true;
     j->fig.grad_norm += norm;
     j->fig.lr = lr;

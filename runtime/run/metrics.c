@@ -19,6 +19,7 @@ const tdm_metric_info tdm_metric_infos[TDM_METRIC_COUNT] = {
     [TDM_METRIC_LOSS] = {"loss", "train/loss"},
     [TDM_METRIC_KL] = {"kl", "train/kl"},
     [TDM_METRIC_ENTROPY] = {"entropy", "train/entropy"},
+    [TDM_METRIC_ENTROPY_COEF] = {"entropy_coef", "train/entropy_coef"},
     [TDM_METRIC_GRAD_NORM] = {"grad_norm", "train/grad_norm"},
     [TDM_METRIC_LR] = {"lr", "train/lr"},
     [TDM_METRIC_CLIP_FRACTION] = {"clip_fraction", "train/clip_fraction"},

@@ -36,6 +36,7 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
         sections["reward"] = [{"type": "regex", "pattern": "[aeiou]", "weight": 1.0}, {"type": "length", "max": 24, "buffer": 20}]
         sections["train"].update(loss="dapo", kl=0.01, epochs_per_rollout=2, minibatches=2)
         if numerics == "exact":
+            sections["train"].update(use_adaptive_entropy=True, entropy_target=5.4)
             sections["data"]["eval"] = sections["data"]["train"]
             sections["eval"] = {"every": 1, "limit": 5, "generations": 3, "temperature": 1.0, "pass_at": [1, 3], "pass_metric": "regex", "best": "reward_mean",
                                 "patience": 50}

@@ -31,7 +31,7 @@ static void a_line_has_the_keys_of_the_design_in_its_order(void **state)
 {
     (void)state;
     static const char *const keys[] = {
-        "step", "reward_mean", "reward_std", "frac_reward_zero_std", "num_gen_batches", "groups_dropped", "loss", "kl", "entropy", "grad_norm", "lr", "clip_fraction", "completion_tokens_mean",
+        "step", "reward_mean", "reward_std", "frac_reward_zero_std", "num_gen_batches", "groups_dropped", "loss", "kl", "entropy", "entropy_coef", "grad_norm", "lr", "clip_fraction", "completion_tokens_mean",
         "completion_tokens_max", "truncated_fraction", "prompt_tokens", "completion_tokens", "mismatch_mean", "mismatch_max", "mismatch_kl", "mismatch_k3_kl", "importance_mean",
         "importance_min", "importance_max", "importance_fraction_high", "importance_fraction_low", "rollout_is_eff_sample_size",
         "rollout_is_batch_norm_factor", "rollout_rs_masked_fraction", "rollout_rs_seq_masked_fraction", "rollout_is_veto_fraction", "off_policy",
