@@ -164,7 +164,7 @@ def page(args):
         rows.append(f"| [{r.name}](../configs/learn/{r.name}.yaml) | `{r.metric}` | {moves} | {'+' if r.sign > 0 else '-'}{r.margin:g} | {verdict} |")
         pictures.append(f"**{r.name}**: {r.what}\n\n![{r.metric} of {r.name}, step by step]({os.path.basename(folder)}/{r.name}.svg)\n")
     text = ["# Every algorithm learns", "",
-            f"SmolLM2-135M learns one-digit additions, once with each algorithm: the recipes of `configs/learn`, {len(args.seeds)} seeds ({', '.join(map(str, args.seeds))}). Untrained it answers about one in five.",
+            f"SmolLM2-135M learns one-digit additions, once with each algorithm: the recipes of `configs/learn`, seeds {', '.join(map(str, args.seeds))}. Untrained it answers about one in five.",
             f"Of each run stands the mean of the first {WINDOW} steps and of the last {WINDOW}; the margin is what a recipe states in its first lines, and holds where every seed moved by as much.",
             f"{args.where}This page is made by `scripts/learn.py`.", "",
             "| recipe | figure | first → last, by seed | margin | held |", "| --- | --- | --- | --- | --- |", *rows, "", "## The curves", "", *pictures]
@@ -189,7 +189,9 @@ def main():
     p.add_argument("--where", default="", help="a sentence for the page: the machine the runs were made on")
     p.add_argument("--page-only", action="store_true")
     args = p.parse_args()
-    os.chdir(ROOT)
+    if os.path.exists(args.grpo_train):
+        args.grpo_train = os.path.abspath(args.grpo_train)
+    os.chdir(ROOT)  # where the other paths are relative to
     args.seeds = [int(s) for s in args.seeds.split(",")]
     args.where = args.where.strip() + " " if args.where.strip() else ""
     args.recipes = recipes(args.recipes, [n for n in args.only.split(",") if n])

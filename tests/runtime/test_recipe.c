@@ -2,6 +2,7 @@
  *
  * Defaults and values as they arrive; the resolved recipe reads back to itself; overrides; what a resume may change; the documentation. What is
  * refused stands in test_recipe_refuses.c. */
+#include <glob.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -407,6 +408,23 @@ static void evaluation_needs_rewards(void **state)
     assert_null(r);
 }
 
+/* What configs/ offers reads. */
+static void the_recipes_that_come_along_are_recipes(void **state)
+{
+    (void)state;
+    glob_t found;
+    assert_int_equal(glob("configs/*.yaml", 0, NULL, &found), 0);
+    assert_int_equal(glob("configs/learn/*.yaml", GLOB_APPEND, NULL, &found), 0);
+    assert_true(found.gl_pathc > 20);
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        tdm_error err = {0};
+        tdm_recipe *r = NULL;
+        if (tdm_recipe_open(&r, found.gl_pathv[i], NULL, 0, &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
+        tdm_recipe_close(r);
+    }
+    globfree(&found);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -426,6 +444,7 @@ int main(void)
         cmocka_unit_test(a_resume_compares_rewards),
         cmocka_unit_test(sizes_and_numbers_have_one_meaning),
         cmocka_unit_test(every_key_stands_in_the_documentation),
+        cmocka_unit_test(the_recipes_that_come_along_are_recipes),
         cmocka_unit_test(evaluation_needs_rewards),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
