@@ -188,6 +188,7 @@ typedef struct tdm_recipe_train {
     tdm_sapo sapo;
     tdm_vespo vespo;
     tdm_advantage advantage;
+    double advantage_clip_low, advantage_clip_high;
     tdm_recipe_importance importance;
     double gamma, lam;       /* ppo: of the advantages */
     bool whiten_rewards;     /* ppo */

@@ -129,6 +129,8 @@ static const tdm_key recipe_keys[] = {
     {"train.vespo.k_neg", TDM_KEY_FLOAT, AT(train.vespo.k[1]), "3.0", 0, 1000, NULL, 0, 0},
     {"train.vespo.lambda_neg", TDM_KEY_FLOAT, AT(train.vespo.lambda[1]), "2.0", 0, 1000, NULL, 0, 0},
     {"train.advantage", TDM_KEY_ENUM, AT(train.advantage), "group_std", 0, 0, advantages, 0, 0},
+    {"train.advantage_clip_low", TDM_KEY_FLOAT, AT(train.advantage_clip_low), "-1.0e9", -1e9, 0, NULL, 0, 0},
+    {"train.advantage_clip_high", TDM_KEY_FLOAT, AT(train.advantage_clip_high), "1.0e9", 0, 1e9, NULL, 0, 0},
     {"train.importance.level", TDM_KEY_ENUM, AT(train.importance.level), "token", 0, 0, levels, 0, 0},
     {"train.importance.ratio", TDM_KEY_ENUM, AT(train.importance.ratio), "auto", 0, 0, ratios, 0, 0},
     {"train.importance.correction", TDM_KEY_ENUM, AT(train.importance.correction), "truncate", 0, 0, corrections, 0, 0},

@@ -192,7 +192,8 @@ static tdm_status check_policy_keys(const tdm_recipe *r, tdm_error *err)
     const tdm_recipe_train *t = &r->train;
     const struct { const char *key; bool set; } keys[] = {
         {"train.delta", t->delta != 0.0}, {"train.off_policy_threshold", t->off_policy_threshold != 0.0}, {"train.entropy_coef", t->entropy_coef != 0.0},
-        {"train.use_adaptive_entropy", t->use_adaptive_entropy},
+        {"train.use_adaptive_entropy", t->use_adaptive_entropy}, {"train.advantage_clip_low", t->advantage_clip_low != -1e9},
+        {"train.advantage_clip_high", t->advantage_clip_high != 1e9},
         {"train.top_entropy_quantile", t->top_entropy_quantile != 1.0}, {"train.kl_bias_correction", t->kl_bias_correction},
         {"train.importance.batch_normalize", t->importance.batch_normalize}, {"train.importance.reject", t->importance.reject.count > 0},
         {"train.importance.veto", t->importance.veto != 0.0}, {"train.kl_in", t->kl_in != TDM_KL_IN_LOSS}, {"train.kl_input_clamp", t->kl_input_clamp != 0.0}, {"train.kl_output_clamp", t->kl_output_clamp != 0.0},

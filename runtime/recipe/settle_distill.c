@@ -25,7 +25,8 @@ static tdm_status check_full(const tdm_recipe *r, tdm_error *err)
         {"train.importance.level", t->importance.level != TDM_LEVEL_TOKEN}, {"train.importance.ratio", t->importance.ratio != TDM_RATIO_TOKEN},
         {"train.importance.correction", t->importance.correction != TDM_CORRECTION_TRUNCATE}, {"train.importance.floor", t->importance.floor != 0.0},
         {"train.importance.cap", t->importance.cap != 2.0}, {"train.delta", t->delta != 0.0}, {"train.off_policy_threshold", t->off_policy_threshold != 0.0}, {"train.entropy_coef", t->entropy_coef != 0.0},
-        {"train.use_adaptive_entropy", t->use_adaptive_entropy},
+        {"train.use_adaptive_entropy", t->use_adaptive_entropy}, {"train.advantage_clip_low", t->advantage_clip_low != -1e9},
+        {"train.advantage_clip_high", t->advantage_clip_high != 1e9},
         {"train.top_entropy_quantile", t->top_entropy_quantile != 1.0}, {"train.importance.batch_normalize", t->importance.batch_normalize},
         {"train.importance.reject", t->importance.reject.count > 0}, {"train.importance.veto", t->importance.veto != 0.0}};
     for (size_t i = 0; i < TDM_COUNT(keys); i++)

@@ -191,6 +191,17 @@ done:
     return st;
 }
 
+/* Those of tokens, which have just been made. */
+static void clip_advantages(tdm_job *j)
+{
+    const tdm_recipe_train *r = &j->r->train;
+    for (int64_t i = 0; j->sequences.advantages && i < j->sequence_count; i++)
+        for (int64_t t = 0; t < tdm_sequence_completion(j->item[i].seq); t++) {
+            float *a = &j->sequences.advantages[i][t];
+            *a = fminf(fmaxf(*a, (float)r->advantage_clip_low), (float)r->advantage_clip_high);
+        }
+}
+
 tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -204,6 +215,7 @@ tdm_status tdm_job_update(tdm_job *j, tdm_error *err)
     if (!tdm_job_supervised(j)) {
         if (tdm_job_distills(j)) TDM_TRY(st, distill(j, epochs * parts, err), done);
         else TDM_TRY(st, look_back(j, epochs * parts, err), done);
+        clip_advantages(j);
     }
     for (int64_t e = 0; e < epochs; e++)
         for (int64_t k = 0; k < parts; k++, updates++) {

@@ -75,7 +75,7 @@ static void gdpo_weighs_each_reward_by_its_own_spread(void **state)
     char *dir = test_scratch_new(), *script = test_path(dir, "reward.sh"), reward[512], *path = test_path(dir, "run/rollouts/step-000001.jsonl");
     test_file_put(script, "read -r line; echo \"{\\\"id\\\":1,\\\"rewards\\\":[$1]}\"\n");
     snprintf(reward, sizeof reward, "{command: [/bin/sh, %s, '1,0,0.5,0'], name: a, weight: 3}, {command: [/bin/sh, %s, '0,100,0,200'], name: b}", script, script);
-    run(dir, reward, "gdpo");
+    run(dir, reward, "gdpo, advantage_clip_low: -0.5");
     FILE *f = fopen(path, "r");
     char *line = NULL;
     size_t room = 0;
@@ -84,7 +84,7 @@ static void gdpo_weighs_each_reward_by_its_own_spread(void **state)
         assert_true(getline(&line, &room, f) > 0);
         const char *at = strstr(line, "\"advantage\":");
         assert_non_null(at);
-        const double got = strtod(at + strlen("\"advantage\":"), NULL), want = i % 2 ? -sqrt(0.75) : sqrt(0.75); /* Bessel's, of four */
+        const double got = strtod(at + strlen("\"advantage\":"), NULL), want = i % 2 ? -0.5 : sqrt(0.75); /* Bessel's, of four; the others clipped */
         if (fabs(got - want) > 1e-3) fail_msg("advantage %d is %g, should be %g", i, got, want);
     }
     free(line);
