@@ -32,9 +32,13 @@ static size_t lay_host(tdm_engine *e, char *base)
     TAKE(ready, seqs);
     TAKE(sample, (size_t)s->samples);
     TAKE(hold, (size_t)s->requests);
-    for (size_t i = 0; i < seqs + (size_t)s->requests; i++) {
-        if (base && i < seqs) e->slot[i].page = (int32_t *)(void *)(base + at);
-        if (base && i >= seqs) e->hold[i - seqs].page = (int32_t *)(void *)(base + at);
+    const size_t parked = s->turns ? seqs : 0, holds = seqs + parked;
+    TAKE(parked, parked);
+    for (size_t i = 0; i < holds + (size_t)s->requests; i++) {
+        int32_t *page = (int32_t *)(void *)(base + at);
+        if (base && i < seqs) e->slot[i].page = page;
+        else if (base && i < holds) e->parked[i - seqs].page = page;
+        else if (base) e->hold[i - holds].page = page;
         at += tdm_align_up(per * sizeof(int32_t), 64);
     }
     return at;
@@ -124,13 +128,13 @@ void tdm_engine_close(tdm_engine *e)
 
 const tdm_engine_stats *tdm_engine_run_stats(const tdm_engine *e) { return &e->stats; }
 
-static tdm_sequence *sequence_of(const tdm_engine *e, int64_t sample)
+tdm_sequence *tdm_engine_sequence(const tdm_engine *e, int64_t sample)
 {
     const tdm_sample_state *s = &e->sample[sample];
     return &e->request[s->request].sequence[s->index];
 }
 
-static const int32_t *run_tokens(const tdm_engine *e, const tdm_slot *slot) { return sequence_of(e, slot->sample)->tokens; }
+static const int32_t *run_tokens(const tdm_engine *e, const tdm_slot *slot) { return tdm_engine_sequence(e, slot->sample)->tokens; }
 
 static void drop_hold(tdm_engine *e, tdm_prompt_hold *h)
 {
@@ -153,15 +157,19 @@ static bool drop_some_hold(tdm_engine *e, int64_t requests, int64_t keep)
     return false;
 }
 
-/* Back to the head of the waiting list: its tokens stay, its keys and values are computed again. */
+void tdm_engine_wait(tdm_engine *e, int64_t sample)
+{
+    e->sample[sample].next = e->waiting;
+    e->waiting = sample;
+}
+
 static void preempt_last(tdm_engine *e)
 {
     tdm_slot *slot = &e->slot[--e->running];
-    tdm_sample_state *s = &e->sample[slot->sample];
-    if (e->hold[s->request].filler == slot->sample) e->hold[s->request].filler = -1;
+    tdm_prompt_hold *h = &e->hold[e->sample[slot->sample].request];
+    if (h->filler == slot->sample) h->filler = -1;
     tdm_slot_release(e, slot);
-    s->next = e->waiting;
-    e->waiting = slot->sample;
+    tdm_engine_wait(e, slot->sample);
     e->stats.preemptions++;
 }
 
@@ -176,7 +184,7 @@ static bool take_pages(tdm_engine *e, int64_t b, int64_t requests)
             slot->page[slot->pages++] = page;
             continue;
         }
-        if (drop_some_hold(e, requests, e->sample[slot->sample].request)) continue;
+        if (drop_some_hold(e, requests, e->sample[slot->sample].request) || tdm_engine_evict(e)) continue;
         const bool self = e->running - 1 == b;
         TDM_ASSERT(!self || e->running > 1); /* one sequence always fits: tdm_engine_min_pages */
         preempt_last(e);
@@ -207,18 +215,20 @@ static tdm_status fork_prompt(tdm_engine *e, tdm_slot *slot, const tdm_prompt_ho
 static tdm_status admit(tdm_engine *e, tdm_error *err)
 {
     tdm_status st = TDM_OK;
+    tdm_engine_unpark(e);
     for (int64_t *link = &e->waiting; *link >= 0 && e->running < e->spec.sequences;) {
         const int64_t sample = *link;
         tdm_sample_state *s = &e->sample[sample];
         tdm_prompt_hold *h = &e->hold[s->request];
-        const tdm_sequence *seq = sequence_of(e, sample);
+        const tdm_sequence *seq = tdm_engine_sequence(e, sample);
         if (h->pages == 0 && h->filler >= 0) { /* a sibling is computing the prompt: wait for it */
             link = &s->next;
             continue;
         }
         const int64_t shared = h->pages > 0 ? (seq->prompt - 1) / e->m->be->kv_page_tokens : 0;
         const int64_t need = pages_of(e->m->be, seq->count + 1) - shared;
-        if (e->running > 0 && e->kv.free_count < need + e->running) break; /* room for those who run to grow by a page each */
+        /* room for those who run to grow by a page each; what those who wait hold is worth more than an early start */
+        if (e->running + e->parked_count > 0 && e->kv.free_count < need + e->running) break;
         *link = s->next;
         tdm_slot *slot = &e->slot[e->running++];
         slot->sample = sample;
@@ -241,7 +251,7 @@ static void describe_samples(tdm_engine *e)
         const tdm_slot *slot = &e->slot[b];
         const tdm_sample_state *s = &e->sample[slot->sample];
         const tdm_request *r = &e->request[s->request];
-        const tdm_sequence *seq = sequence_of(e, slot->sample);
+        const tdm_sequence *seq = tdm_engine_sequence(e, slot->sample);
         if (slot->cached + slot->take != seq->count) continue;
         const int64_t i = e->ready_count++;
         e->ready[i] = (int32_t)b;
@@ -259,7 +269,7 @@ static void build_step(tdm_engine *e, int64_t requests)
     int64_t left = e->spec.batch_tokens;
     for (int64_t b = 0; b < e->running; b++) {
         tdm_slot *slot = &e->slot[b];
-        slot->take = tdm_min_i64(sequence_of(e, slot->sample)->count - slot->cached, left - (e->running - 1 - b));
+        slot->take = tdm_min_i64(tdm_engine_sequence(e, slot->sample)->count - slot->cached, left - (e->running - 1 - b));
         if (!take_pages(e, b, requests)) break;
         left -= slot->take;
     }
@@ -272,7 +282,7 @@ static void hold_prompt(tdm_engine *e, const tdm_slot *slot)
 {
     const tdm_sample_state *s = &e->sample[slot->sample];
     tdm_prompt_hold *h = &e->hold[s->request];
-    const int64_t prompt = sequence_of(e, slot->sample)->prompt;
+    const int64_t prompt = tdm_engine_sequence(e, slot->sample)->prompt;
     if (h->filler != slot->sample || slot->cached < prompt) return;
     h->filler = -1;
     if (h->remaining <= 1) return;
@@ -290,7 +300,7 @@ static tdm_status push_history(const tdm_engine *e, int64_t first, int64_t rows,
     *penalty = false;
     for (int64_t i = first; i < first + rows; i++) {
         if (e->sampling[i].repetition_penalty == 1.0f) continue;
-        const tdm_sequence *seq = sequence_of(e, e->slot[e->ready[i]].sample);
+        const tdm_sequence *seq = tdm_engine_sequence(e, e->slot[e->ready[i]].sample);
         int32_t *at = e->history + e->history_at[i];
         memcpy(at, seq->tokens, (size_t)seq->count * sizeof *at);
         TDM_TRY(st, tdm_mirror_push(&e->mirror, e->m->s, at, (size_t)seq->count * sizeof *at, err), done);
@@ -307,7 +317,7 @@ static tdm_status pull_support(tdm_engine *e, int64_t first, int64_t rows, tdm_e
     TDM_TRY(st, tdm_mirror_pull(&e->mirror, e->m->s, e->support, (size_t)(rows * words) * sizeof *e->support, err), done);
     TDM_TRY(st, e->m->be->stream_sync(e->m->s, err), done);
     for (int64_t i = 0; i < rows; i++) {
-        tdm_sequence *seq = sequence_of(e, e->slot[e->ready[first + i]].sample);
+        tdm_sequence *seq = tdm_engine_sequence(e, e->slot[e->ready[first + i]].sample);
         if (seq->support && truncates(&e->sampling[first + i]))
             memcpy(seq->support + tdm_sequence_completion(seq) * words, e->support + i * words, (size_t)words * sizeof *e->support);
     }
@@ -348,7 +358,7 @@ static tdm_status take_samples(tdm_engine *e, tdm_error *err)
     TDM_TRY(st, tdm_mirror_pull(&e->mirror, e->m->s, e->logprob, n * sizeof *e->logprob, err), done);
     TDM_TRY(st, e->m->be->stream_sync(e->m->s, err), done);
     for (int64_t i = 0; i < e->ready_count; i++) {
-        tdm_sequence *seq = sequence_of(e, e->slot[e->ready[i]].sample);
+        tdm_sequence *seq = tdm_engine_sequence(e, e->slot[e->ready[i]].sample);
         seq->logprob[tdm_sequence_completion(seq)] = e->logprob[i];
         seq->tokens[seq->count++] = e->token[i];
         e->generated++;
@@ -366,6 +376,42 @@ static void check_finish(const tdm_request *r, tdm_sequence *seq)
     if (seq->finish == TDM_FINISH_NONE && seq->count == seq->room) seq->finish = TDM_FINISH_LENGTH;
 }
 
+void tdm_engine_done(tdm_engine *e, int64_t sample)
+{
+    tdm_prompt_hold *h = &e->hold[e->sample[sample].request];
+    e->sample[sample].done = true;
+    e->done++;
+    if (--h->remaining == 0) drop_hold(e, h);
+}
+
+/* Takes those whose sequence has ended out of the running ones, whose order stays; the turn of one that has turns is told. */
+static tdm_status retire(tdm_engine *e, tdm_error *err)
+{
+    int64_t kept = 0;
+    tdm_status st = TDM_OK;
+    for (int64_t b = 0; b < e->running; b++) {
+        const int64_t sample = e->slot[b].sample;
+        tdm_sample_state *s = &e->sample[sample];
+        const tdm_turns *turns = e->request[s->request].turns;
+        if (tdm_engine_sequence(e, sample)->finish == TDM_FINISH_NONE) {
+            const tdm_slot swap = e->slot[kept];
+            e->slot[kept] = e->slot[b];
+            if (kept != b) e->slot[b] = swap;
+            kept++;
+            continue;
+        }
+        if (!turns) {
+            tdm_slot_release(e, &e->slot[b]);
+            tdm_engine_done(e, sample);
+            continue;
+        }
+        tdm_engine_park(e, b);
+        if (st == TDM_OK) st = turns->ended(turns->ctx, s->request, s->index, err);
+    }
+    e->running = kept;
+    return st;
+}
+
 static tdm_status finish_step(tdm_engine *e, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -379,28 +425,11 @@ static tdm_status finish_step(tdm_engine *e, tdm_error *err)
     TDM_TRY(st, take_samples(e, err), done);
     for (int64_t i = 0; i < e->ready_count; i++) {
         const int64_t sample = e->slot[e->ready[i]].sample;
-        check_finish(&e->request[e->sample[sample].request], sequence_of(e, sample));
+        check_finish(&e->request[e->sample[sample].request], tdm_engine_sequence(e, sample));
     }
     const int64_t used = e->kv.pages - e->kv.free_count;
     if (used > e->stats.pages_peak) e->stats.pages_peak = used;
-    int64_t kept = 0;
-    for (int64_t b = 0; b < e->running; b++) {
-        const int64_t sample = e->slot[b].sample;
-        tdm_sample_state *s = &e->sample[sample];
-        if (sequence_of(e, sample)->finish != TDM_FINISH_NONE) {
-            s->done = true;
-            e->done++;
-            tdm_slot_release(e, &e->slot[b]);
-            tdm_prompt_hold *h = &e->hold[s->request];
-            if (--h->remaining == 0) drop_hold(e, h);
-            continue;
-        }
-        const tdm_slot swap = e->slot[kept];
-        e->slot[kept] = e->slot[b];
-        if (kept != b) e->slot[b] = swap;
-        kept++;
-    }
-    e->running = kept;
+    st = retire(e, err);
 done:
     return st;
 }
@@ -408,7 +437,7 @@ done:
 static void begin_run(tdm_engine *e, tdm_request *requests, int64_t count)
 {
     e->request = requests;
-    e->running = e->done = e->generated = 0;
+    e->running = e->parked_count = e->done = e->generated = 0;
     e->stats = (tdm_engine_stats){0};
     tdm_kv_cache_reset(&e->kv);
     e->pad_page = tdm_engine_records(e->m->be) ? tdm_kv_take(&e->kv) : -1;
@@ -417,15 +446,18 @@ static void begin_run(tdm_engine *e, tdm_request *requests, int64_t count)
         e->hold[r].pages = 0;
         e->hold[r].filler = -1;
         e->hold[r].remaining = requests[r].samples;
+        e->hold[r].first = total;
+        TDM_ASSERT(requests[r].turns == requests[0].turns && (!requests[r].turns || e->spec.turns));
         for (int64_t i = 0; i < requests[r].samples; i++, total++) {
             TDM_ASSERT(total < e->spec.samples);
             tdm_sequence *seq = &requests[r].sequence[i];
             TDM_ASSERT(seq->prompt > 0 && seq->room > seq->prompt && seq->room <= e->spec.context);
-            seq->count = seq->prompt;
+            seq->count = seq->turn = seq->prompt;
             seq->finish = TDM_FINISH_NONE;
             e->sample[total] = (tdm_sample_state){.request = r, .index = i, .next = total + 1};
         }
     }
+    e->total = total;
     e->waiting = total > 0 ? 0 : -1;
     if (total > 0) e->sample[total - 1].next = -1;
 }
@@ -436,11 +468,15 @@ tdm_status tdm_engine_run(tdm_engine *e, const tdm_adapter *adapter, tdm_request
     tdm_status st = TDM_OK;
     TDM_ASSERT(count <= e->spec.requests);
     begin_run(e, requests, count);
-    while (e->waiting >= 0 || e->running > 0) {
+    const tdm_turns *turns = count > 0 ? requests[0].turns : NULL;
+    while (e->done < e->total) {
         TDM_TRY(st, admit(e, err), done);
-        build_step(e, count);
-        TDM_TRY(st, tdm_engine_compute(e, adapter, err), done);
-        TDM_TRY(st, finish_step(e, err), done);
+        if (turns) TDM_TRY(st, turns->answer(turns->ctx, e, e->running == 0, err), done);
+        if (e->running > 0) {
+            build_step(e, count);
+            TDM_TRY(st, tdm_engine_compute(e, adapter, err), done);
+            TDM_TRY(st, finish_step(e, err), done);
+        }
         if (tick && !tick(tick_ctx, e->done, e->generated)) {
             st = TDM_STOPPED;
             goto done;

@@ -3,7 +3,8 @@
  *   - a group's prompt is computed once; its full pages are shared, its last page copied;
  *   - when pages run out, the sequence admitted last gives its pages back and is recomputed later: the same bits, for every kernel is
  *     batch-invariant, and its tokens are kept;
- *   - results depend on (seed, step, prompt, sample, position) alone, never on scheduling.
+ *   - results depend on (seed, step, prompt, sample, position) alone, never on scheduling;
+ *   - a sequence whose turn has ended may wait for what somebody adds to it, its keys and values in their pages, while others go on.
  * After open, nothing here allocates. */
 #ifndef TANDEM_INFER_ENGINE_H
 #define TANDEM_INFER_ENGINE_H
@@ -20,7 +21,21 @@ typedef struct tdm_engine_spec {
     int64_t head_rows;    /* rows of logits at once */
     int64_t kv_pages;     /* at least tdm_engine_min_pages */
     int64_t rank;         /* of the adapter; 0: none */
+    bool turns;           /* requests may have turns */
 } tdm_engine_spec;
+
+typedef struct tdm_engine tdm_engine;
+
+/* Sequences of several turns. One that ends (its finish says how) is handed over and waits: it keeps its pages while others do not need
+ * them, and is computed again from its tokens where they did, which gives the same bits. */
+typedef struct tdm_turns {
+    void *ctx;
+    /* The turn of sequence `index` of a request has ended. */
+    tdm_status (*ended)(void *ctx, int64_t request, int64_t index, tdm_error *err);
+    /* Before every forward; answers some that wait with tdm_engine_continue or tdm_engine_end, or none. idle: nothing else is left to
+     * compute, so it may take a moment to wait itself. */
+    tdm_status (*answer)(void *ctx, tdm_engine *e, bool idle, tdm_error *err);
+} tdm_turns;
 
 /* One prompt, sampled `samples` times. Everything is lent until tdm_engine_run returns. */
 typedef struct tdm_request {
@@ -34,13 +49,12 @@ typedef struct tdm_request {
     /* Further stops (strings): true ends the sequence after its newest token. May be NULL. */
     bool (*stop)(void *ctx, const tdm_sequence *s);
     void *stop_ctx;
+    const tdm_turns *turns;      /* NULL: a sequence is done when it ends. One for all requests of a run */
 } tdm_request;
 
 typedef struct tdm_engine_stats {
     int64_t forwards, tokens_prefill, tokens_decode, preemptions, pages_peak;
 } tdm_engine_stats;
-
-typedef struct tdm_engine tdm_engine;
 
 int64_t tdm_engine_min_pages(const tdm_backend *be, const tdm_engine_spec *spec);
 /* Pages with which nothing is ever preempted. */
@@ -57,6 +71,10 @@ void tdm_engine_close(tdm_engine *e);
 typedef bool tdm_engine_tick_fn(void *ctx, int64_t samples_done, int64_t tokens);
 tdm_status tdm_engine_run(tdm_engine *e, const tdm_adapter *adapter, tdm_request *requests, int64_t count, tdm_engine_tick_fn *tick,
                           void *tick_ctx, tdm_error *err);
+/* For tdm_turns.answer, of a sequence that waits. continue: the caller has put more tokens behind it (and what stands for their
+ * log-probabilities), below its room; end: it is done as its finish says. */
+void tdm_engine_continue(tdm_engine *e, int64_t request, int64_t index);
+void tdm_engine_end(tdm_engine *e, int64_t request, int64_t index);
 const tdm_engine_stats *tdm_engine_run_stats(const tdm_engine *e); /* of the last run */
 
 /* Log-probabilities of given tokens through the same cache: the first half of each sequence goes in as prefill chunks, the rest token by

@@ -1,4 +1,4 @@
-/* What engine.c (scheduling), engine_step.c (one forward over a ragged batch) and engine_score.c share. */
+/* What engine.c (scheduling), engine_turns.c (sequences that wait), engine_step.c (one forward over a ragged batch) and engine_score.c share. */
 #ifndef TANDEM_INFER_ENGINE_INTERNAL_H
 #define TANDEM_INFER_ENGINE_INTERNAL_H
 
@@ -12,6 +12,7 @@ typedef struct tdm_slot {
     int64_t take;     /* tokens of this step */
     int64_t pages;    /* pages held */
     int32_t *page;    /* [max pages] */
+    bool ready;       /* parked: it may run again */
 } tdm_slot;
 
 typedef struct tdm_engine_buffers {
@@ -27,13 +28,14 @@ typedef struct tdm_engine_buffers {
 typedef struct tdm_sample_state {
     int64_t request, index;  /* sequence = requests[request].sequence[index] */
     int64_t next;            /* in the waiting list; -1: last */
-    bool done;
+    bool done, away;         /* away: its turn has ended, and nobody has answered yet */
 } tdm_sample_state;
 
 /* A request's prompt pages, kept while siblings may still fork from them. */
 typedef struct tdm_prompt_hold {
     int64_t pages;           /* 0: nothing held */
     int32_t *page;           /* [max pages] */
+    int64_t first;           /* the request's first sample */
     int64_t filler;          /* sample that computes the prompt; -1: nobody */
     int64_t remaining;       /* samples not done */
 } tdm_prompt_hold;
@@ -57,6 +59,8 @@ struct tdm_engine {
     /* running, in order of admission */
     tdm_slot *slot;          /* [sequences] */
     int64_t running;
+    tdm_slot *parked;        /* [sequences, where the spec has turns] those that wait, or may run again */
+    int64_t parked_count;
     int32_t *ready;          /* [sequences] slots whose prefix is complete after this step */
     int64_t ready_count;
     bool careful;            /* some row truncates its distribution or has a penalty */
@@ -83,7 +87,7 @@ struct tdm_engine {
     tdm_recorded recorded[TDM_RECORDED_MOST];
     int32_t pad_page;         /* where rows that only fill a bucket keep their key; -1: nothing is recorded */
     const tdm_sequence *scored; /* what tdm_engine_score runs over */
-    int64_t done, generated;
+    int64_t done, total, generated;
     void *host;               /* one allocation for all arrays */
 };
 
@@ -108,5 +112,16 @@ tdm_status tdm_engine_compute(tdm_engine *e, const tdm_adapter *adapter, tdm_err
 bool tdm_engine_records(const tdm_backend *be);
 void tdm_engine_forget_recorded(tdm_engine *e);
 void tdm_slot_release(tdm_engine *e, tdm_slot *slot);
+tdm_sequence *tdm_engine_sequence(const tdm_engine *e, int64_t sample);
+/* Puts a sample at the head of the waiting list: its tokens stay, its keys and values are computed again. */
+void tdm_engine_wait(tdm_engine *e, int64_t sample);
+/* The sample is done. */
+void tdm_engine_done(tdm_engine *e, int64_t sample);
+/* engine_turns.c: running slot b, whose turn has ended, is set aside; its place in the running ones is free then. */
+void tdm_engine_park(tdm_engine *e, int64_t b);
+/* Takes the pages of one that is parked, where there is one. */
+bool tdm_engine_evict(tdm_engine *e);
+/* Those that may run again join the running ones. */
+void tdm_engine_unpark(tdm_engine *e);
 
 #endif

@@ -9,6 +9,7 @@ typedef enum tdm_finish { TDM_FINISH_NONE, TDM_FINISH_STOP, TDM_FINISH_LENGTH } 
 typedef struct tdm_sequence {
     int32_t *tokens;       /* [room]: prompt, then completion */
     int64_t prompt, count, room; /* count: prompt and completion */
+    int64_t turn;          /* where the turn at hand begins; of a single one the prompt's end */
     float *logprob;        /* [room - prompt]: of each completion token, under the distribution it was sampled from */
     uint32_t *support;     /* [room - prompt, ceil(V/32)]: the tokens that could be drawn; NULL where sampling does not truncate */
     tdm_finish finish;     /* STOP: an end-of-sequence token or a stop string; LENGTH: truncated */

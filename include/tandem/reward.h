@@ -22,7 +22,7 @@ extern "C" {
 
 typedef struct tandem_reward_sample {
     const char *prompt_json;   /* a string, or the list of messages, as JSON text */
-    const char *completion;    /* UTF-8, NUL-terminated */
+    const char *completion;    /* UTF-8, NUL-terminated; of several turns the last */
     size_t completion_len;
     const int32_t *ids;        /* [ids_count], the completion's tokens */
     int64_t ids_count;

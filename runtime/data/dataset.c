@@ -91,7 +91,7 @@ tdm_status tdm_dataset_row(const tdm_dataset *d, int64_t row, json_t **object, t
         st = TDM_FAIL(err, TDM_ERR_INPUT, where, "was the file changed?", "cannot read the row");
         goto done;
     }
-    *object = json_loadb(text, (size_t)len, JSON_REJECT_DUPLICATES, &je);
+    *object = json_loadb(text, (size_t)len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &je); /* a completion that is replayed may hold one */
     if (!*object) st = TDM_FAIL(err, TDM_ERR_INPUT, where, "one JSON object a line", "not JSON: %s, column %d", je.text, je.column);
     else if (!json_is_object(*object)) {
         json_decref(*object);

@@ -35,11 +35,29 @@ static tdm_status take_logprobs(const json_t *list, size_t count, tdm_replay_row
     return TDM_OK;
 }
 
+/* TRL's env_mask, verl's response_mask. */
+static tdm_status take_mask(const json_t *list, size_t count, tdm_replay_row *r, const char *where, tdm_error *err)
+{
+    size_t own = 0;
+    if (!json_is_array(list) || json_array_size(list) != count)
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "one for each completion id", "\"mask\" has %zu numbers, the completion %zu ids", json_array_size(list), count);
+    r->mask = malloc(count);
+    if (!r->mask) return TDM_FAIL(err, TDM_ERR_OTHER, where, "free host memory", "out of memory for the rollouts");
+    for (size_t i = 0; i < count; i++) {
+        const json_t *v = json_array_get(list, i);
+        if (!json_is_integer(v) || (json_integer_value(v) & ~(json_int_t)1))
+            return TDM_FAIL(err, TDM_ERR_INPUT, where, "1 for what the policy wrote, 0 for what it was told", "mask[%zu] is neither 0 nor 1", i);
+        r->mask[i] = (uint8_t)json_integer_value(v);
+        own += r->mask[i];
+    }
+    return own ? TDM_OK : TDM_FAIL(err, TDM_ERR_INPUT, where, "leave the line out", "\"mask\" leaves nothing to learn from");
+}
+
 static tdm_status take_row(tdm_replay *all, tdm_replay_row *r, const json_t *row, int64_t vocab, const char *where, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const size_t prompt = json_array_size(json_object_get(row, "prompt_ids")), completion = json_array_size(json_object_get(row, "completion_ids"));
-    const json_t *logprobs = json_object_get(row, "logprobs"), *reward = json_object_get(row, "reward");
+    const json_t *logprobs = json_object_get(row, "logprobs"), *reward = json_object_get(row, "reward"), *mask = json_object_get(row, "mask");
     if (prompt == 0 || completion == 0) {
         st = TDM_FAIL(err, TDM_ERR_INPUT, where, "lists of at least one id each", "\"%s\" is missing or empty", prompt == 0 ? "prompt_ids" : "completion_ids");
         goto done;
@@ -59,6 +77,8 @@ static tdm_status take_row(tdm_replay *all, tdm_replay_row *r, const json_t *row
     TDM_TRY(st, take_ids(row, "prompt_ids", vocab, r->tokens, where, err), done);
     TDM_TRY(st, take_ids(row, "completion_ids", vocab, r->tokens + prompt, where, err), done);
     if (logprobs && !json_is_null(logprobs)) TDM_TRY(st, take_logprobs(logprobs, completion, r, where, err), done);
+    if (mask && !json_is_null(mask)) TDM_TRY(st, take_mask(mask, completion, r, where, err), done);
+    all->masked = all->masked || r->mask;
     if (all->rows > 0 && !all->row[0].logprob != !r->logprob) {
         st = TDM_FAIL(err, TDM_ERR_INPUT, where, "give them on every line, or on none", "\"logprobs\" stand on some lines only");
         goto done;
@@ -116,6 +136,7 @@ void tdm_replay_close(tdm_replay *r)
     for (int64_t i = 0; i < r->rows; i++) {
         free(r->row[i].tokens);
         free(r->row[i].logprob);
+        free(r->row[i].mask);
     }
     free(r->row);
     free(r->group_start);

@@ -29,10 +29,12 @@ typedef enum tdm_device { TDM_DEVICE_AUTO, TDM_DEVICE_CPU, TDM_DEVICE_CUDA } tdm
 extern const char *const tdm_device_names[]; /* as tdm_backend_open takes them; NULL-terminated */
 typedef enum tdm_numerics { TDM_NUMERICS_FAST, TDM_NUMERICS_EXACT } tdm_numerics;
 typedef enum tdm_reward_kind {
-    TDM_REWARD_NUMBER, TDM_REWARD_EXACT, TDM_REWARD_REGEX, TDM_REWARD_FORMAT, TDM_REWARD_LENGTH, TDM_REWARD_MODEL, /* `type:` */
+    TDM_REWARD_NUMBER, TDM_REWARD_EXACT, TDM_REWARD_REGEX, TDM_REWARD_FORMAT, TDM_REWARD_LENGTH, TDM_REWARD_MODEL, TDM_REWARD_ENVIRONMENT, /* `type:` */
     TDM_REWARD_PYTHON, TDM_REWARD_COMMAND, TDM_REWARD_PLUGIN                                                       /* by the key that names the source */
 } tdm_reward_kind;
 typedef enum tdm_on_error { TDM_ON_ERROR_STOP, TDM_ON_ERROR_ZERO } tdm_on_error;
+typedef enum tdm_environment_error { TDM_ENVIRONMENT_STOP, TDM_ENVIRONMENT_ZERO, TDM_ENVIRONMENT_SKIP } tdm_environment_error;
+typedef enum tdm_render { TDM_RENDER_TOOL, TDM_RENDER_USER, TDM_RENDER_TEXT } tdm_render; /* of an observation: a turn of this role, or as it is */
 
 typedef struct tdm_strings { const char *const *items; int64_t count; } tdm_strings; /* items is NULL-terminated, never NULL */
 typedef struct tdm_numbers { const int64_t *items; int64_t count; } tdm_numbers;
@@ -93,6 +95,19 @@ typedef struct tdm_recipe_rollout {
     int64_t max_sequences;   /* sequences decoded together; 0: as many as fit */
     tdm_recipe_filter_groups filter_groups;
 } tdm_recipe_rollout;
+
+/* What a rollout's turns are handed to. */
+typedef struct tdm_recipe_environment {
+    const char *python;      /* file.py:Class; "": command */
+    tdm_strings command;     /* argv; empty too: there is no environment */
+    const char *interpreter; /* of python */
+    int64_t max_turns;       /* turns of the model */
+    int64_t max_observation_tokens;
+    tdm_render render;
+    double timeout_s;        /* for the answer to a call, and for a worker to start */
+    int64_t workers;         /* processes the samples are divided among */
+    tdm_environment_error on_error;
+} tdm_recipe_environment;
 
 /* Evaluations of data.eval during a run. */
 typedef struct tdm_recipe_eval {
@@ -220,6 +235,7 @@ typedef struct tdm_recipe {
     tdm_recipe_adapter adapter;
     tdm_recipe_data data;
     tdm_recipe_rollout rollout;
+    tdm_recipe_environment environment;
     tdm_recipe_eval eval;
     const tdm_recipe_reward *reward;
     int64_t reward_count;
@@ -239,6 +255,9 @@ typedef struct tdm_recipe {
 static inline bool tdm_algorithm_supervised(tdm_algorithm a) { return a != TDM_ALGORITHM_GRPO && a != TDM_ALGORITHM_PPO && a != TDM_ALGORITHM_DISTILL; }
 /* Whether those are preferences. */
 static inline bool tdm_algorithm_prefers(tdm_algorithm a) { return a >= TDM_ALGORITHM_DPO && a <= TDM_ALGORITHM_REWARD; }
+
+/* Whether rollouts have turns. */
+static inline bool tdm_recipe_has_environment(const tdm_recipe *r) { return r->environment.python[0] || r->environment.command.count > 0; }
 
 /* Reads, applies overrides ("section.key=value", the value YAML; "reward[0].weight=2" reaches into the list) in order, fills in
  * defaults and checks what can be checked without model or data. Every failure is TDM_ERR_RECIPE with file:line:col or the
@@ -274,7 +293,7 @@ tdm_status tdm_recipe_write(const tdm_recipe *r, const char *path, tdm_error *er
 /* For --resume: TDM_ERR_RECIPE naming the first key of `now` whose value changed in a way that matters since `then`.
  * Free to change: where things lie and how often they are written (output, checkpoint, log, eval, data.eval, model.path: the base is
  * known by its hash), what does not change a result (memory but for kv's dtype, threads, rollout.max_sequences,
- * train.checkpointing, train.micro_tokens but for bnpo, a reward's timeout_s, workers, on_error, interpreter), and
+ * train.checkpointing, train.micro_tokens but for bnpo, a reward's or the environment's timeout_s, workers, on_error, interpreter), and
  * train.steps while the schedule is constant. */
 tdm_status tdm_recipe_compare(const tdm_recipe *then, const tdm_recipe *now, tdm_error *err);
 

@@ -29,10 +29,12 @@ static const char *const places[] = {"device", "host", NULL};
 const char *const tdm_device_names[] = {"auto", "cpu", "cuda", NULL};
 static const char *const numerics[] = {"fast", "exact", NULL};
 static const char *const on_errors[] = {"stop", "zero", NULL};
-const char *const tdm_reward_kind_names[] = {"number", "exact", "regex", "format", "length", "model", "python", "command", "plugin", NULL};
-static const char *const reward_types[] = {"number", "exact", "regex", "format", "length", "model", NULL};
+const char *const tdm_reward_kind_names[] = {"number", "exact", "regex", "format", "length", "model", "environment", "python", "command", "plugin", NULL};
+static const char *const renders[] = {"tool", "user", "text", NULL};
+static const char *const environment_errors[] = {"stop", "zero", "skip", NULL};
+static const char *const reward_types[] = {"number", "exact", "regex", "format", "length", "model", "environment", NULL};
 
-static_assert(TDM_SCHEME_FP8_BLOCK == 3 && TDM_ACT_STATIC == 2 && TDM_REWARD_PLUGIN == 8 && TDM_PREFERENCE_ROBUST == 3, "names stand in the order of the enums");
+static_assert(TDM_SCHEME_FP8_BLOCK == 3 && TDM_ACT_STATIC == 2 && TDM_REWARD_PLUGIN == 9 && TDM_PREFERENCE_ROBUST == 3, "names stand in the order of the enums");
 static_assert(sizeof(tdm_scheme) == sizeof(int) && sizeof(tdm_on_error) == sizeof(int), "an enum is stored as an int");
 
 static const tdm_key recipe_keys[] = {
@@ -78,6 +80,16 @@ static const tdm_key recipe_keys[] = {
     {"rollout.filter_groups.max_num_gen_batches", TDM_KEY_INT, AT(rollout.filter_groups.max_num_gen_batches), "10", 2, 1e6, NULL, 0, 0},
     {"rollout.filter_groups.difficulty_low_threshold", TDM_KEY_FLOAT, AT(rollout.filter_groups.difficulty_low_threshold), "-1.0e9", -1e9, 1e9, NULL, 0, 0},
     {"rollout.filter_groups.difficulty_high_threshold", TDM_KEY_FLOAT, AT(rollout.filter_groups.difficulty_high_threshold), "1.0e9", -1e9, 1e9, NULL, 0, 0},
+
+    {"environment.python", TDM_KEY_TEXT, AT(environment.python), "null", 0, 0, NULL, 0, 0},
+    {"environment.command", TDM_KEY_TEXTS, AT(environment.command), "[]", 0, 0, NULL, 0, 0},
+    {"environment.interpreter", TDM_KEY_TEXT, AT(environment.interpreter), "python3", 0, 0, NULL, TDM_KEY_FREE, 0},
+    {"environment.max_turns", TDM_KEY_INT, AT(environment.max_turns), "8", 1, 1000, NULL, 0, 0},
+    {"environment.max_observation_tokens", TDM_KEY_INT, AT(environment.max_observation_tokens), "256", 1, 1e7, NULL, 0, 0},
+    {"environment.render", TDM_KEY_ENUM, AT(environment.render), "tool", 0, 0, renders, 0, 0},
+    {"environment.timeout_s", TDM_KEY_FLOAT, AT(environment.timeout_s), "60", 0, 86400, NULL, TDM_KEY_ABOVE_MIN | TDM_KEY_FREE, 0},
+    {"environment.workers", TDM_KEY_INT, AT(environment.workers), "1", 1, 256, NULL, TDM_KEY_FREE, 0},
+    {"environment.on_error", TDM_KEY_ENUM, AT(environment.on_error), "stop", 0, 0, environment_errors, TDM_KEY_FREE, 0},
 
     {"eval.every", TDM_KEY_INT, AT(eval.every), "0", 0, 1e9, NULL, TDM_KEY_FREE, 0},
     {"eval.limit", TDM_KEY_INT, AT(eval.limit), "64", 0, 1e9, NULL, TDM_KEY_FREE, 0},
@@ -187,7 +199,7 @@ static const tdm_key recipe_keys[] = {
 
 /* `type` is an enum of the first six kinds; python, command and plugin say theirs by being there. */
 static const tdm_key reward_keys[] = {
-    {"type", TDM_KEY_ENUM, IN(kind), "number", 0, 0, reward_types, 0, KIND(NUMBER) | KIND(EXACT) | KIND(REGEX) | KIND(FORMAT) | KIND(LENGTH) | KIND(MODEL)},
+    {"type", TDM_KEY_ENUM, IN(kind), "number", 0, 0, reward_types, 0, KIND(NUMBER) | KIND(EXACT) | KIND(REGEX) | KIND(FORMAT) | KIND(LENGTH) | KIND(MODEL) | KIND(ENVIRONMENT)},
     {"python", TDM_KEY_TEXT, IN(python), "null", 0, 0, NULL, 0, KIND(PYTHON)},
     {"command", TDM_KEY_TEXTS, IN(command), "[]", 0, 0, NULL, 0, KIND(COMMAND)},
     {"plugin", TDM_KEY_TEXT, IN(plugin), "null", 0, 0, NULL, 0, KIND(PLUGIN)},

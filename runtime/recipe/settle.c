@@ -437,6 +437,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_model(r, err), done);
     TDM_TRY(st, check_exact(r, err), done);
     TDM_TRY(st, check_sources(r, err), done);
+    TDM_TRY(st, tdm_recipe_settle_environment(r, err), done);
     TDM_TRY(st, check_rollout(r, err), done);
     TDM_TRY(st, check_filter(r, err), done);
     TDM_TRY(st, check_eval(r, err), done);

@@ -135,7 +135,7 @@ tdm_status tdm_rule_score(tdm_rule *r, uint64_t bit, const tdm_reward_sample *sa
         case TDM_REWARD_EXACT: out[i] = same(want, given); break;
         case TDM_REWARD_REGEX: out[i] = search(r, s, &hit) && (!answer || same(want, hit)); break;
         case TDM_REWARD_FORMAT: out[i] = search(r, s, &hit); break;
-        case TDM_REWARD_LENGTH: out[i] = length_penalty(r, s->ids_count); break;
+        case TDM_REWARD_LENGTH: out[i] = length_penalty(r, s->ids_count - s->observed); break;
         default: TDM_ASSERT(!"a reward by rule");
         }
         free(answer);

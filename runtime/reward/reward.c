@@ -13,7 +13,7 @@ typedef struct source {
     const tdm_recipe_reward *w;
     tdm_rule *rule;
     tdm_plugin *plugin;
-    tdm_worker *worker; /* [workers] */
+    tdm_reward_call *call; /* [workers] */
     int64_t workers;
 } source;
 
@@ -36,15 +36,16 @@ static tdm_status open_source(tdm_rewards *s, source *src, int64_t i, tdm_error 
     const tdm_recipe_reward *w = src->w = &s->r->reward[i];
     snprintf(key, sizeof key, "reward[%" PRId64 "]", i);
     tdm_recipe_where(s->r, key, where);
+    if (w->kind == TDM_REWARD_ENVIRONMENT) return TDM_OK;
     if (w->kind == TDM_REWARD_PLUGIN) return tdm_plugin_open(&src->plugin, w, where, err);
     if (w->kind == TDM_REWARD_MODEL) return TDM_OK; /* its scores are attached */
     if (!is_process(w)) return tdm_rule_open(&src->rule, w, s->r, where, err);
-    src->worker = calloc((size_t)w->workers, sizeof *src->worker);
-    if (!src->worker) return TDM_FAIL(err, TDM_ERR_OTHER, where, "free host memory", "out of memory for workers");
-    for (; src->workers < w->workers; src->workers++) tdm_worker_init(&src->worker[src->workers], w);
+    src->call = calloc((size_t)w->workers, sizeof *src->call);
+    if (!src->call) return TDM_FAIL(err, TDM_ERR_OTHER, where, "free host memory", "out of memory for workers");
+    for (; src->workers < w->workers; src->workers++) tdm_reward_call_init(&src->call[src->workers], w);
     for (int64_t k = 0; k < src->workers; k++) {
-        s->all[s->workers++] = &src->worker[k];
-        TDM_TRY(st, tdm_worker_start(&src->worker[k], err), done);
+        s->all[s->workers++] = &src->call[k].worker;
+        TDM_TRY(st, tdm_worker_start(&src->call[k].worker, err), done);
     }
 done:
     return st;
@@ -89,8 +90,8 @@ void tdm_rewards_close(tdm_rewards *s)
     if (!s) return;
     for (int64_t i = 0; s->source && i < s->count; i++) {
         source *src = &s->source[i];
-        for (int64_t k = 0; k < src->workers; k++) tdm_worker_stop(&src->worker[k], 2.0);
-        free(src->worker);
+        for (int64_t k = 0; k < src->workers; k++) tdm_worker_stop(&src->call[k].worker, 2.0);
+        free(src->call);
         tdm_rule_close(src->rule);
         tdm_plugin_close(src->plugin);
     }
@@ -121,8 +122,8 @@ tdm_status tdm_rewards_score(tdm_rewards *s, const tdm_reward_sample *samples, i
     for (int64_t i = 0; i < s->count; i++) /* processes first: they work while the rules are computed */
         for (int64_t k = 0; k < s->source[i].workers; k++) {
             const int64_t parts = s->source[i].workers, first = n * k / parts, end = n * (k + 1) / parts;
-            if (end > first) tdm_worker_call(&s->source[i].worker[k], samples, first, end - first, scores + i * n);
-            else s->source[i].worker[k].failed = false;
+            if (end > first) tdm_reward_call_begin(&s->source[i].call[k], samples, first, end - first, scores + i * n);
+            else s->source[i].call[k].worker.failed = false;
         }
     for (int64_t i = 0; i < s->count; i++) {
         source *src = &s->source[i];
@@ -130,6 +131,7 @@ tdm_status tdm_rewards_score(tdm_rewards *s, const tdm_reward_sample *samples, i
         tdm_status one = TDM_OK;
         if (src->rule) one = tdm_rule_score(src->rule, (uint64_t)1 << i, samples, n, scores + i * n, &why);
         if (src->w->kind == TDM_REWARD_MODEL) one = s->scorer(s->scorer_ctx, i, samples, n, scores + i * n, &why);
+        for (int64_t k = 0; src->w->kind == TDM_REWARD_ENVIRONMENT && k < n; k++) scores[i * n + k] = samples[k].given ? samples[k].given[i] : NAN;
         if (src->plugin) one = tdm_plugin_score(src->plugin, samples, n, scores + i * n, &why);
         if (one != TDM_OK) one = settle(src, one, &why, scores + i * n, 0, n, err);
         if (st == TDM_OK) st = one;
@@ -137,10 +139,10 @@ tdm_status tdm_rewards_score(tdm_rewards *s, const tdm_reward_sample *samples, i
     tdm_workers_run(s->all, s->workers);
     for (int64_t i = 0; i < s->count; i++)
         for (int64_t k = 0; k < s->source[i].workers; k++) {
-            tdm_worker *w = &s->source[i].worker[k];
-            if (!w->failed) continue;
-            w->failed = false;
-            const tdm_status one = settle(&s->source[i], w->error.status, &w->error, scores + i * n, w->first, w->count, err);
+            tdm_reward_call *c = &s->source[i].call[k];
+            if (!c->worker.failed) continue;
+            c->worker.failed = false;
+            const tdm_status one = settle(&s->source[i], c->worker.error.status, &c->worker.error, scores + i * n, c->first, c->count, err);
             if (st == TDM_OK) st = one;
         }
     for (int64_t i = 0; i < s->count; i++)

@@ -19,10 +19,13 @@ typedef struct tdm_rewards tdm_rewards;
 /* One completion. Everything is the caller's. */
 typedef struct tdm_reward_sample {
     const json_t *prompt;     /* a string, or the list of messages; completions go to functions in the same form */
-    const char *completion;   /* UTF-8, NUL-terminated; bytes that are not UTF-8 reach workers as U+FFFD */
+    const char *completion;   /* UTF-8, NUL-terminated; of several turns the last; bytes that are not UTF-8 reach workers as U+FFFD */
     size_t completion_len;
     const int32_t *ids;       /* [ids_count], the completion's tokens */
     int64_t ids_count;
+    int64_t observed;         /* of these, what an environment put there; length does not count them */
+    const json_t *turns;      /* the completion as messages, for functions; NULL: one of the assistant */
+    const double *given;      /* [rewards_count] what the environment gave, where the reward is of its type; NULL: there is none */
     uint64_t skip;            /* bit (1 << i): reward i does not judge this sample */
     const json_t *row;        /* the dataset's row: an object; its columns fill "{answer}" and reach functions by name */
 } tdm_reward_sample;

@@ -1,7 +1,6 @@
 /* Worker processes: started with pipes, asked in JSON lines, watched by the clock, always reaped. */
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,17 +11,17 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "runtime/reward/reward_internal.h"
+#include "runtime/reward/worker.h"
 
 enum { REPLY_MOST = 64 << 20 }; /* bytes of one reply line: a worker that floods is stopped */
 
-void tdm_worker_init(tdm_worker *k, const tdm_recipe_reward *w)
+void tdm_worker_init(tdm_worker *k, const tdm_worker_spec *spec)
 {
     memset(k, 0, sizeof *k);
-    k->w = w;
+    k->spec = *spec;
     k->to = k->from = -1;
-    if (w->kind == TDM_REWARD_PYTHON) snprintf(k->label, sizeof k->label, "python %s", w->python);
-    else snprintf(k->label, sizeof k->label, "command %s", w->command.items[0]);
+    if (spec->python) snprintf(k->label, sizeof k->label, "python %s", spec->python);
+    else snprintf(k->label, sizeof k->label, "command %s", spec->command[0]);
 }
 
 static void close_pipe(int *fd)
@@ -65,11 +64,9 @@ void tdm_worker_stop(tdm_worker *k, double patience_s)
 }
 
 /* In the child: everything here is safe between fork and exec. */
-static void become_worker(const tdm_worker *k, char *const *argv, int in, int out, int report, pid_t parent)
+static void become_worker(char *const *argv, int in, int out, int report, pid_t parent)
 {
-    const tdm_recipe_reward *w = k->w;
     sigset_t none;
-    (void)w;
     setpgid(0, 0); /* a Ctrl-C at the terminal is for the trainer: it saves first */
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent) _exit(127);
@@ -85,17 +82,16 @@ static void become_worker(const tdm_worker *k, char *const *argv, int in, int ou
 }
 
 typedef struct python_command {
-    char file[4096], function[256];
+    char file[4096], name[256];
     char *argv[6];
 } python_command;
 
 static void python_argv(const tdm_worker *k, python_command *c)
 {
-    const char *colon = strrchr(k->w->python, ':');
-    snprintf(c->file, sizeof c->file, "%.*s", (int)(colon - k->w->python), k->w->python);
-    snprintf(c->function, sizeof c->function, "%s", colon + 1);
-    char *interpreter = (char *)(uintptr_t)(k->w->interpreter[0] ? k->w->interpreter : "python3");
-    char *const argv[6] = {interpreter, "-c", (char *)(uintptr_t)tdm_python_worker, c->file, c->function, NULL};
+    const char *colon = strrchr(k->spec.python, ':');
+    snprintf(c->file, sizeof c->file, "%.*s", (int)(colon - k->spec.python), k->spec.python);
+    snprintf(c->name, sizeof c->name, "%s", colon + 1);
+    char *const argv[6] = {(char *)(uintptr_t)k->spec.interpreter, "-c", (char *)(uintptr_t)k->spec.program, c->file, c->name, NULL};
     memcpy(c->argv, argv, sizeof argv);
 }
 
@@ -104,8 +100,8 @@ static tdm_status spawn(tdm_worker *k, tdm_error *err)
     tdm_status st = TDM_OK;
     int in[2] = {-1, -1}, out[2] = {-1, -1}, report[2] = {-1, -1}, code = 0;
     python_command python;
-    char *const *argv = (char *const *)(uintptr_t)k->w->command.items;
-    if (k->w->kind == TDM_REWARD_PYTHON) {
+    char *const *argv = (char *const *)(uintptr_t)k->spec.command;
+    if (k->spec.python) {
         python_argv(k, &python);
         argv = python.argv;
     }
@@ -115,7 +111,7 @@ static tdm_status spawn(tdm_worker *k, tdm_error *err)
     }
     const pid_t parent = getpid();
     k->pid = fork();
-    if (k->pid == 0) become_worker(k, argv, in[0], out[1], report[1], parent);
+    if (k->pid == 0) become_worker(argv, in[0], out[1], report[1], parent);
     if (k->pid < 0) {
         k->pid = 0;
         st = TDM_FAIL(err, TDM_ERR_OTHER, k->label, "free memory or processes", "cannot start the worker: %s", strerror(errno));
@@ -141,72 +137,13 @@ done:
     return st;
 }
 
-/* ---- Requests ------------------------------------------------------------------------------------------------------------------ */
-
-static json_t *completion_of(const tdm_reward_sample *s)
-{
-    json_t *text = json_stringn(s->completion, s->completion_len);
-    if (!text) text = json_string("\xef\xbf\xbd"); /* cannot happen for text from the tokenizer: it is UTF-8 */
-    if (!json_is_array(s->prompt)) return text;
-    return json_pack("[{s:s,s:o}]", "role", "assistant", "content", text);
-}
-
-static json_t *ids_of(const tdm_reward_sample *s)
-{
-    json_t *ids = json_array();
-    for (int64_t i = 0; i < s->ids_count; i++) json_array_append_new(ids, json_integer(s->ids[i]));
-    return ids;
-}
-
-/* Every column that any row has, as a list over the samples; null where a row lacks it. */
-static json_t *columns_of(const tdm_reward_sample *s, int64_t n)
-{
-    json_t *columns = json_object(), *value, *list;
-    const char *key;
-    void *tmp;
-    for (int64_t i = 0; i < n; i++)
-        json_object_foreach((json_t *)(uintptr_t)s[i].row, key, value)
-            if (!json_object_get(columns, key)) json_object_set_new(columns, key, json_array());
-    json_object_foreach_safe(columns, tmp, key, list)
-        for (int64_t i = 0; i < n; i++) {
-            json_t *v = json_object_get(s[i].row, key);
-            json_array_append(list, v ? v : json_null());
-        }
-    return columns;
-}
-
-static char *request_text(const tdm_worker *k)
-{
-    const tdm_reward_sample *s = k->samples + k->first;
-    json_t *prompts = json_array(), *completions = json_array(), *ids = json_array();
-    for (int64_t i = 0; i < k->count; i++) {
-        json_array_append(prompts, (json_t *)(uintptr_t)s[i].prompt);
-        json_array_append_new(completions, completion_of(&s[i]));
-        json_array_append_new(ids, ids_of(&s[i]));
-    }
-    json_t *q = json_pack("{s:I,s:o,s:o,s:o,s:o}", "id", (json_int_t)k->request, "prompts", prompts, "completions", completions, "completion_ids", ids,
-                          "columns", columns_of(s, k->count));
-    char *text = q ? json_dumps(q, JSON_COMPACT) : NULL;
-    json_decref(q);
-    if (!text) return NULL;
-    const size_t len = strlen(text);
-    char *line = realloc(text, len + 2);
-    if (!line) {
-        free(text);
-        return NULL;
-    }
-    memcpy(line + len, "\n", 2);
-    return line;
-}
-
 /* ---- Waiting ------------------------------------------------------------------------------------------------------------------- */
 
 static void fail(tdm_worker *k, const char *hint, const char *fmt, const char *detail)
 {
-    char where[256], what[200];
-    snprintf(where, sizeof where, "%s, samples %" PRId64 " to %" PRId64, k->label, k->first, k->first + k->count - 1);
+    char what[200];
     snprintf(what, sizeof what, fmt, detail);
-    (void)TDM_FAIL(&k->error, TDM_ERR_INPUT, k->count > 0 ? where : k->label, hint, "%s", what);
+    (void)TDM_FAIL(&k->error, TDM_ERR_INPUT, k->where, hint, "%s", what);
     k->failed = true;
     k->busy = false;
 }
@@ -268,21 +205,25 @@ static void receive_some(tdm_worker *k)
     }
 }
 
+/* The greeting of a python worker. */
+static tdm_status take_greeting(void *ctx, const char *line, size_t len, tdm_error *err)
+{
+    tdm_worker *k = ctx;
+    (void)err; /* kept by fail */
+    json_t *o = json_loadb(line, len, 0, NULL);
+    const char *error = json_string_value(json_object_get(o, "error"));
+    if (error) fail(k, k->spec.form, "cannot load it: %s", error);
+    else if (!json_is_true(json_object_get(o, "ready"))) fail(k, "is it a Python 3 interpreter?", "the worker does not greet%s", "");
+    json_decref(o);
+    return k->failed ? k->error.status : TDM_OK;
+}
+
 static void take_line(tdm_worker *k, size_t len)
 {
-    if (k->count > 0) {
-        const tdm_status st = tdm_reward_reply_parse(k->got, len - 1, k->label, k->request, k->first, k->count, k->out + k->first, &k->error);
-        k->failed = st != TDM_OK;
-    } else { /* the greeting of a python worker */
-        json_t *o = json_loadb(k->got, len, 0, NULL);
-        const char *error = json_string_value(json_object_get(o, "error"));
-        if (error) fail(k, "file.py:function, importable by itself", "cannot load the reward: %s", error);
-        else if (!json_is_true(json_object_get(o, "ready"))) fail(k, "is it a Python 3 interpreter?", "the worker does not greet%s", "");
-        json_decref(o);
-    }
+    k->busy = false;
+    k->failed = k->take(k->ctx, k->got, len - 1, &k->error) != TDM_OK;
     memmove(k->got, k->got + len, k->got_bytes - len);
     k->got_bytes -= len;
-    k->busy = false;
 }
 
 static void advance(tdm_worker *k, short to, short from)
@@ -293,79 +234,96 @@ static void advance(tdm_worker *k, short to, short from)
     if (len > 0) take_line(k, len);
     if (k->busy && tdm_now_s() > k->deadline_s) {
         char limit[32];
-        snprintf(limit, sizeof limit, "%g", k->w->timeout_s);
+        snprintf(limit, sizeof limit, "%g", k->spec.timeout_s);
         fail(k, "raise timeout_s, or mend the worker", "the worker did not answer within %s s", limit);
     }
 }
 
-void tdm_workers_run(tdm_worker *const *workers, int64_t count)
+bool tdm_workers_step(tdm_worker *const *workers, int64_t count, double wait_s)
 {
     enum { MOST = 256 };
-    for (;;) {
-        struct pollfd fds[2 * MOST];
-        tdm_worker *who[MOST];
-        nfds_t n = 0;
-        double wait = 0.2;
-        for (int64_t i = 0; i < count && n < 2 * MOST; i++) {
-            tdm_worker *k = workers[i];
-            if (!k->busy) continue;
-            who[n / 2] = k;
-            fds[n++] = (struct pollfd){.fd = k->sent < k->send_bytes ? k->to : -1, .events = POLLOUT};
-            fds[n++] = (struct pollfd){.fd = k->from, .events = POLLIN};
-            wait = k->deadline_s - tdm_now_s() < wait ? k->deadline_s - tdm_now_s() : wait;
-        }
-        if (n == 0) break;
-        (void)poll(fds, n, wait > 0.0 ? (int)(1000.0 * wait) + 1 : 0); /* a signal only wakes it */
-        for (nfds_t i = 0; i < n; i += 2) advance(who[i / 2], fds[i].revents, fds[i + 1].revents);
+    struct pollfd fds[2 * MOST];
+    tdm_worker *who[MOST];
+    nfds_t n = 0;
+    for (int64_t i = 0; i < count && n < 2 * MOST; i++) {
+        tdm_worker *k = workers[i];
+        if (!k->busy) continue;
+        who[n / 2] = k;
+        fds[n++] = (struct pollfd){.fd = k->sent < k->send_bytes ? k->to : -1, .events = POLLOUT};
+        fds[n++] = (struct pollfd){.fd = k->from, .events = POLLIN};
+        wait_s = k->deadline_s - tdm_now_s() < wait_s ? k->deadline_s - tdm_now_s() : wait_s;
     }
-    for (int64_t i = 0; i < count; i++)
-        if (workers[i]->failed) tdm_worker_stop(workers[i], 0.0); /* started anew at the next batch */
+    if (n == 0) return false;
+    (void)poll(fds, n, wait_s > 0.0 ? (int)(1000.0 * wait_s) + 1 : 0); /* a signal only wakes it */
+    for (nfds_t i = 0; i < n; i += 2) {
+        advance(who[i / 2], fds[i].revents, fds[i + 1].revents);
+        if (who[i / 2]->failed) tdm_worker_stop(who[i / 2], 0.0); /* started anew at the next call */
+    }
+    return true;
 }
 
-static void begin(tdm_worker *k)
+void tdm_workers_run(tdm_worker *const *workers, int64_t count)
 {
+    while (tdm_workers_step(workers, count, 0.2)) {}
+}
+
+static void begin(tdm_worker *k, const char *where, tdm_worker_take_fn *take, void *ctx)
+{
+    snprintf(k->where, sizeof k->where, "%s", where);
+    k->take = take;
+    k->ctx = ctx;
     k->busy = true;
     k->failed = false;
     k->error = (tdm_error){0};
-    k->deadline_s = tdm_now_s() + k->w->timeout_s;
+    k->sent = 0;
+    k->deadline_s = tdm_now_s() + k->spec.timeout_s;
 }
 
 tdm_status tdm_worker_start(tdm_worker *k, tdm_error *err)
 {
     tdm_status st = spawn(k, err);
-    if (st != TDM_OK || k->w->kind != TDM_REWARD_PYTHON) return st;
-    k->count = 0;
-    k->send_bytes = k->sent = 0;
-    begin(k);
+    if (st != TDM_OK || !k->spec.python) return st;
+    k->send_bytes = 0;
+    begin(k, k->label, take_greeting, k);
     tdm_workers_run(&k, 1);
     if (!k->failed) return TDM_OK;
     if (err && err->status == TDM_OK) *err = k->error;
     return k->error.status;
 }
 
-void tdm_worker_call(tdm_worker *k, const tdm_reward_sample *samples, int64_t first, int64_t count, double *out)
+void tdm_worker_call(tdm_worker *k, const json_t *request, const char *where, tdm_worker_take_fn *take, void *ctx)
 {
     tdm_error err = {0};
-    k->failed = false;
     if (k->pid == 0 && tdm_worker_start(k, &err) != TDM_OK) {
         k->error = err;
         k->failed = true;
-        k->first = first;
-        k->count = count;
         return;
     }
-    k->samples = samples;
-    k->first = first;
-    k->count = count;
-    k->out = out;
-    k->request++;
     free(k->send);
-    k->send = request_text(k);
-    if (!k->send) {
+    k->send = request ? json_dumps(request, JSON_COMPACT) : NULL;
+    char *line = k->send ? realloc(k->send, strlen(k->send) + 2) : NULL;
+    if (line) k->send = line;
+    begin(k, where, take, ctx);
+    if (!line) {
         fail(k, "free host memory", "out of memory for a request%s", "");
         return;
     }
-    k->send_bytes = strlen(k->send);
-    k->sent = 0;
-    begin(k);
+    k->send_bytes = strlen(line);
+    memcpy(line + k->send_bytes++, "\n", 2);
+}
+
+json_t *tdm_worker_columns(const json_t *const *rows, int64_t n)
+{
+    json_t *columns = json_object(), *value, *list;
+    const char *key;
+    void *tmp;
+    for (int64_t i = 0; i < n; i++)
+        json_object_foreach((json_t *)(uintptr_t)rows[i], key, value)
+            if (!json_object_get(columns, key)) json_object_set_new(columns, key, json_array());
+    json_object_foreach_safe(columns, tmp, key, list)
+        for (int64_t i = 0; i < n; i++) {
+            json_t *v = json_object_get(rows[i], key);
+            json_array_append(list, v ? v : json_null());
+        }
+    return columns;
 }

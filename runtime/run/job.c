@@ -69,6 +69,15 @@ static void put_update(tdm_step_metrics *m, const tdm_job_figures *f, bool entro
     tdm_metric_set(m, TDM_METRIC_LR, f->lr);
 }
 
+static void put_turns(tdm_step_metrics *m, const tdm_job_figures *f, int64_t samples)
+{
+    tdm_metric_set(m, TDM_METRIC_TURNS_MEAN, share(f->turns, samples));
+    tdm_metric_set(m, TDM_METRIC_TURNS_MAX, (double)f->turns_max);
+    tdm_metric_set(m, TDM_METRIC_OBSERVATION_TOKENS, (double)f->observation_tokens);
+    tdm_metric_set(m, TDM_METRIC_ENVIRONMENT_ERRORS, (double)f->environment_errors);
+    tdm_metric_set(m, TDM_METRIC_ENVIRONMENT_S, f->environment_s);
+}
+
 /* Groups of the step that say nothing about the policy. */
 static int64_t zero_std(const tdm_job *j)
 {
@@ -96,6 +105,7 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
             tdm_metric_set(&m, TDM_METRIC_NUM_GEN_BATCHES, (double)f->gen_batches);
             tdm_metric_set(&m, TDM_METRIC_GROUPS_DROPPED, (double)f->groups_dropped);
         }
+        if (j->turns) put_turns(&m, f, j->sequence_count);
         if (tdm_job_policy_learns(j, j->step - 1)) put_policy(&m, j);
         tdm_metric_set(&m, TDM_METRIC_TRUNCATED_FRACTION, share(f->truncated, j->sequence_count));
         tdm_metric_set(&m, TDM_METRIC_ROLLOUT_S, f->rollout_s);
@@ -112,7 +122,7 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
     tdm_metric_set(&m, TDM_METRIC_COMPLETION_TOKENS, (double)f->completion_tokens);
     tdm_metric_set(&m, TDM_METRIC_TRAIN_S, f->train_s);
     tdm_metric_set(&m, TDM_METRIC_STEP_S, step_s);
-    tdm_metric_set(&m, TDM_METRIC_TRAIN_TOKENS_PER_S, rate(f->prompt_tokens + f->completion_tokens, f->train_s));
+    tdm_metric_set(&m, TDM_METRIC_TRAIN_TOKENS_PER_S, rate(f->prompt_tokens + f->completion_tokens + f->observation_tokens, f->train_s));
     tdm_metric_set(&m, TDM_METRIC_MEMORY_PEAK_BYTES, (double)tdm_session_peak_bytes(&j->session));
     const int64_t rewards = j->rewards ? tdm_min_i64(MOST, tdm_rewards_count(j->rewards)) : 0;
     int64_t shown = 0;

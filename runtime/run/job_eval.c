@@ -93,14 +93,20 @@ static tdm_status batch(tdm_job *j, int64_t *row, tally *t, tdm_error *err)
     tdm_status st = TDM_OK;
     const int64_t rewards = tdm_rewards_count(j->rewards), size = j->r->eval.generations, most = tdm_min_i64(j->groups, j->samples / size);
     int64_t rows = 0;
+    tdm_job_turns_begin(j, size, true);
     for (; rows < most && *row < j->eval_rows; (*row)++) {
         tdm_job_prompt *p = &j->prompt[rows];
         tdm_sequence *s = &j->sequences.seq[rows * size];
         bool fits;
         TDM_TRY(st, tdm_job_prompt_make(j, j->eval, NULL, *row, p, &fits, err), done);
         if (!fits) continue;
-        for (int64_t i = 0; i < size; i++) tdm_sequence_start(&s[i], p->ids.data, p->ids.count, j->r->rollout.max_new_tokens);
-        j->request[rows++] = request_of(j, s, *row);
+        const tdm_turns *turns = NULL;
+        for (int64_t i = 0; i < size; i++) {
+            tdm_sequence_start(&s[i], p->ids.data, p->ids.count, j->r->rollout.max_new_tokens);
+            turns = tdm_job_turns_start(j, rows * size + i);
+        }
+        j->request[rows] = request_of(j, s, *row);
+        j->request[rows++].turns = turns;
     }
     if (rows == 0) goto done;
     /* the adapter has moved: a signal waits until the step is whole */

@@ -1,11 +1,11 @@
-/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_update.c, job_correct.c, job_entropy.c, job_distill.c,
- * job_sft.c,
- * job_preference.c, job_critic.c, job_reward_model.c, job_eval.c, job_save.c. */
+/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_turns.c, job_update.c, job_correct.c, job_entropy.c,
+ * job_distill.c, job_sft.c, job_preference.c, job_critic.c, job_reward_model.c, job_eval.c, job_save.c. */
 #ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 #define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 
 #include "runtime/data/mixture.h"
 #include "runtime/data/replay.h"
+#include "runtime/environment/environment.h"
 #include "runtime/reward/reward.h"
 #include "runtime/run/checkpoint.h"
 #include "runtime/run/job.h"
@@ -41,7 +41,11 @@ typedef struct tdm_job_figures {
     int64_t prompt_tokens, completion_tokens, longest, truncated;
     int64_t generated_tokens; /* completion_tokens and those of dropped groups */
     int64_t gen_batches, groups_dropped;
+    int64_t turns, turns_max, observation_tokens, environment_errors; /* completion_tokens and longest are without observations */
+    double environment_s;
 } tdm_job_figures;
+
+typedef struct tdm_job_turns tdm_job_turns;
 
 typedef struct tdm_job {
     const tdm_recipe *r;
@@ -52,6 +56,7 @@ typedef struct tdm_job {
     tdm_dataset *eval;          /* NULL: none */
     tdm_replay replay;
     tdm_rewards *rewards;
+    tdm_job_turns *turns;       /* NULL: no environment */
     tdm_sequences sequences;
     tdm_stops stops;
     /* sizes of a step */
@@ -142,6 +147,18 @@ tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p,
 /* Encodes one prompt of data, a part of data.train or data.eval (of NULL); *fits: false when it is longer than data.max_prompt_tokens. */
 tdm_status tdm_job_prompt_make(tdm_job *j, const tdm_dataset *data, const tdm_recipe_source *of, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err);
 void tdm_job_prompt_clear(tdm_job_prompt *p);
+/* Tokens of sequence i's completion that are its own. */
+int64_t tdm_job_own_tokens(const tdm_job *j, int64_t i);
+/* job_turns.c: environment; without one they do nothing. */
+tdm_status tdm_job_turns_open(tdm_job *j, tdm_error *err); /* sizes are settled */
+void tdm_job_turns_close(tdm_job *j);
+tdm_status tdm_job_turns_try(tdm_job *j, const json_t *prompt, tdm_error *err); /* whether an observation behind this prompt can be rendered */
+void tdm_job_turns_begin(tdm_job *j, int64_t size, bool evaluation); /* before the sequences of a run of the engine, `size` of each prompt, start */
+const tdm_turns *tdm_job_turns_start(tdm_job *j, int64_t n); /* sequence n does; what its request needs */
+void tdm_job_turns_reward(const tdm_job *j, int64_t n, tdm_reward_sample *out);
+const json_t *tdm_job_turns_record(const tdm_job *j, int64_t n); /* for the rollout file; NULL: no turns */
+void tdm_job_turns_count(const tdm_job *j, tdm_job_figures *f);
+double tdm_job_turns_s(const tdm_job *j); /* seconds the environment was at work since begin */
 /* job_eval.c: data.eval; without one they do nothing, and _eval is not called. */
 tdm_status tdm_job_eval_open(tdm_job *j, tdm_error *err); /* after the rewards are opened */
 void tdm_job_eval_close(tdm_job *j);

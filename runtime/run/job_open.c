@@ -60,7 +60,8 @@ static tdm_sequences_spec store_spec(const tdm_job *j, const tdm_model_config *c
     return (tdm_sequences_spec){.count = j->samples, .prompt = replay ? j->replay.longest_prompt : r->data.max_prompt_tokens,
                                 .completion = replay ? j->replay.longest_completion : r->rollout.max_new_tokens, .vocab = c->vocab,
                                 .support = !replay && truncates(&j->sampling), .train = true, .advantages = tdm_job_ppo(j) || r->train.kl_in == TDM_KL_IN_TOKEN || (tdm_job_distills(j) && !tdm_job_distills_full(j)),
-                                .keep = r->train.importance.rejects.count > 0 || r->train.importance.rejects.veto > 0.0, .policy = r->train.top_entropy_quantile < 1.0, .critic = tdm_job_ppo(j)};
+                                .keep = r->train.importance.rejects.count > 0 || r->train.importance.rejects.veto > 0.0, .policy = r->train.top_entropy_quantile < 1.0, .critic = tdm_job_ppo(j),
+                                .mask = replay ? j->replay.masked : tdm_recipe_has_environment(r)};
 }
 
 static tdm_status check_context(const tdm_job *j, const tdm_model_config *c, tdm_error *err)
@@ -136,7 +137,7 @@ static void session_spec(tdm_job *j, const tdm_model_config *c, tdm_session_spec
     const int64_t running = r->rollout.max_sequences > 0 ? r->rollout.max_sequences : 256;
     s->engine = (tdm_engine_spec){.sequences = tdm_min_i64(running, j->samples), .samples = j->samples, .requests = j->groups, .context = j->context,
                                   .batch_tokens = tdm_max_i64(512, tdm_min_i64(running, j->samples)),
-                                  .head_rows = tdm_min_i64(128, tdm_min_i64(running, j->samples))};
+                                  .head_rows = tdm_min_i64(128, tdm_min_i64(running, j->samples)), .turns = tdm_recipe_has_environment(r)};
     const int64_t context = tdm_max_i64(j->context, j->scored_context), micro = tdm_max_i64(tdm_min_i64(r->train.micro_tokens, j->samples * context), context);
     s->trainer = (tdm_trainer_spec){.micro_tokens = micro, .sequences = tdm_min_i64(j->samples, tdm_max_i64(16, micro / 16)), .context = context,
                                     .head_rows = 128, .checkpointing = r->train.checkpointing == TDM_CHECKPOINTING_LAYER || offload, .offload = offload,
@@ -239,8 +240,10 @@ static tdm_status try_first_row(tdm_job *j, tdm_error *err)
     tdm_job_prompt p = {0};
     bool fits;
     tdm_status st = TDM_OK;
-    for (int64_t i = 0; st == TDM_OK && i < j->r->data.source_count; i++)
+    for (int64_t i = 0; st == TDM_OK && i < j->r->data.source_count; i++) {
         st = tdm_job_prompt_make(j, tdm_mixture_part(j->data, i), &j->r->data.source[i], 0, &p, &fits, err);
+        if (st == TDM_OK) st = tdm_job_turns_try(j, p.messages, err);
+    }
     if (st == TDM_OK && j->eval) st = tdm_job_prompt_make(j, j->eval, NULL, 0, &p, &fits, err);
     tdm_job_prompt_clear(&p);
     tdm_text_free(&p.text);
@@ -279,6 +282,7 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     settle_config(j);
     TDM_TRY(st, check_context(j, c, err), done);
     TDM_TRY(st, step_tables(j, err), done);
+    TDM_TRY(st, tdm_job_turns_open(j, err), done);
     TDM_TRY(st, try_first_row(j, err), done);
     tdm_stops_init(&j->stops, &j->language, r->rollout.stop.items);
     if (tdm_job_ppo(j)) add_critic(j);
@@ -332,6 +336,7 @@ void tdm_job_close(tdm_job *j)
     tdm_job_models_close(j);
     tdm_stops_fini(&j->stops);
     tdm_sequences_close(&j->sequences);
+    tdm_job_turns_close(j);
     tdm_rewards_close(j->rewards);
     tdm_replay_close(&j->replay);
     tdm_job_eval_close(j);

@@ -94,13 +94,25 @@ static tdm_status ask(tdm_job *j, int64_t g, int64_t drawn, tdm_request *q, tdm_
     tdm_job_prompt *p = &j->prompt[g];
     const int64_t first = j->group_start[g];
     TDM_TRY(st, next_prompt(j, p, err), done);
-    for (int64_t i = 0; i < ro->generations; i++) tdm_sequence_start(&j->sequences.seq[first + i], p->ids.data, p->ids.count, ro->max_new_tokens);
+    const tdm_turns *turns = NULL;
+    for (int64_t i = 0; i < ro->generations; i++) {
+        tdm_sequence_start(&j->sequences.seq[first + i], p->ids.data, p->ids.count, ro->max_new_tokens);
+        turns = tdm_job_turns_start(j, first + i);
+    }
     *q = (tdm_request){.sequence = &j->sequences.seq[first], .samples = ro->generations, .sampling = j->sampling,
                        .seed = (uint64_t)j->r->seed, .step = (uint32_t)(j->step + 1), .prompt_index = (uint32_t)drawn,
                        .stop_ids = j->language.eos, .stop_count = j->language.eos_count,
-                       .stop = ro->stop.count > 0 ? tdm_stops_hit : NULL, .stop_ctx = &j->stops};
+                       .stop = ro->stop.count > 0 ? tdm_stops_hit : NULL, .stop_ctx = &j->stops, .turns = turns};
 done:
     return st;
+}
+
+int64_t tdm_job_own_tokens(const tdm_job *j, int64_t i)
+{
+    const int64_t all = tdm_sequence_completion(&j->sequences.seq[i]);
+    int64_t own = 0;
+    for (int64_t k = 0; j->sequences.mask && k < all; k++) own += j->sequences.mask[i][k];
+    return j->sequences.mask ? own : all;
 }
 
 static tdm_status generate(tdm_job *j, int64_t fresh, tdm_error *err)
@@ -109,12 +121,14 @@ static tdm_status generate(tdm_job *j, int64_t fresh, tdm_error *err)
     tdm_job_figures *f = &j->fig;
     const double start = tdm_now_s();
     const int64_t drawn = f->gen_batches ? j->groups + f->groups_dropped - fresh : 0;
+    tdm_job_turns_begin(j, j->r->rollout.generations, false);
     for (int64_t k = 0; k < fresh; k++) TDM_TRY(st, ask(j, j->fresh[k], drawn + k, &j->request[k], err), done);
     tick t = {.j = j, .total = fresh * j->r->rollout.generations};
     TDM_TRY(st, tdm_engine_run(j->session.engine, &j->session.adapter, j->request, fresh, on_tick, &t, err), done);
     f->gen_batches++;
+    f->environment_s += tdm_job_turns_s(j);
     for (int64_t k = 0; k < fresh; k++)
-        for (int64_t i = 0; i < j->request[k].samples; i++) f->generated_tokens += tdm_sequence_completion(&j->request[k].sequence[i]);
+        for (int64_t i = 0; i < j->request[k].samples; i++) f->generated_tokens += tdm_job_own_tokens(j, j->group_start[j->fresh[k]] + i);
 done:
     f->rollout_s += tdm_now_s() - start;
     return st;
@@ -137,6 +151,7 @@ static void replay_step(tdm_job *j)
             for (int e = 0; e < j->language.eos_count; e++)
                 if (row->tokens[row->count - 1] == j->language.eos[e]) s->finish = TDM_FINISH_STOP;
             if (row->logprob) memcpy(s->logprob, row->logprob, (size_t)(row->count - row->prompt) * sizeof *s->logprob);
+            for (int64_t k = 0; j->sequences.mask && k < row->count - row->prompt; k++) j->sequences.mask[n][k] = row->mask ? row->mask[k] : 1;
             j->total[n] = row->reward;
         }
     }
@@ -153,6 +168,7 @@ tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p,
     TDM_TRY(st, tdm_language_text(&j->language, s->tokens + s->prompt, tdm_sequence_completion(s), text, err), done);
     *out = (tdm_reward_sample){.prompt = p->messages, .completion = text->data, .completion_len = text->len,
                                .ids = s->tokens + s->prompt, .ids_count = tdm_sequence_completion(s), .skip = p->skip, .row = p->row};
+    tdm_job_turns_reward(j, i, out);
 done:
     return st;
 }
@@ -227,10 +243,13 @@ static void count(tdm_job *j)
     for (int64_t i = 0; i < j->sequence_count; i++) {
         const tdm_sequence *s = &j->sequences.seq[i];
         f->prompt_tokens += s->prompt;
-        f->completion_tokens += tdm_sequence_completion(s);
-        f->longest = tdm_max_i64(f->longest, tdm_sequence_completion(s));
+        const int64_t own = tdm_job_own_tokens(j, i);
+        f->completion_tokens += own;
+        f->observation_tokens += tdm_sequence_completion(s) - own;
+        f->longest = tdm_max_i64(f->longest, own);
         f->truncated += s->finish == TDM_FINISH_LENGTH;
     }
+    tdm_job_turns_count(j, f);
 }
 
 /* Items for the trainer, in the order of the sequences. */
@@ -240,13 +259,13 @@ static void make_items(tdm_job *j)
     for (int64_t i = 0; i < j->sequence_count; i++) {
         const tdm_sequence *s = &j->sequences.seq[i];
         j->item[i] = (tdm_train_item){.seq = s, .sampler = replay && !j->replay.row[0].logprob ? NULL : s->logprob, .advantage = j->advantage[i],
-                                      .lp = j->sequences.lp[i], .entropy = j->sequences.entropy[i]};
+                                      .mask = j->sequences.mask ? j->sequences.mask[i] : NULL, .lp = j->sequences.lp[i], .entropy = j->sequences.entropy[i]};
     }
 }
 
 void tdm_job_advantages(tdm_job *j, const double *reward)
 {
-    for (int64_t i = 0; i < j->sequence_count; i++) j->tokens[i] = tdm_sequence_completion(&j->sequences.seq[i]);
+    for (int64_t i = 0; i < j->sequence_count; i++) j->tokens[i] = tdm_job_own_tokens(j, i);
     if (j->r->train.advantage == TDM_ADVANTAGE_GDPO)
         tdm_advantages_gdpo(j->scores, j->weights, tdm_rewards_count(j->rewards), j->group_start, j->group_count, j->fresh_scores, j->advantage);
     else tdm_advantages(j->r->train.advantage, reward, j->tokens, j->group_start, j->group_count, j->advantage);
@@ -291,7 +310,8 @@ tdm_status tdm_job_log_rollouts(tdm_job *j, tdm_error *err)
                 .completion_len = j->completion[i].len, .prompt_ids = s->tokens, .completion_ids = s->tokens + s->prompt, .prompt_count = s->prompt,
                 .completion_count = tdm_sequence_completion(s), .logprobs = s->logprob, .reward = j->total[i],
                 .advantage = j->advantage[i], .reward_names = names, .reward_values = values, .reward_count = shown,
-                .truncated = s->finish == TDM_FINISH_LENGTH};
+                .truncated = s->finish == TDM_FINISH_LENGTH, .mask = j->sequences.mask ? j->sequences.mask[i] : NULL,
+                .turns = tdm_job_turns_record(j, i)};
             st = tdm_rollout_log_put(&log, &rec, err);
             if (st != TDM_OK) {
                 tdm_rollout_log_abort(&log);

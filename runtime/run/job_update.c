@@ -57,6 +57,7 @@ static void penalize_tokens(tdm_job *j)
         const tdm_train_item *it = &j->item[i];
         const tdm_loss_tokens tokens = {.count = tdm_sequence_completion(it->seq), .lp = it->old, .ref = it->ref, .mask = it->mask};
         tdm_loss_kl(&j->loss, &tokens, j->sequences.advantages[i]);
+        j->tokens[i] = tokens.count; /* all of the completion, those in no loss too */
         j->item[i].advantages = j->sequences.advantages[i];
     }
     tdm_advantages_by_token(t->advantage == TDM_ADVANTAGE_REINFORCE_PP_BASELINE, j->total, t->kl, j->tokens, j->group_start, j->group_count, j->sequences.advantages);

@@ -84,7 +84,7 @@ bool tdm_stops_hit(void *stops, const tdm_sequence *seq)
     tdm_stops *s = stops;
     tdm_error ignored = {0};
     /* a token is at least a byte of text, special ones aside: this many tokens hold any stop string that ends now */
-    const int64_t tail = tdm_min_i64(tdm_sequence_completion(seq), (int64_t)s->longest + 8);
+    const int64_t tail = tdm_min_i64(seq->count - seq->turn, (int64_t)s->longest + 8);
     s->tail.len = 0;
     if (tdm_tokenizer_decode(s->l->tokenizer, seq->tokens + seq->count - tail, tail, false, &s->tail, &ignored) != TDM_OK) return false;
     for (int64_t i = 0; s->strings[i]; i++)

@@ -22,7 +22,7 @@ tdm_status tdm_language_chat_ids(const tdm_language *l, const json_t *vars, tdm_
 /* A completion's text, special tokens left out. */
 tdm_status tdm_language_text(const tdm_language *l, const int32_t *ids, int64_t count, tdm_text *text, tdm_error *err);
 
-/* Stop strings, for tdm_request.stop: true when the newest token completed one. */
+/* Stop strings, for tdm_request.stop: true when the newest token completed one in the turn at hand. */
 typedef struct tdm_stops {
     const tdm_language *l;
     const char *const *strings;   /* NULL-terminated, none empty */

@@ -28,20 +28,13 @@ void tdm_report_number(tdm_writer *t, double v)
 
 static double number_or_nan(const json_t *v) { return json_is_number(v) ? json_number_value(v) : NAN; }
 
-static void put_record(tdm_writer *t, const json_t *r)
+static void put_rewards(tdm_writer *t, const json_t *rewards)
 {
     const char *name;
     json_t *v;
-    const json_t *rewards = json_object_get(r, "rewards"), *ids = json_object_get(r, "completion_ids");
     bool first = true;
-    tdm_writer_puts(t, "{");
-    put_text(t, r, "prompt");
-    tdm_writer_puts(t, ",");
-    bool cut = put_text(t, r, "completion");
-    tdm_writer_puts(t, ",\"reward\":");
-    tdm_report_number(t, number_or_nan(json_object_get(r, "reward")));
     tdm_writer_puts(t, ",\"rewards\":{");
-    json_object_foreach((json_t *)rewards, name, v)
+    json_object_foreach((json_t *)(uintptr_t)rewards, name, v)
     {
         if (!first) tdm_writer_puts(t, ",");
         first = false;
@@ -49,7 +42,39 @@ static void put_record(tdm_writer *t, const json_t *r)
         tdm_writer_puts(t, ":");
         tdm_report_number(t, number_or_nan(v));
     }
-    tdm_writer_printf(t, "},\"truncated\":%s,\"cut\":%s", json_is_true(json_object_get(r, "truncated")) ? "true" : "false", cut ? "true" : "false");
+    tdm_writer_puts(t, "}");
+}
+
+/* The completion as it went: who wrote what, and what it earned. */
+static bool put_turns(tdm_writer *t, const json_t *turns)
+{
+    bool cut = false;
+    tdm_writer_puts(t, ",\"turns\":[");
+    for (size_t i = 0; i < json_array_size(turns); i++) {
+        const json_t *turn = json_array_get(turns, i);
+        tdm_writer_puts(t, i ? ",{" : "{");
+        cut = put_text(t, turn, "role") || cut;
+        tdm_writer_puts(t, ",");
+        cut = put_text(t, turn, "content") || cut;
+        put_rewards(t, json_object_get(turn, "rewards"));
+        tdm_writer_puts(t, "}");
+    }
+    tdm_writer_puts(t, "]");
+    return cut;
+}
+
+static void put_record(tdm_writer *t, const json_t *r)
+{
+    const json_t *ids = json_object_get(r, "completion_ids"), *turns = json_object_get(r, "turns");
+    tdm_writer_puts(t, "{");
+    put_text(t, r, "prompt");
+    tdm_writer_puts(t, ",");
+    bool cut = put_text(t, r, "completion");
+    tdm_writer_puts(t, ",\"reward\":");
+    tdm_report_number(t, number_or_nan(json_object_get(r, "reward")));
+    put_rewards(t, json_object_get(r, "rewards"));
+    if (json_is_array(turns)) cut = put_turns(t, turns) || cut;
+    tdm_writer_printf(t, ",\"truncated\":%s,\"cut\":%s", json_is_true(json_object_get(r, "truncated")) ? "true" : "false", cut ? "true" : "false");
     if (json_is_array(ids)) tdm_writer_printf(t, ",\"tokens\":%zu", json_array_size(ids));
     tdm_writer_puts(t, "}");
 }
@@ -63,7 +88,7 @@ static void put_records(tdm_writer *t, const char *text, size_t bytes)
         const char *nl = memchr(text + at, '\n', bytes - at);
         size_t len = nl ? (size_t)(nl - text) - at : bytes - at;
         bool wanted = lines <= MAX_SAMPLES || line * MAX_SAMPLES / lines != (line - 1) * MAX_SAMPLES / lines || line == 0;
-        json_t *r = wanted ? json_loadb(text + at, len, 0, NULL) : NULL;
+        json_t *r = wanted ? json_loadb(text + at, len, JSON_ALLOW_NUL, NULL) : NULL;
         at += len + 1;
         if (json_is_object(r)) {
             if (shown++) tdm_writer_puts(t, ",");

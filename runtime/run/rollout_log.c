@@ -70,6 +70,17 @@ tdm_status tdm_rollout_log_put(tdm_rollout_log *log, const tdm_rollout_record *r
         }
         tdm_writer_puts(t, "]");
     }
+    if (r->mask) {
+        tdm_writer_puts(t, ",\"mask\":[");
+        for (int64_t i = 0; i < r->completion_count; i++) tdm_writer_puts(t, i ? r->mask[i] ? ",1" : ",0" : r->mask[i] ? "1" : "0");
+        tdm_writer_puts(t, "]");
+    }
+    if (r->turns) {
+        char *turns = json_dumps(r->turns, JSON_COMPACT);
+        if (!turns) return TDM_FAIL(err, TDM_ERR_OTHER, log->path, "free host memory", "out of memory for the turns of a completion");
+        tdm_writer_printf(t, ",\"turns\":%s", turns);
+        free(turns);
+    }
     tdm_writer_puts(t, "}\n");
     tdm_status st = tdm_writer_check(t, log->path, err);
     return st != TDM_OK ? st : tdm_file_put(&log->file, t->data, t->len, err);

@@ -30,6 +30,7 @@ static size_t lay(tdm_sequences *s, const tdm_sequences_spec *spec, char *base)
         if (tables[t].wanted) *tables[t].rows = take(&c, n * sizeof(float *));
     for (size_t t = 0; t < TDM_COUNT(masks); t++)
         if (masks[t].wanted) *masks[t].rows = take(&c, n * sizeof(uint8_t *));
+    if (spec->mask) s->mask = take(&c, n * sizeof *s->mask);
     for (size_t i = 0; i < n; i++) {
         tdm_sequence q = {.tokens = take(&c, (size_t)(spec->prompt + spec->completion) * sizeof(int32_t)),
                           .logprob = take(&c, completion * sizeof(float)),
@@ -43,6 +44,8 @@ static size_t lay(tdm_sequences *s, const tdm_sequences_spec *spec, char *base)
             uint8_t *row = masks[t].wanted ? take(&c, completion) : NULL;
             if (base && row) (*masks[t].rows)[i] = row;
         }
+        uint8_t *mask = spec->mask ? take(&c, completion) : NULL;
+        if (base && mask) s->mask[i] = mask;
     }
     return c.at;
 }
@@ -74,7 +77,7 @@ void tdm_sequences_close(tdm_sequences *s)
 void tdm_sequence_start(tdm_sequence *s, const int32_t *prompt, int64_t count, int64_t completion)
 {
     memcpy(s->tokens, prompt, (size_t)count * sizeof *prompt);
-    s->prompt = s->count = count;
+    s->prompt = s->count = s->turn = count;
     s->room = count + completion;
     s->finish = TDM_FINISH_NONE;
 }

@@ -8,6 +8,7 @@ typedef struct tdm_sequences {
     tdm_sequence *seq;     /* [count] */
     float **old, **ref, **lp, **entropy, **advantages, **value, **returns; /* [count] -> [completion]; NULL tables when not asked for */
     uint8_t **keep, **policy; /* the same */
+    uint8_t **mask;        /* [count] -> [completion], 1: sampled, 0: observed; NULL when not asked for */
     int64_t count;
     void *memory;
 } tdm_sequences;
@@ -19,6 +20,7 @@ typedef struct tdm_sequences_spec {
     bool train;            /* old, ref, lp, entropy */
     bool advantages, keep, policy; /* the tables of these names */
     bool critic;           /* value, returns */
+    bool mask;
 } tdm_sequences_spec;
 
 size_t tdm_sequences_bytes(const tdm_sequences_spec *spec);

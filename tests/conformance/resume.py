@@ -18,12 +18,24 @@ import subprocess
 import time
 
 from harness import (MODELS, Report, arguments, expect, metrics_of, newest_checkpoint, read_json, run_ok, scratch, without_timing, write_jsonl,
-                     write_recipe)
+                     write_recipe, write_text)
 
 STEPS = 6
 
 
+# Draws by its seed, and remembers what it was told.
+ENVIRONMENT = """import random
+class Game:
+    def reset(self, answer, seed):
+        self.random, self.told = random.Random(seed), len(answer)
+    def step(self, completion):
+        self.told += len(completion)
+        return "%d %d" % (self.told, self.random.randrange(100)), self.random.random() + self.told % 3, self.random.random() < 0.2
+"""
+
+
 def recipe(tmp, name, model, algorithm, numerics, optimizer):
+    turns, algorithm = algorithm == "turns", algorithm.replace("turns", "grpo")
     sections = {
         "model": {"path": os.path.join(MODELS, model), "weights": "fp8_block"}, "adapter": {"rank": 4 if optimizer == "adamw" else 43, "alpha": 8},
         "data": {"train": os.path.join(tmp, algorithm + ".jsonl"), "shuffle": True},
@@ -35,6 +47,10 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
         sections["rollout"] = {"prompts_per_step": 3, "generations": 4, "max_new_tokens": 24}
         sections["reward"] = [{"type": "regex", "pattern": "[aeiou]", "weight": 1.0}, {"type": "length", "max": 24, "buffer": 20}]
         sections["train"].update(loss="dapo", kl=0.01, epochs_per_rollout=2, minibatches=2)
+        if turns:
+            sections["environment"] = {"python": os.path.join(tmp, "game.py:Game"), "max_turns": 3, "max_observation_tokens": 8, "workers": 2}
+            sections["rollout"].update(max_new_tokens=60, stop=["a", "e", "i"])
+            sections["reward"].append({"type": "environment"})
         if numerics == "exact":
             sections["train"].update(use_adaptive_entropy=True, entropy_target=5.4)
             sections["data"]["eval"] = sections["data"]["train"]
@@ -117,6 +133,7 @@ def survives_kills(args, model, algorithm, numerics, optimizer, kills):
         for name in ("dpo", "reward"):
             write_jsonl(os.path.join(tmp, name + ".jsonl"), [{"prompt": q["question"], "chosen": " " + q["answer"], "rejected": " none"} for q in questions])
         write_jsonl(os.path.join(tmp, "kto.jsonl"), [{"prompt": q["question"], "completion": " " + q["answer"], "label": len(q["answer"]) > 1} for q in questions])
+        write_text(os.path.join(tmp, "game.py"), ENVIRONMENT)
         clean = recipe(tmp, "clean", model, algorithm, numerics, optimizer)
         seconds = run_ok([args.grpo_train, clean, "--quiet"], timeout=300).seconds
         again = recipe(tmp, "again", model, algorithm, numerics, optimizer)
@@ -213,7 +230,8 @@ def main():
     for model, algorithm, numerics, optimizer in (("llama3", "grpo", "exact", "adamw"), ("qwen2", "grpo", "fast", "adamw"), ("qwen3", "sft", "exact", "adamw"),
                                                   ("llama3", "dpo", "exact", "adamw"), ("qwen2", "kto", "fast", "adamw"),
                                                   ("qwen3", "grpo", "exact", "adamw_8bit"), ("llama3", "ppo", "exact", "adamw"),
-                                                  ("qwen3", "ppo", "fast", "adamw_8bit"), ("qwen2", "reward", "fast", "adamw"), ("qwen3", "distill", "exact", "adamw"), ("llama3", "distill", "fast", "adamw")):
+                                                  ("qwen3", "ppo", "fast", "adamw_8bit"), ("qwen2", "reward", "fast", "adamw"), ("qwen3", "distill", "exact", "adamw"), ("llama3", "distill", "fast", "adamw"),
+                                                  ("llama3", "turns", "exact", "adamw"), ("qwen2", "turns", "fast", "adamw")):
         name = f"{model}/{algorithm}/{numerics}/{optimizer}"
         if args.only in name:
             report.run(name, survives_kills, args, model, algorithm, numerics, optimizer, args.kills)

@@ -21,6 +21,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             if (row->prompt < 1 || row->count <= row->prompt || isinf(row->reward) || !row->logprob != !r.row[0].logprob) abort();
             for (int64_t t = 0; t < row->count; t++)
                 if (row->tokens[t] < 0 || row->tokens[t] >= VOCAB) abort();
+            for (int64_t t = 0; row->mask && t < row->count - row->prompt; t++)
+                if (row->mask[t] > 1) abort();
             for (int64_t t = 0; row->logprob && t < row->count - row->prompt; t++)
                 if (!isfinite(row->logprob[t])) abort();
         }

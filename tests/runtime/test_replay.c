@@ -42,7 +42,26 @@ static void groups_and_numbers_arrive(void **state)
     tdm_replay_close(&r);
 }
 
+#define MASKED(mask) "{\"prompt_ids\":[1],\"completion_ids\":[2,3],\"mask\":" mask ",\"reward\":0,\"group\":0}\n"
+
+static void masks_arrive_where_they_are(void **state)
+{
+    (void)state;
+    tdm_replay r;
+    tdm_error err;
+    assert_int_equal(read_text(&r, MASKED("[0,1]") MASKED("null"), &err), TDM_OK);
+    assert_true(r.masked && !r.row[0].mask[0] && r.row[0].mask[1] && !r.row[1].mask);
+    tdm_replay_close(&r);
+    assert_int_equal(read_text(&r, MASKED("null"), &err), TDM_OK);
+    assert_false(r.masked);
+    tdm_replay_close(&r);
+}
+
 static const struct { const char *text, *what; } broken[] = {
+    {MASKED("[1]"), "\"mask\" has 1 numbers, the completion 2 ids"},
+    {MASKED("[1,2]"), "mask[1] is neither 0 nor 1"},
+    {MASKED("[true,1]"), "mask[0] is neither 0 nor 1"},
+    {MASKED("[0,0]"), "\"mask\" leaves nothing to learn from"},
     {ROW("[2]", "[-1e73]", "0"), "logprobs[0] is no log-probability"}, /* became minus infinity as a float, and the run's loss with it */
     {ROW("[2]", "[0.5]", "0"), "logprobs[0] is no log-probability"},
     {ROW("[2]", "[]", "0"), "\"logprobs\" has 0 numbers, the completion 1 ids"},
@@ -66,6 +85,6 @@ static void what_is_wrong_is_named(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(groups_and_numbers_arrive), cmocka_unit_test(what_is_wrong_is_named)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(groups_and_numbers_arrive), cmocka_unit_test(masks_arrive_where_they_are), cmocka_unit_test(what_is_wrong_is_named)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -138,6 +138,37 @@ static void hostile_completions_stay_text(void **state)
     test_scratch_free(dir);
 }
 
+/* Of several turns each is there with its writer and its rewards, a 0 byte and markup in it or not. */
+static void turns_stand_one_by_one(void **state)
+{
+    (void)state;
+    static const char text[] = "<calc>1</calc>\0</script>";
+    char *dir = test_scratch_new(), *html;
+    tdm_error err = {0};
+    tdm_rollout_log log;
+    json_t *turns = json_pack("[{s:s,s:s%,s:i,s:{s:f}},{s:s,s:s,s:i}]", "role", "assistant", "content", text, sizeof text - 1, "tokens", 2, "rewards", "tidy", 0.5,
+                              "role", "tool", "content", "1", "tokens", 1);
+    const uint8_t mask[] = {1, 1, 0};
+    const int32_t ids[] = {5, 6, 7};
+    const tdm_rollout_record r = {.prompt = "p", .prompt_len = 1, .completion = "c", .completion_len = 1, .reward = 1, .prompt_ids = ids, .prompt_count = 1,
+                                  .completion_ids = ids, .completion_count = 3, .mask = mask, .turns = turns};
+    put_steps(dir, 1);
+    assert_int_equal(tdm_rollout_log_open(&log, dir, 10, &err), TDM_OK);
+    assert_int_equal(tdm_rollout_log_put(&log, &r, &err), TDM_OK);
+    assert_int_equal(tdm_rollout_log_close(&log, &err), TDM_OK);
+    json_decref(turns);
+    json_t *o = write_and_read(dir, &html);
+    const json_t *shown = json_object_get(json_array_get(json_object_get(json_array_get(json_object_get(o, "rollouts"), 0), "samples"), 0), "turns");
+    assert_int_equal(json_array_size(shown), 2);
+    assert_string_equal(json_string_value(json_object_get(json_array_get(shown, 0), "role")), "assistant");
+    assert_memory_equal(json_string_value(json_object_get(json_array_get(shown, 0), "content")), text, strlen(text));
+    assert_true(json_number_value(json_object_get(json_object_get(json_array_get(shown, 0), "rewards"), "tidy")) == 0.5);
+    assert_string_equal(json_string_value(json_object_get(json_array_get(shown, 1), "role")), "tool");
+    json_decref(o);
+    free(html);
+    test_scratch_free(dir);
+}
+
 static void many_steps_are_grouped_and_a_spike_is_still_seen(void **state)
 {
     (void)state;
@@ -321,6 +352,7 @@ int main(void)
         cmocka_unit_test(the_page_loads_nothing),
         cmocka_unit_test(hostile_completions_stay_text),
         cmocka_unit_test(many_steps_are_grouped_and_a_spike_is_still_seen),
+        cmocka_unit_test(turns_stand_one_by_one),
         cmocka_unit_test(of_many_rollouts_the_first_and_the_last_are_shown),
         cmocka_unit_test(the_others_stand_beside_the_first),
         cmocka_unit_test(runs_of_one_name_are_called_by_their_folders),

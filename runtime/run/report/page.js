@@ -73,6 +73,10 @@ const specs = [
   { title: 'Learning rate', series: [['lr', 'lr']], zero: true, step: true },
   { title: 'Clip fraction', series: [['clip_fraction', 'clipped']], fmt: percent, zero: true },
   { title: 'Completion length', unit: 'tokens', series: [['completion_tokens_mean', 'mean'], ['completion_tokens_max', 'longest']], zero: true },
+  { title: 'Turns of a completion', series: [['turns_mean', 'mean'], ['turns_max', 'most']], zero: true },
+  { title: 'Observed', unit: 'tokens of a step', series: [['observation_tokens', 'tokens']], zero: true },
+  { title: 'Environment', unit: 'with a call to answer, in a step', fmt: duration, series: [['environment_s', 'time']], zero: true },
+  { title: 'Environment errors', series: [['environment_errors', 'samples of a step']], zero: true },
   { title: 'Truncated completions', series: [['truncated_fraction', 'truncated']], fmt: percent, zero: true },
   { title: 'Trainer against sampler', unit: '|Δ log-probability|', series: [['mismatch_mean', 'mean'], ['mismatch_max', 'largest']], zero: true },
   { title: 'Importance weights', unit: 'trainer to sampler', series: [['importance_mean', 'mean'], ['importance_min', 'least'], ['importance_max', 'greatest']] },
@@ -390,8 +394,20 @@ function sampleCard(s) {
   if (parts.length > 1) for (const [k, v] of parts) chips.append(chip(`${k} ${v === null ? 'none' : plain(v)}`));
   if (isNum(s.tokens)) chips.append(chip(`${s.tokens} tokens`));
   if (s.truncated) chips.append(chip('truncated', 0));
-  card.append(chips, el('div', 'what', 'Prompt'), el('p', 'text prompt', s.prompt), el('div', 'what', 'Completion'), el('p', 'text completion', s.completion + (s.cut ? ' …' : '')));
+  card.append(chips, el('div', 'what', 'Prompt'), el('p', 'text prompt', s.prompt));
+  if (s.turns) card.append(...turnsOf(s));
+  else card.append(el('div', 'what', 'Completion'), el('p', 'text completion', s.completion + (s.cut ? ' …' : '')));
   return card;
+}
+
+/* Who wrote what, and what a turn earned. */
+function turnsOf(s) {
+  let model = 0;
+  return s.turns.flatMap(t => {
+    const own = t.role === 'assistant', what = el('div', 'what', own ? `Turn ${++model}` : t.role === 'tool' ? 'Observed' : `Observed, as ${t.role}`);
+    for (const [k, v] of Object.entries(t.rewards)) what.append(' ', chip(`${k} ${plain(v)}`, v));
+    return [what, el('p', 'text' + (own ? '' : ' prompt observed'), t.content)];
+  });
 }
 
 function sampleColumn(start) {
