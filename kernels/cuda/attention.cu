@@ -7,7 +7,8 @@
 // alone, and two kernels may share the work as they like:
 //   rows    a block takes 16 rows a warp (tokens x heads of a KV head) through all their keys, merging as it goes: prefill, training
 //   parts   a block takes up to 16 rows (the heads of a KV head) through one part; the warps share the tile's keys, then its columns.
-//           Parts lie in the workspace until a second kernel merges them: decode
+//           Parts lie in the workspace until a second kernel merges them: decode. A part that neighbouring sequences have in the same
+//           pages, being their group's prompt, is read once for as many of them as make 16 rows
 #include <math_constants.h>
 
 #include "kernels/cuda/attention.cuh"
@@ -29,6 +30,7 @@ struct attention_args {
     // parts
     float *part_o, *part_ml; // [slots, width], [slots, 2]
     int first, parts, rows, tiles, kv_heads, width; // first sequence; parts of a tile of rows; rows a tile, tiles a KV head; slot's width
+    int share; // sequences that a block may take together
 };
 
 // ---- One row's arithmetic -----------------------------------------------------------------------------------------------------------
@@ -255,6 +257,30 @@ TDM_DEVICE int64_t part_slot(const attention_args &a, int b, int g, int tile, in
     return ((((int64_t)b * a.kv_heads + g) * a.tiles + tile) * a.parts + part) * a.rows;
 }
 
+// Sequences x and y decode a token each, and part `part` stands whole in front of it, in the same pages: a group's prompt.
+TDM_DEVICE bool part_is_shared(const attention_args &a, int x, int y, int part)
+{
+    const int lane = (int)threadIdx.x & 31;
+    const auto whole = [&](int b) {
+        const int start = a.batch.q_start[b];
+        return a.batch.q_start[b + 1] == start + 1 && a.batch.position[start] >= (part + 1) * PART;
+    };
+    if (!whole(x) || !whole(y)) return false;
+    const int32_t *pages = a.batch.pages + part * PART_TILES + lane;
+    const bool same = lane >= PART_TILES || pages[x * a.batch.pages_stride] == pages[y * a.batch.pages_stride];
+    return __all_sync(0xffffffffu, same);
+}
+// How many sequences from b on this block takes through a part, so that its keys and values are read once for all; 0: one before b has it.
+TDM_DEVICE int part_sequences(const attention_args &a, int b, int part)
+{
+    const int most = a.share, end = a.first + (int)gridDim.z;
+    if (most < 2) return 1;
+    if (b > a.first && b % most != 0 && part_is_shared(a, b - 1, b, part)) return 0;
+    int n = 1;
+    while (b + n < end && (b + n) % most != 0 && part_is_shared(a, b + n - 1, b + n, part)) n++;
+    return n;
+}
+
 template <int DHP, bool FP8, int STAGES> struct parts_shape {
     static constexpr int SCORE_ROW = ATTN_TILE + 8, SCORES = 16 * SCORE_ROW * 4;
     typedef kv_walk<DHP, FP8, STAGES, PART_THREADS> walk;
@@ -271,14 +297,16 @@ template <int DHP, bool FP8, int STAGES> __global__ void __launch_bounds__(PART_
     tdm_wait_for_previous();
     const part_rows rows = part_rows_of(a, b, tile_of_rows);
     if (part >= rows.parts) return;
+    const int sequences = part_sequences(a, b, part), all = sequences * rows.rows; // rows of several sequences are a token's each
+    if (sequences == 0) return;
     const int lane = (int)threadIdx.x & 31, warp = (int)threadIdx.x / 32;
     int p[2];
     const uint16_t *q[2];
 #pragma unroll
     for (int r = 0; r < 2; r++) {
         const int i = lane / 4 + r * 8, row = rows.row0 + i, token = rows.start + row / a.group;
-        p[r] = i < rows.rows ? a.batch.position[token] : -1;
-        q[r] = i < rows.rows ? a.q + token * a.q_stride + (int64_t)(g * a.group + row % a.group) * a.kv.head_dim : NULL;
+        p[r] = i < all ? a.batch.position[token] : -1;
+        q[r] = i < all ? a.q + token * a.q_stride + (int64_t)(g * a.group + row % a.group) * a.kv.head_dim : NULL;
     }
     row_pieces<DHP> query;
     query.open(q[0], q[1], a.kv.head_dim);
@@ -322,7 +350,7 @@ template <int DHP, bool FP8, int STAGES> __global__ void __launch_bounds__(PART_
     for (int r = 0; r < 2; r++) {
         const int i = lane / 4 + r * 8, row = rows.row0 + i, column = warp * (DHP / 4) + (lane & 3) * 2;
         const float L = lanes_sum(l[r]);
-        if (i >= rows.rows) continue;
+        if (i >= all) continue;
         if (rows.parts == 1) { // nothing to merge
             const int head = g * a.group + row % a.group;
             const int64_t t = rows.start + row / a.group;
@@ -334,7 +362,8 @@ template <int DHP, bool FP8, int STAGES> __global__ void __launch_bounds__(PART_
                     *(uint32_t *)(out + column + n * 8) = pack_bf16(o[n][2 * r] * factor, o[n][2 * r + 1] * factor);
             if (a.lse && warp == 0 && (lane & 3) == 0) a.lse[t * a.lse_stride + head] = lse_of(m[r], L);
         } else {
-            const int64_t slot = part_slot(a, (int)blockIdx.z, g, tile_of_rows, part) + i;
+            const int sequence = (int)blockIdx.z + (sequences > 1 ? i / a.rows : 0);
+            const int64_t slot = part_slot(a, sequence, g, tile_of_rows, part) + (sequences > 1 ? i % a.rows : i);
 #pragma unroll
             for (int n = 0; n < N; n++)
                 if (column + n * 8 < a.kv.head_dim) *(float2 *)(a.part_o + slot * a.width + column + n * 8) = make_float2(o[n][2 * r], o[n][2 * r + 1]);
@@ -458,6 +487,7 @@ static tdm_status parts_launch(tdm_stream *s, const tdm_attention *a, attention_
     args.tiles = (int)tdm_ceil_div(rows, args.rows);
     args.kv_heads = (int)a->kv->kv_heads;
     args.width = args.kv.head_dim;
+    args.share = batch->q_most == 1 && args.window == 0 && args.tiles == 1 ? 16 / args.rows : 1;
     args.parts = (int)tdm_ceil_div(batch->kv_most, PART);
     if (args.window > 0) args.parts = (int)tdm_min_i64(args.parts, ((int64_t)args.window + batch->q_most - 2) / PART + 2);
     const int64_t slots = (int64_t)args.kv_heads * args.tiles * args.parts * args.rows; // of one sequence

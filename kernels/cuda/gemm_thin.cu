@@ -1,220 +1,308 @@
 // y = X W^T of few rows: decode. Bound by reading the weights, so everything here serves to have reads under way: they begin before
-// the kernel in front has ended, and go on while a panel is being finished.
+// the kernel in front has ended, and go on while a unit is being finished.
 //
-// A cluster of blocks takes a panel of columns and up to 64 rows at a time; each of its blocks runs one slice of K (gemm_tile.cuh) and
-// leaves the sums in its shared memory, in the order the instruction has them. Then every block adds the slices' sums of a share of the
-// panel, in order, and finishes it.
+// A block has eight warps and a multiprocessor for itself. A warp runs one slice of K (gemm_tile.cuh) for 16 MT columns and up to 64 rows,
+// with a pipeline of its own. A unit is the columns by the rows: at its end the slices' sums are left in shared memory, in the order the
+// instruction has them; every warp adds those of a share of the fragments (16 columns by 8 rows), in order, and finishes it.
 //
-// The first clusters make the adapters' h = bf16(x A^T) alike and count themselves ready; the others do their main product first and
-// wait for h only to finish. Blocks wait for blocks of lower index alone, which the card places first, so they cannot wait forever.
+// The adapters' h = bf16(x A^T) is made alike, by the blocks that have the fewest units and before those; all wait for h only to finish
+// a unit. There are no more blocks than multiprocessors, so that none waits for one that has no room.
 #include <atomic>
 
 #include "kernels/cuda/gemm_thin.cuh"
 #include "kernels/cuda/gemm_tile.cuh"
 #include "kernels/cuda/launch.cuh"
 
-enum { THREADS = 256, WARPS = THREADS / 32, SHARED_MOST = 112 * 1024 }; // two blocks a multiprocessor
-
-// PLANE: a block's sums of a panel. What it leaves of SHARED_MOST is the pipeline's.
-template <bool XC, bool WC, bool BLOCK, int BN, int BT, int WARPS_N>
-struct shape : config<XC, WC, BLOCK, BN, BT, WARPS_N, WARPS / WARPS_N, SHARED_MOST - BN * BT * 4> {
-    typedef config<XC, WC, BLOCK, BN, BT, WARPS_N, WARPS / WARPS_N, SHARED_MOST - BN * BT * 4> base;
-    static constexpr int PLANE = BN * BT * 4, BYTES = base::STAGES * base::STAGE + PLANE, FRAGMENTS = BN / 16 * BT / 8;
-    static_assert(base::THREADS == THREADS && BYTES <= SHARED_MOST, "a block of its size");
-};
-
-// ---- Clusters ----------------------------------------------------------------------------------------------------------------
-
-#if __CUDA_ARCH__ >= 900
-TDM_DEVICE int cluster_blocks() { uint32_t n; asm volatile("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(n)); return (int)n; }
-TDM_DEVICE int cluster_rank() { uint32_t r; asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(r)); return (int)r; }
-// What was written before arriving is seen after waiting, by all of the cluster.
-TDM_DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-TDM_DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-TDM_DEVICE float4 load_from(uint32_t address, int rank) // address in shared memory, of block `rank`
-{
-    uint32_t there;
-    float4 v;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-    asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(there) : "memory");
-    return v;
-}
-#else // never launched there
-TDM_DEVICE int cluster_blocks() { return 1; }
-TDM_DEVICE int cluster_rank() { return 0; }
-TDM_DEVICE void cluster_arrive() {}
-TDM_DEVICE void cluster_wait() {}
-TDM_DEVICE float4 load_from(uint32_t, int) { return make_float4(0, 0, 0, 0); }
+enum { WARPS = TDM_GEMM_SLICES_MOST, THREADS = WARPS * 32 };
+// Shared memory of a block: of server cards, and from sm_120 on of consumers'.
+enum { SHARED_SERVER = 227 * 1024, SHARED_CONSUMER = 99 * 1024 };
+#if __CUDA_ARCH__ >= 1200
+enum { SHARED = SHARED_CONSUMER };
+#else
+enum { SHARED = SHARED_SERVER };
 #endif
 
-// ---- A block's sums ----------------------------------------------------------------------------------------------------------
-
-// The tiles of K this block runs.
-struct slice_of {
-    int begin, count;
+// MT: 16 columns of a unit; NT: 8 rows. Bytes: of a chunk of W and of x for a warp; of a stage of all; of the sums that are left.
+template <bool XC_, bool WC_, bool BLOCK_, int MT_, int NT_> struct shape {
+    static constexpr bool XC = XC_, WC = WC_, BLOCK = BLOCK_;
+    static constexpr int MT = MT_, NT = NT_, BN = MT * 16, BT = NT * 8;
+    static constexpr int W_BYTES = BN * CHUNK * (WC ? 1 : 2), X_BYTES = BT * CHUNK * (XC ? 1 : 2), STAGE = W_BYTES + X_BYTES;
+    static constexpr int PLANE = WARPS * BN * BT * 4, SHARE = (MT * NT + WARPS - 1) / WARPS; // fragments that a warp finishes
+    // Stages that fit beside the sums; below 2 the shape is of no use.
+    __host__ __device__ static constexpr int stages(int shared)
+    {
+        return (shared - PLANE) / (WARPS * STAGE) < 8 ? (shared - PLANE) / (WARPS * STAGE) : 8;
+    }
 };
-TDM_DEVICE slice_of my_slice(const tdm_thin &g)
+
+#if __CUDA_ARCH__ >= 900
+// ---- A warp's sums -----------------------------------------------------------------------------------------------------------
+
+// 16 bytes, and of weights the line they stand in on its way to the second-level cache: the next chunk has the rest.
+template <bool LINE> TDM_DEVICE void copy_16(char *to, const char *from)
 {
-    const int begin = cluster_rank() * g.slice_tiles;
-    return {begin, max(0, min(g.slice_tiles, g.tiles - begin))};
+    if constexpr (LINE) asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(tdm_smem(to)), "l"(from) : "memory");
+    else asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(tdm_smem(to)), "l"(from) : "memory");
+}
+
+// What a lane loads of rows: 16 bytes of a chunk's every EACH-th. Rows past the last read the last one again, as what they give is
+// never stored.
+template <bool CODES> struct lane_rows {
+    static constexpr int BYTES = CODES ? 1 : 2, PER = 16 / BYTES, UNITS = CHUNK / PER, EACH = 32 / UNITS;
+    const char *at; // where the first begins
+    uint32_t pitch; // bytes
+    int last;       // counted from the first; may be below 0
+
+    __device__ __forceinline__ void open(const void *data, int64_t stride, int64_t first, int64_t all)
+    {
+        const int64_t row = first + (int)threadIdx.x % 32 / UNITS;
+        pitch = (uint32_t)(stride * BYTES);
+        at = (const char *)data + row * pitch;
+        last = (int)(min(all - row, (int64_t)1 << 20)) - 1;
+    }
+    // ROWS rows from k0 on, zeros past the depth.
+    template <int ROWS, bool LINE> __device__ __forceinline__ void load(char *tile, bool vector, int k0, int depth) const
+    {
+        const int lane = (int)threadIdx.x % 32, unit = lane % UNITS, k = k0 + unit * PER;
+        char *to = tile + place<CODES, ROWS>(0, lane / UNITS, unit); // EACH is even: so are all rows of a lane
+        if (vector && k0 + CHUNK <= depth) {
+#pragma unroll
+            for (int base = 0; base < ROWS; base += EACH)
+                copy_16<LINE>(to + base * CHUNK * BYTES, at + (int64_t)min(base, last) * pitch + k * BYTES);
+        } else {
+            const int valid = max(0, min(depth - k, PER));
+#pragma unroll 1
+            for (int base = 0; base < ROWS; base += EACH)
+                *(uint4 *)(to + base * CHUNK * BYTES) = tdm_load16<BYTES>(at + (int64_t)min(base, last) * pitch + k * BYTES, valid, false);
+        }
+    }
+};
+
+// Four codes as two pairs of halves, without masks in between.
+TDM_DEVICE void widen(uint32_t &low, uint32_t &high, uint32_t codes)
+{
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h;}" : "=r"(low), "=r"(high) : "r"(codes));
+}
+// tile.cuh's operands, with that.
+template <bool CODES, bool F16> TDM_DEVICE void thin_operands(uint32_t (&out)[4], const raw<CODES> &r, int half)
+{
+    if constexpr (CODES && F16) {
+        widen(out[0], out[1], half ? r.v[0].z : r.v[0].x);
+        widen(out[2], out[3], half ? r.v[0].w : r.v[0].y);
+    } else {
+        operands<CODES, F16>(out, r, half);
+    }
+}
+
+// acc += the product over one chunk. An instruction waits for the one before it on the same sums, so some groups of 8 rows take turns.
+template <class S> TDM_DEVICE void multiply_chunk(float (&acc)[S::MT][S::NT][4], const char *x, const char *w)
+{
+    constexpr bool F16 = S::XC && S::WC;
+    constexpr int MOST = S::MT > 2 ? 2 : 4, TURNS = S::NT < MOST ? S::NT : MOST;
+    const int g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+    uint32_t a[S::MT][2][2][4]; // [16 weights][rows g, g + 8][half]
+#pragma unroll
+    for (int m = 0; m < S::MT; m++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            raw<S::WC> r;
+            read_row<S::WC, S::BN>(r, w, 0, m * 16 + i * 8 + g, c);
+#pragma unroll
+            for (int half = 0; half < 2; half++) thin_operands<S::WC, F16>(a[m][i][half], r, half);
+        }
+#pragma unroll
+    for (int first = 0; first < S::NT; first += TURNS) {
+        raw<S::XC> r[TURNS];
+#pragma unroll
+        for (int n = 0; n < TURNS; n++) read_row<S::XC, S::BT>(r[n], x, 0, (first + n) * 8 + g, c);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            uint32_t b[TURNS][4];
+#pragma unroll
+            for (int n = 0; n < TURNS; n++) thin_operands<S::XC, F16>(b[n], r[n], half);
+#pragma unroll
+            for (int s = 0; s < 2; s++)
+#pragma unroll
+                for (int n = 0; n < TURNS; n++)
+#pragma unroll
+                    for (int m = 0; m < S::MT; m++) {
+                        const uint32_t(&top)[4] = a[m][0][half], (&bottom)[4] = a[m][1][half];
+                        const uint32_t of_step[4] = {top[2 * s], bottom[2 * s], top[2 * s + 1], bottom[2 * s + 1]};
+                        tdm_mma<F16>(acc[m][first + n], of_step, b[n][2 * s], b[n][2 * s + 1]);
+                    }
+        }
+    }
 }
 
 template <class S> TDM_DEVICE void leave_sums(float4 *plane, const float (&v)[S::MT][S::NT][4])
 {
-    float4 *at = plane + (threadIdx.x / 32 * S::MT * S::NT) * 32 + threadIdx.x % 32;
+    float4 *at = plane + (int)threadIdx.x / 32 * S::MT * S::NT * 32 + (int)threadIdx.x % 32;
 #pragma unroll
     for (int m = 0; m < S::MT; m++)
 #pragma unroll
         for (int n = 0; n < S::NT; n++) at[(m * S::NT + n) * 32] = make_float4(v[m][n][0], v[m][n][1], v[m][n][2], v[m][n][3]);
 }
-// A fragment of 16 columns by 8 rows: where it stands in its panel.
-template <class S> TDM_DEVICE int fragment_col(int f)
+// Of fragment m * NT + n: the slices' sums, added in order.
+template <class S> TDM_DEVICE float4 sum_slices(const float4 *plane, int fragment, int slices)
 {
-    return f / (S::MT * S::NT) % S::WARPS_N * S::MT * 16 + f / S::NT % S::MT * 16;
-}
-template <class S> TDM_DEVICE int fragment_row(int f) { return f / (S::MT * S::NT) / S::WARPS_N * S::NT * 8 + f % S::NT * 8; }
-TDM_DEVICE float4 sum_slices(const float4 *plane, int f, int slices)
-{
-    const uint32_t at = tdm_smem(plane + f * 32 + threadIdx.x % 32);
-    float4 sum = make_float4(NOTHING, NOTHING, NOTHING, NOTHING);
-#pragma unroll 1
-    for (int first = 0; first < slices; first += 4) {
-        float4 part[4];
+    const float4 *at = plane + fragment * 32 + (int)threadIdx.x % 32;
+    float4 sum = make_float4(NOTHING, NOTHING, NOTHING, NOTHING), part[WARPS];
 #pragma unroll
-        for (int z = 0; z < 4; z++)
-            if (first + z < slices) part[z] = load_from(at, first + z);
+    for (int z = 0; z < WARPS; z++)
+        if (z < slices) part[z] = at[z * S::MT * S::NT * 32];
 #pragma unroll
-        for (int z = 0; z < 4; z++)
-            if (first + z < slices) {
-                sum.x = __fadd_rn(sum.x, part[z].x);
-                sum.y = __fadd_rn(sum.y, part[z].y);
-                sum.z = __fadd_rn(sum.z, part[z].z);
-                sum.w = __fadd_rn(sum.w, part[z].w);
-            }
-    }
+    for (int z = 0; z < WARPS; z++)
+        if (z < slices) {
+            sum.x = __fadd_rn(sum.x, part[z].x);
+            sum.y = __fadd_rn(sum.y, part[z].y);
+            sum.z = __fadd_rn(sum.z, part[z].z);
+            sum.w = __fadd_rn(sum.w, part[z].w);
+        }
     return sum;
 }
 
-// Runs this block's slice of units first, first + stride, ...: the pipeline does not stop in between. The job says what is multiplied
-// (load_w, which may run before the previous kernel has ended, and load_x) and what becomes of a fragment (prepare before its sum is
-// there, finish after).
+// Chunks of a warp's slice, unit after unit: what is loaded next, and where.
+struct cursor {
+    int unit, chunk, stage;
+};
+
+// Runs units first, first + stride, ...: the pipeline does not stop in between. The job says what is multiplied (seek_w and load_w,
+// which may run before the previous kernel has ended, seek_x and load_x) and what becomes of fragments first, first + WARPS ..:
+// prepare before their sums are there, finish after.
 template <class S, class J> TDM_DEVICE void run_units(J &job, const tdm_thin &g, char *shared, int first, int stride, int units)
 {
-    float4 *plane = (float4 *)(shared + S::STAGES * S::STAGE);
-    const int warp = threadIdx.x / 32, blocks = cluster_blocks(), rank = cluster_rank();
-    const int row_n = (S::WARPS_T == 1 ? warp : warp % S::WARPS_N) * S::MT * 16, row_t = S::WARPS_T == 1 ? 0 : warp / S::WARPS_N * S::NT * 8;
-    const slice_of mine = my_slice(g);
-    const int rounds = (units - first + stride - 1) / stride, all = rounds * mine.count;
-    const auto stage_of = [&](int i) { return shared + i % S::STAGES * S::STAGE; };
-    const auto load_w = [&](int i) {
-        job.load_w(stage_of(i), first + i / mine.count * stride, (mine.begin + i % mine.count) * DEPTH);
+    constexpr int STAGES = S::stages(SHARED) < 2 ? 2 : S::stages(SHARED);
+    float4 *plane = (float4 *)shared;
+    const int warp = (int)threadIdx.x / 32, begin = warp * g.slice_tiles, count = max(0, min(g.slice_tiles, g.tiles - begin));
+    const int chunks = count * (DEPTH / CHUNK);
+    char *const ring = shared + S::PLANE + warp * STAGES * S::STAGE;
+    const auto load_w = [&](const cursor &c) {
+        if (c.unit >= units) return;
+        if (c.chunk == 0) job.seek_w(c.unit);
+        job.load_w(ring + c.stage * S::STAGE + S::X_BYTES, begin * DEPTH + c.chunk * CHUNK);
     };
-    const auto load_x = [&](int i) {
-        job.load_x(stage_of(i) + S::W_BYTES, first + i / mine.count * stride, (mine.begin + i % mine.count) * DEPTH);
+    const auto load_x = [&](const cursor &c) {
+        if (c.unit >= units) return;
+        if (c.chunk == 0) job.seek_x(c.unit);
+        job.load_x(ring + c.stage * S::STAGE, begin * DEPTH + c.chunk * CHUNK);
     };
+    const auto next = [&](cursor &c) {
+        if (++c.chunk == chunks) c.chunk = 0, c.unit += stride;
+        if (++c.stage == STAGES) c.stage = 0;
+    };
+    cursor ahead = {first, 0, 0}, w_ahead = ahead;
+    if (chunks > 0) {
 #pragma unroll 1
-    for (int i = 0; i < S::STAGES - 1; i++)
-        if (i < all) load_w(i);
-    tdm_wait_for_previous();
-#pragma unroll 1
-    for (int i = 0; i < S::STAGES - 1; i++) {
-        if (i < all) load_x(i);
-        tdm_cp_commit();
+        for (int i = 1; i < STAGES; i++, next(w_ahead)) load_w(w_ahead);
     }
-    int i = 0;
+    tdm_wait_for_previous();
+    if (chunks > 0) {
+#pragma unroll 1
+        for (int i = 1; i < STAGES; i++, next(ahead)) {
+            load_x(ahead);
+            tdm_cp_commit();
+        }
+    }
+    int stage = 0;
 #pragma unroll 1
     for (int u = first; u < units; u += stride) {
-        float acc[S::MT][S::NT][4], slice[S::MT][S::NT][4];
+        float acc[S::MT][S::NT][4], slice_sum[S::MT][S::NT][4];
         fill<S>(acc, 0.0f);
-        if constexpr (S::BLOCK) fill<S>(slice, NOTHING);
+        if constexpr (S::BLOCK) fill<S>(slice_sum, NOTHING);
 #pragma unroll 1
-        for (int tile = mine.begin; tile < mine.begin + mine.count; tile++, i++) {
+        for (int chunk = 0; chunk < chunks; chunk++) {
             float ws = 1.0f, xs[S::NT][2];
-            if constexpr (S::BLOCK) job.block_scales(ws, xs, u, row_t, tile); // asked for early, needed after the product
-            tdm_cp_wait<S::STAGES - 2>();
-            __syncthreads();
-            if (i + S::STAGES - 1 < all) {
-                load_w(i + S::STAGES - 1);
-                load_x(i + S::STAGES - 1);
-            }
+            if constexpr (S::BLOCK)
+                if (chunk % 2 == 1) job.block_scales(ws, xs, u, begin + chunk / 2); // asked for early, needed after the product
+            tdm_cp_wait<STAGES - 2>();
+            __syncwarp();
+            load_w(ahead);
+            load_x(ahead);
             tdm_cp_commit();
-            const char *stage = stage_of(i);
-#pragma unroll 1
-            for (int chunk = 0; chunk < 2; chunk++) multiply<S, S::XC, S::WC>(acc, stage + S::W_BYTES, stage, chunk, row_n, row_t);
+            next(ahead);
+            const char *x = ring + stage * S::STAGE;
+            multiply_chunk<S>(acc, x, x + S::X_BYTES);
+            if (++stage == STAGES) stage = 0;
             if constexpr (S::BLOCK) {
+                if (chunk % 2 == 0) continue;
 #pragma unroll
                 for (int m = 0; m < S::MT; m++)
 #pragma unroll
                     for (int n = 0; n < S::NT; n++)
 #pragma unroll
                         for (int e = 0; e < 4; e++)
-                            slice[m][n][e] = __fadd_rn(slice[m][n][e], __fmul_rn(acc[m][n][e], __fmul_rn(xs[n][e % 2], ws)));
+                            slice_sum[m][n][e] = __fadd_rn(slice_sum[m][n][e], __fmul_rn(acc[m][n][e], __fmul_rn(xs[n][e % 2], ws)));
                 fill<S>(acc, 0.0f);
             }
         }
-        int f = warp * blocks + rank;
-        if (u > first) cluster_wait(); // the sums of the unit before have been read
-        if constexpr (S::BLOCK) leave_sums<S>(plane, slice);
+        if (u > first) __syncthreads(); // the sums of the unit before have been read
+        if constexpr (S::BLOCK) leave_sums<S>(plane, slice_sum);
         else leave_sums<S>(plane, acc);
-        cluster_arrive();
-        if (f < S::FRAGMENTS) job.prepare(u, fragment_col<S>(f), fragment_row<S>(f));
-        cluster_wait();
-#pragma unroll 1
-        while (f < S::FRAGMENTS) {
-            job.finish(sum_slices(plane, f, g.slices));
-            f += WARPS * blocks;
-            if (f < S::FRAGMENTS) job.prepare(u, fragment_col<S>(f), fragment_row<S>(f));
+        job.prepare(u, warp);
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < S::SHARE; i++) {
+            const int fragment = warp + i * WARPS;
+            if (fragment < S::MT * S::NT) job.finish(i, sum_slices<S>(plane, fragment, g.slices));
         }
-        cluster_arrive();
     }
-    cluster_wait(); // no block ends while its sums are read
 }
 
 // ---- h -----------------------------------------------------------------------------------------------------------------------
 
 // The part whose rows of A (or panels of columns) number `i` belongs to.
-TDM_DEVICE const tdm_thin_part &part_of(const tdm_thin &g, int i, bool by_panel)
+TDM_DEVICE int part_of(const tdm_thin &g, int i, bool by_panel)
 {
     int p = 0;
 #pragma unroll
     for (int q = 1; q < TDM_THIN_PARTS; q++)
         if (q < g.parts && i >= (by_panel ? g.part[q].panel : g.part[q].row)) p = q;
-    return g.part[p];
+    return p;
 }
 
-// A unit: up to BN rows of all A's, up to BT rows of x.
+// A unit: up to BN rows of all A's, up to BT rows of x, by one block.
 template <class S> struct adapter_job {
     const tdm_thin &g;
-    int row, t;
+    lane_rows<false> x;
+    int first; // row of A's of the unit that is being loaded
+    int row[S::SHARE], t[S::SHARE]; // this lane's, of a fragment being finished
 
-    __device__ __forceinline__ void load_w(char *to, int unit, int k0) const
+    __device__ __forceinline__ int first_a(int unit) const { return unit / g.a_row_tiles * S::BN; }
+    __device__ __forceinline__ int first_row(int unit) const { return unit % g.a_row_tiles * S::BT; }
+    __device__ __forceinline__ void seek_w(int unit) { first = first_a(unit); }
+    __device__ __forceinline__ void load_w(char *to, int k0) const
     {
-        const int first = unit / g.row_tiles * S::BN;
-        const auto from = [&](int i) -> const char * {
-            if (first + i >= g.a_rows) return NULL;
-            const tdm_thin_part &p = part_of(g, first + i, false);
-            return (const char *)(p.a + (first + i - p.row) * p.a_stride);
-        };
-        load_rows<false, S::BN, 2, THREADS>(to, from, g.xa, g.a_vector, k0, (int)g.depth);
+        constexpr int EACH = lane_rows<false>::EACH;
+#pragma unroll
+        for (int base = 0; base < S::BN; base += EACH) { // a tile may hold rows of several A's
+            const int r = min(first + base + (int)threadIdx.x % 32 / (32 / EACH), g.a_rows - 1);
+            const tdm_thin_part &p = g.part[part_of(g, r, false)];
+            const lane_rows<false> rows = {(const char *)(p.a + (r - p.row) * p.a_stride), 0, 0};
+            rows.template load<EACH, true>(to + base * CHUNK * 2, g.a_vector, k0, (int)g.depth);
+        }
     }
-    __device__ __forceinline__ void load_x(char *to, int unit, int k0) const
+    __device__ __forceinline__ void seek_x(int unit) { x.open(g.xa, g.xa_stride, first_row(unit), g.rows); }
+    __device__ __forceinline__ void load_x(char *to, int k0) const
     {
-        load_tile<false, S::BT, 2, THREADS>(to, g.xa, g.xa_stride, g.xa_vector, (int64_t)(unit % g.row_tiles) * S::BT, g.rows, k0, g.depth);
+        x.template load<S::BT, false>(to, g.xa_vector, k0, (int)g.depth);
     }
-    __device__ __forceinline__ void prepare(int unit, int col, int first_row)
+    __device__ __forceinline__ void prepare(int unit, int fragment)
     {
-        row = unit / g.row_tiles * S::BN + col + threadIdx.x % 32 / 4;
-        t = unit % g.row_tiles * S::BT + first_row + threadIdx.x % 4 * 2;
+#pragma unroll
+        for (int i = 0; i < S::SHARE; i++, fragment += WARPS) {
+            row[i] = first_a(unit) + fragment / S::NT * 16 + threadIdx.x % 32 / 4;
+            t[i] = first_row(unit) + fragment % S::NT * 8 + threadIdx.x % 4 * 2;
+        }
     }
-    __device__ __forceinline__ void finish(float4 sum) const
+    __device__ __forceinline__ void finish(int i, float4 sum) const
     {
         const float v[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            const int r = row + e / 2 * 8;
-            if (r >= g.a_rows || t + e % 2 >= g.rows) continue;
-            const tdm_thin_part &p = part_of(g, r, false);
-            p.h[(t + e % 2) * p.h_stride + r - p.row] = tdm_to_bf16(v[e]);
+            const int r = row[i] + e / 2 * 8;
+            if (r >= g.a_rows || t[i] + e % 2 >= g.rows) continue;
+            const tdm_thin_part &p = g.part[part_of(g, r, false)];
+            p.h[(t[i] + e % 2) * p.h_stride + r - p.row] = tdm_to_bf16(v[e]);
         }
     }
 };
@@ -238,209 +326,230 @@ TDM_DEVICE uint4 load_h(const uint16_t *at, int valid)
     return make_uint4(v[0], v[1], v[2], v[3]);
 }
 
-// A unit: a panel of a part's columns, up to BT rows.
+// A unit: a panel of a part's columns, up to BT rows, by one block.
 template <class S> struct weight_job {
     const tdm_thin &g;
-    // of the fragment at hand
-    const tdm_thin_part *p;
-    int n, t, t_h; // this lane's first column and row; the row of h it reads
-    float scale[4], bias[2], before[4];
+    lane_rows<S::WC> w;
+    lane_rows<S::XC> x;
+    bool w_vector;
+    int part; // of the unit being finished
+    bool h_there;
+    struct fragment { // of that unit. n, t: this lane's first column and row; a column past the last: there is no such fragment
+        int n, t;
+        float scale[4], bias[2], before[4], second[4];
+    } mine[S::SHARE];
 
     __device__ __forceinline__ int first_row(int unit) const { return unit % g.row_tiles * S::BT; }
-    __device__ __forceinline__ void load_w(char *to, int unit, int k0) const
+    // Of the part that has the unit.
+    __device__ __forceinline__ int first_col(const tdm_thin_part &of, int unit) const { return (unit / g.row_tiles - of.panel) * S::BN; }
+    __device__ __forceinline__ void seek_w(int unit)
     {
-        const int panel = unit / g.row_tiles;
-        const tdm_thin_part &q = part_of(g, panel, true);
-        load_tile<S::WC, S::BN, 2, THREADS>(to, q.w, q.w_stride, q.w_vector, (int64_t)(panel - q.panel) * S::BN, q.cols, k0, g.depth);
+        const tdm_thin_part &p = g.part[part_of(g, unit / g.row_tiles, true)];
+        w.open(p.w, p.w_stride, first_col(p, unit), p.cols);
+        w_vector = p.w_vector;
     }
-    __device__ __forceinline__ void load_x(char *to, int unit, int k0) const
-    {
-        load_tile<S::XC, S::BT, 2, THREADS>(to, g.x, g.x_stride, g.x_vector, first_row(unit), g.rows, k0, g.depth);
-    }
+    __device__ __forceinline__ void load_w(char *to, int k0) const { w.template load<S::BN, true>(to, w_vector, k0, (int)g.depth); }
+    __device__ __forceinline__ void seek_x(int unit) { x.open(g.x, g.x_stride, first_row(unit), g.rows); }
+    __device__ __forceinline__ void load_x(char *to, int k0) const { x.template load<S::BT, false>(to, g.x_vector, k0, (int)g.depth); }
     __device__ __forceinline__ float x_scale(int row, int block) const
     {
         if (!g.xs) return g.x_scale;
         return row < g.rows ? g.xs[row * g.xs_stride + block] : 0.0f;
     }
-    // A tile's weights lie in one block.
-    __device__ __forceinline__ void block_scales(float &ws, float (&xs)[S::NT][2], int unit, int row_t, int tile) const
+    // A warp's columns lie in one block of 128, and so does a tile of K.
+    __device__ __forceinline__ void block_scales(float &ws, float (&xs)[S::NT][2], int unit, int tile) const
     {
-        const int panel = unit / g.row_tiles;
-        const tdm_thin_part &q = part_of(g, panel, true);
-        ws = __ldg(q.ws + (int64_t)(panel - q.panel) * S::BN / TDM_FP8_BLOCK * q.ws_stride + tile);
+        const tdm_thin_part &q = g.part[part_of(g, unit / g.row_tiles, true)];
+        const int col = first_col(q, unit);
+        ws = col < q.cols ? __ldg(q.ws + (int64_t)(col / TDM_FP8_BLOCK) * q.ws_stride + tile) : 0.0f;
 #pragma unroll
         for (int i = 0; i < S::NT; i++)
 #pragma unroll
-            for (int e = 0; e < 2; e++) xs[i][e] = x_scale(first_row(unit) + row_t + i * 8 + threadIdx.x % 4 * 2 + e, tile);
+            for (int e = 0; e < 2; e++) xs[i][e] = x_scale(first_row(unit) + i * 8 + threadIdx.x % 4 * 2 + e, tile);
     }
 
     __device__ __forceinline__ uint4 load_b(int col, int k) const
     {
-        const int valid = col < p->cols ? p->rank - k : 0;
+        const tdm_thin_part &p = g.part[part];
+        const int valid = col < p.cols ? p.rank - k : 0;
         if (valid <= 0) return make_uint4(0, 0, 0, 0);
-        return tdm_load16<2>((const char *)(p->b + col * p->b_stride + k), valid, p->b_vector);
+        return tdm_load16<2>((const char *)(p.b + col * p.b_stride + k), valid, p.b_vector);
     }
-    __device__ __forceinline__ void prepare(int unit, int col, int row)
+    __device__ __forceinline__ void prepare(int unit, int fragment)
     {
-        const int panel = unit / g.row_tiles, lane = threadIdx.x % 32;
-        p = &part_of(g, panel, true);
-        n = (panel - p->panel) * S::BN + col + lane / 4;
-        t = first_row(unit) + row + lane % 4 * 2;
-        t_h = first_row(unit) + row + lane / 4;
+        part = part_of(g, unit / g.row_tiles, true);
+        const tdm_thin_part &p = g.part[part];
+        const int lane = threadIdx.x % 32, col = first_col(p, unit) + lane / 4, row = first_row(unit) + lane % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const bool in = n + i * 8 < p->cols;
-            const float ws = in ? w_scale(p->ws, p->ws_stride, g.scheme, n + i * 8) : 1.0f;
-            bias[i] = in && p->bias ? tdm_bf16(__ldg(p->bias + n + i * 8)) : 0.0f;
+        for (int i = 0; i < S::SHARE; i++, fragment += WARPS) {
+            auto &f = mine[i];
+            f.n = fragment < S::MT * S::NT ? col + fragment / S::NT * 16 : (int)p.cols;
+            f.t = row + fragment % S::NT * 8;
 #pragma unroll
-            for (int e = 0; e < 2; e++) {
-                if constexpr (!S::BLOCK) scale[2 * i + e] = __fmul_rn(x_scale(t + e, 0), ws);
-                before[2 * i + e] = 0.0f;
-                if (p->accumulate && in && t + e < g.rows) before[2 * i + e] = ((const float *)p->y)[(t + e) * p->y_stride + n + i * 8];
+            for (int j = 0; j < 2; j++) {
+                const int n = f.n + j * 8;
+                const bool in = n < p.cols;
+                const float ws = in ? w_scale(p.ws, p.ws_stride, g.scheme, n) : 1.0f;
+                f.bias[j] = in && p.bias ? tdm_bf16(__ldg(p.bias + n)) : 0.0f;
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    if constexpr (!S::BLOCK) f.scale[2 * j + e] = __fmul_rn(x_scale(f.t + e, 0), ws);
+                    f.before[2 * j + e] = 0.0f;
+                    if (p.accumulate && in && f.t + e < g.rows) f.before[2 * j + e] = ((const float *)p.y)[(f.t + e) * p.y_stride + n];
+                }
             }
         }
+        if (p.rank && (int)threadIdx.x / 32 < S::MT * S::NT) adapter();
     }
-    // second = h B^T of the fragment, in the order of gemm_nt's second product.
-    __device__ __forceinline__ void adapter(float (&second)[4])
+    __device__ __forceinline__ void wait_for_h()
     {
-        const int lane = threadIdx.x % 32;
-        if (lane == 0)
-            while (load_acquire(g.counters) < (unsigned)g.a_clusters) {} // h is there
+        if (h_there) return;
+        if (threadIdx.x % 32 == 0)
+            while (load_acquire(g.counters) < (unsigned)g.a_blocks) {}
         __syncwarp();
-#pragma unroll
-        for (int e = 0; e < 4; e++) second[e] = 0.0f;
-#pragma unroll 1
-        for (int k0 = 0; k0 < p->rank; k0 += CHUNK)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int k = k0 + lane % 4 * 16 + half * 8;
-                const uint4 top = load_b(n, k), bottom = load_b(n + 8, k);
-                const uint4 h = load_h(p->h + t_h * p->h_stride + k, t_h < g.rows ? p->rank - k : 0);
-                const uint32_t low[4] = {top.x, bottom.x, top.y, bottom.y}, high[4] = {top.z, bottom.z, top.w, bottom.w};
-                tdm_mma<false>(second, low, h.x, h.y);
-                tdm_mma<false>(second, high, h.z, h.w);
-            }
+        h_there = true;
     }
-    __device__ __forceinline__ void finish(float4 sum)
+    // second = h B^T of the fragments, in the order of gemm_nt's second product.
+    __device__ __forceinline__ void adapter()
     {
-        float v[4] = {sum.x, sum.y, sum.z, sum.w}, second[4];
-        if (p->rank) adapter(second);
+        const tdm_thin_part &p = g.part[part];
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int i = 0; i < S::SHARE; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) mine[i].second[e] = 0.0f;
+#pragma unroll 1
+        for (int k0 = 0; k0 < p.rank; k0 += CHUNK) {
+            uint4 b[S::SHARE][2][2]; // [half][rows n, n + 8]: asked for before h is waited for
+#pragma unroll
+            for (int i = 0; i < S::SHARE; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) b[i][j / 2][j % 2] = load_b(mine[i].n + j % 2 * 8, k0 + lane % 4 * 16 + j / 2 * 8);
+            wait_for_h();
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+#pragma unroll
+                for (int i = 0; i < S::SHARE; i++) {
+                    const int t = mine[i].t - lane % 4 * 2 + lane / 4, k = k0 + lane % 4 * 16 + half * 8;
+                    const uint4 h = load_h(p.h + t * p.h_stride + k, t < g.rows ? p.rank - k : 0), top = b[i][half][0], bottom = b[i][half][1];
+                    const uint32_t low[4] = {top.x, bottom.x, top.y, bottom.y}, high[4] = {top.z, bottom.z, top.w, bottom.w};
+                    tdm_mma<false>(mine[i].second, low, h.x, h.y);
+                    tdm_mma<false>(mine[i].second, high, h.z, h.w);
+                }
+        }
+    }
+    __device__ __forceinline__ void finish(int i, float4 sum)
+    {
+        const tdm_thin_part &p = g.part[part];
+        const auto &f = mine[i];
+        float v[4] = {sum.x, sum.y, sum.z, sum.w};
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            const int col = n + e / 2 * 8, row = t + e % 2;
-            if constexpr (!S::BLOCK) v[e] = __fmul_rn(v[e], scale[e]);
-            if (p->bias) v[e] = __fadd_rn(v[e], bias[e / 2]);
-            if (p->rank) v[e] = __fadd_rn(v[e], __fmul_rn(second[e], p->alpha));
-            if (col >= p->cols || row >= g.rows) continue;
-            if (!p->y_f32) ((uint16_t *)p->y)[row * p->y_stride + col] = tdm_to_bf16(v[e]);
-            else ((float *)p->y)[row * p->y_stride + col] = p->accumulate ? __fadd_rn(before[e], v[e]) : v[e];
+            const int col = f.n + e / 2 * 8, row = f.t + e % 2;
+            if constexpr (!S::BLOCK) v[e] = __fmul_rn(v[e], f.scale[e]);
+            if (p.bias) v[e] = __fadd_rn(v[e], f.bias[e / 2]);
+            if (p.rank) v[e] = __fadd_rn(v[e], __fmul_rn(f.second[e], p.alpha));
+            if (col >= p.cols || row >= g.rows) continue;
+            if (!p.y_f32) ((uint16_t *)p.y)[row * p.y_stride + col] = tdm_to_bf16(v[e]);
+            else ((float *)p.y)[row * p.y_stride + col] = p.accumulate ? __fadd_rn(f.before[e], v[e]) : v[e];
         }
     }
 };
+#endif // from sm_90 on; never launched elsewhere
 
-template <class M, class A> static __global__ void __launch_bounds__(THREADS, 2) thin_kernel(const __grid_constant__ tdm_thin g)
+template <class M, class A> static __global__ void __launch_bounds__(THREADS, 1) thin_kernel(const __grid_constant__ tdm_thin g)
 {
+#if __CUDA_ARCH__ >= 900
     extern __shared__ __align__(128) char shared[];
-    const int blocks = cluster_blocks(), cluster = (int)blockIdx.x / blocks;
     tdm_let_next_begin();
-    if (cluster < g.a_clusters) {
-        adapter_job<A> job = {g};
-        run_units<A>(job, g, shared, cluster, g.a_clusters, g.a_clusters); // one unit
-        if (blockIdx.x % blocks == 0 && threadIdx.x == 0) {
+    const int block = (int)blockIdx.x, blocks = (int)gridDim.x, from_last = blocks - 1 - block;
+    if (from_last < g.a_units) {
+        adapter_job<A> job{g};
+        run_units<A>(job, g, shared, from_last, blocks, g.a_units);
+        tdm_cp_wait<0>();
+        __syncthreads();
+        if (threadIdx.x == 0) {
             __threadfence();
             atomicAdd(g.counters, 1u);
         }
-        return;
     }
-    weight_job<M> job = {g};
-    run_units<M>(job, g, shared, cluster - g.a_clusters, g.clusters, g.units);
+    weight_job<M> job{g};
+    job.h_there = false;
+    run_units<M>(job, g, shared, block, blocks, g.units);
     // The last block to be through leaves the counters as they were found.
-    if (g.a_clusters && threadIdx.x == 0 && atomicAdd(g.counters + 1, 1u) == (unsigned)(g.clusters * blocks) - 1) {
+    if (g.a_units && threadIdx.x == 0 && atomicAdd(g.counters + 1, 1u) == (unsigned)blocks - 1) {
         atomicExch(g.counters + 1, 0u);
         atomicExch(g.counters, 0u);
     }
+#endif
 }
 
 // ---- Host --------------------------------------------------------------------------------------------------------------------
 
-static void count_units(tdm_thin *g, int columns, int rows, int a_rows)
-{
-    g->tiles = (int)tdm_max_i64(tdm_ceil_div(g->depth, DEPTH), 1);
-    tdm_gemm_nt_plan(g->depth, &g->slices, &g->slice_tiles);
-    g->row_tiles = (int)tdm_ceil_div(g->rows, rows);
-    g->panels = g->a_rows = 0;
-    for (int i = 0; i < g->parts; i++) {
-        g->part[i].panel = g->panels;
-        g->part[i].row = g->a_rows;
-        g->panels += (int)tdm_ceil_div(g->part[i].cols, columns);
-        g->a_rows += g->part[i].rank;
-    }
-    g->units = g->panels * g->row_tiles;
-    g->a_clusters = (int)tdm_ceil_div(g->a_rows, a_rows) * g->row_tiles;
-}
+static int shared_of(const tdm_stream *s) { return s->path == TDM_CUDA_SM120 ? SHARED_CONSUMER : SHARED_SERVER; }
 
-// Clusters of each size (1, 2, 4, 8 blocks) that the card holds at once.
-struct room {
-    cudaError_t code;
-    int clusters[4];
-};
-template <class K> static room room_of(K kernel, int bytes)
+// What a block takes to read its share, by MT, in bytes of weights at full speed (x comes from the second-level cache, about twice as
+// fast): MT is where this is least.
+template <class S> static int64_t price_of(const tdm_stream *s, const tdm_thin &g)
 {
-    room r = {cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), {}};
-    for (int i = 0; i < 4 && r.code == cudaSuccess; i++) {
-        cudaLaunchAttribute cluster = {};
-        cluster.id = cudaLaunchAttributeClusterDimension;
-        cluster.val.clusterDim.x = 1u << i;
-        cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-        cudaLaunchConfig_t config = {};
-        config.gridDim = dim3(64u << i);
-        config.blockDim = dim3(THREADS);
-        config.dynamicSmemBytes = (size_t)bytes;
-        config.attrs = &cluster;
-        config.numAttrs = 1;
-        r.code = cudaOccupancyMaxActiveClusters(&r.clusters[i], kernel, &config);
-    }
-    return r;
+    if (S::stages(shared_of(s)) < 2) return INT64_MAX;
+    const int64_t row_tiles = tdm_ceil_div(g.rows, S::BT);
+    int64_t units = 0;
+    for (int i = 0; i < g.parts; i++) units += tdm_ceil_div(g.part[i].cols, S::BN) * row_tiles;
+    return tdm_ceil_div(units, s->sms) * (2 * S::W_BYTES + S::X_BYTES);
 }
 
 template <class M> static tdm_status launch(tdm_stream *s, tdm_thin g, tdm_error *err)
 {
-    constexpr int A_ROWS = M::BT < 16 ? 16 : M::BT;
-    typedef shape<false, false, false, 64, A_ROWS, 4> A;
-    constexpr int BYTES = M::BYTES > A::BYTES ? M::BYTES : A::BYTES;
-    static const room have = room_of(thin_kernel<M, A>, BYTES);
-    const tdm_status st = tdm_cuda_check(have.code, err, "clusters of gemm_thin");
+    typedef shape<false, false, false, 1, M::NT == 1 ? 1 : 2> A;
+    static const cudaError_t allowed = cudaFuncSetAttribute(thin_kernel<M, A>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_of(s));
+    const tdm_status st = tdm_cuda_check(allowed, err, "shared memory of gemm_thin");
     if (st != TDM_OK) return st;
-    count_units(&g, M::BN, M::BT, A::BN);
-    int size = 0;
-    while (1 << size < g.slices) size++;
-    // Rounds of equal length: as many clusters as the card holds, or fewer where the last round would be short.
-    const int64_t most = tdm_max_i64(have.clusters[size] - g.a_clusters, 1), rounds = tdm_ceil_div(g.units, most);
-    g.clusters = (int)tdm_ceil_div(g.units, rounds);
+    g.tiles = (int)tdm_max_i64(tdm_ceil_div(g.depth, DEPTH), 1);
+    tdm_gemm_nt_plan(g.depth, &g.slices, &g.slice_tiles);
+    g.row_tiles = (int)tdm_ceil_div(g.rows, M::BT);
+    g.a_row_tiles = (int)tdm_ceil_div(g.rows, A::BT);
+    int panels = 0;
+    g.a_rows = 0;
+    for (int i = 0; i < g.parts; i++) {
+        g.part[i].panel = panels;
+        g.part[i].row = g.a_rows;
+        panels += (int)tdm_ceil_div(g.part[i].cols, M::BN);
+        g.a_rows += g.part[i].rank;
+    }
+    g.units = panels * g.row_tiles;
+    g.a_units = (int)tdm_ceil_div(g.a_rows, A::BN) * g.a_row_tiles;
+    g.a_blocks = (int)tdm_min_i64(g.a_units, tdm_min_i64(g.units + g.a_units, s->sms));
     g.counters = s->counters;
-    const unsigned blocks = (unsigned)(g.a_clusters + g.clusters) << size;
-    const cudaError_t code = tdm_cuda_launch(s, thin_kernel<M, A>, dim3(blocks), THREADS, BYTES, 1u << size, g);
+    const int shared = shared_of(s), own = M::PLANE + M::stages(shared) * WARPS * M::STAGE, adapter = A::PLANE + A::stages(shared) * WARPS * A::STAGE;
+    const size_t bytes = (size_t)(g.a_blocks && adapter > own ? adapter : own);
+    const cudaError_t code = tdm_cuda_launch(s, thin_kernel<M, A>, dim3((unsigned)tdm_min_i64(g.units + g.a_units, s->sms)), THREADS, bytes, 1, g);
     if (code != cudaSuccess) return tdm_cuda_check(code, err, "gemm_thin");
     return tdm_cuda_launched(err, "gemm_thin", g.rows, g.part[0].cols);
 }
 
-// One of the two operands at least is wide where bf16 is in play: half the columns then.
-template <bool WC, bool BLOCK> static tdm_status by_rows_bf16(tdm_stream *s, const tdm_thin &g, tdm_error *err)
+template <bool XC, bool WC, bool BLOCK, int NT> static tdm_status by_columns(tdm_stream *s, const tdm_thin &g, tdm_error *err)
 {
-    if (g.rows <= 16) return launch<shape<false, WC, BLOCK, 64, 16, 4>>(s, g, err);
-    if constexpr (!BLOCK) {
-        if (g.rows > 32) return launch<shape<false, WC, false, 64, 64, 4>>(s, g, err);
+    // Registers: 48 columns by 64 rows are too many. Blocks of scales: 48 columns are no whole part of one, and there are second sums.
+    constexpr bool TWO = !BLOCK || NT < 8, THREE = XC && !BLOCK && NT < 8;
+    const int64_t one = price_of<shape<XC, WC, BLOCK, 1, NT>>(s, g);
+    int64_t two = INT64_MAX;
+    if constexpr (TWO) two = price_of<shape<XC, WC, BLOCK, 2, NT>>(s, g);
+    if constexpr (THREE) {
+        const int64_t three = price_of<shape<XC, WC, BLOCK, 3, NT>>(s, g);
+        if (three < one && three < two) return launch<shape<XC, WC, BLOCK, 3, NT>>(s, g, err);
     }
-    return launch<shape<false, WC, BLOCK, 64, 32, 4>>(s, g, err);
+    if constexpr (TWO) {
+        if (two < one) return launch<shape<XC, WC, BLOCK, 2, NT>>(s, g, err);
+    }
+    return launch<shape<XC, WC, BLOCK, 1, NT>>(s, g, err);
 }
-template <bool BLOCK> static tdm_status by_rows(tdm_stream *s, const tdm_thin &g, tdm_error *err)
+template <bool XC, bool WC, bool BLOCK> static tdm_status by_rows(tdm_stream *s, const tdm_thin &g, tdm_error *err)
 {
-    if (g.rows <= 8) return launch<shape<true, true, BLOCK, 128, 8, 8>>(s, g, err);
-    if (g.rows <= 16) return launch<shape<true, true, BLOCK, 128, 16, 8>>(s, g, err);
-    if constexpr (!BLOCK) { // whose second sums take the registers
-        if (g.rows > 32) return launch<shape<true, true, false, 128, 64, 8>>(s, g, err);
-    }
-    return launch<shape<true, true, BLOCK, 128, 32, 8>>(s, g, err);
+    if (g.rows <= 8) return by_columns<XC, WC, BLOCK, 1>(s, g, err);
+    if (g.rows <= 16) return by_columns<XC, WC, BLOCK, 2>(s, g, err);
+    if (g.rows > 32 && shape<XC, WC, BLOCK, 1, 8>::stages(shared_of(s)) >= 2) return by_columns<XC, WC, BLOCK, 8>(s, g, err);
+    return by_columns<XC, WC, BLOCK, 4>(s, g, err);
 }
 
 tdm_status tdm_gemm_thin(tdm_stream *s, tdm_thin g, tdm_error *err)
@@ -448,9 +557,9 @@ tdm_status tdm_gemm_thin(tdm_stream *s, tdm_thin g, tdm_error *err)
     TDM_ASSERT(tdm_cuda_overlaps(s) && g.rows > 0 && g.depth > 0 && g.parts > 0 && g.parts <= TDM_THIN_PARTS);
     TDM_ASSERT(!(g.x_codes && !g.w_codes));
     const bool block = g.scheme == TDM_SCHEME_FP8_BLOCK;
-    if (g.x_codes) return block ? by_rows<true>(s, g, err) : by_rows<false>(s, g, err);
-    if (!g.w_codes) return by_rows_bf16<false, false>(s, g, err);
-    return block ? by_rows_bf16<true, true>(s, g, err) : by_rows_bf16<true, false>(s, g, err);
+    if (g.x_codes) return block ? by_rows<true, true, true>(s, g, err) : by_rows<true, true, false>(s, g, err);
+    if (!g.w_codes) return by_rows<false, false, false>(s, g, err);
+    return block ? by_rows<false, true, true>(s, g, err) : by_rows<false, true, false>(s, g, err);
 }
 
 // ---- Counters ----------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 
 #include "kernels/cuda/common.cuh"
 
-enum { TDM_THIN_PARTS = 4, TDM_THIN_ROWS_MOST = 256, TDM_THIN_COLS_MOST = 65536, TDM_THIN_ROWS_BARE = 64 };
+enum { TDM_THIN_PARTS = 4, TDM_THIN_ROWS_MOST = 256, TDM_THIN_COLS_MOST = 65536 };
 
 // One projection: y (+)= scale * (X W^T) + bias + alpha * (h B^T), h = bf16(Xa A^T). rank 0: no adapter.
 struct tdm_thin_part {
@@ -37,10 +37,10 @@ struct tdm_thin {
     tdm_thin_part part[TDM_THIN_PARTS];
     int parts;
     // set by tdm_gemm_thin
-    int slices, slice_tiles, tiles;          // of K
-    int panels, row_tiles, a_rows;           // of columns; of rows; all A's rows
-    int units, clusters, a_clusters;         // units: panels x row_tiles
-    unsigned *counters;                      // {clusters that have h ready, blocks done}: 0 between launches
+    int slices, slice_tiles, tiles;    // of K
+    int row_tiles, units;              // units: panels of columns x row_tiles
+    int a_rows, a_row_tiles, a_units, a_blocks; // rows of all A's; units of h, and blocks that have some
+    unsigned *counters;                      // {blocks that have h ready, blocks done}: 0 between launches
 };
 
 // From sm_90 on. The order of a sum is gemm_nt's: the same bits.

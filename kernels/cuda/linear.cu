@@ -1,4 +1,6 @@
 // linear: quantized or bf16 weights, the adapter's part and the bias in one product.
+#include <stdlib.h>
+
 #include "kernels/cuda/blaslt.cuh"
 #include "kernels/cuda/gemm.cuh"
 #include "kernels/cuda/gemm_thin.cuh"
@@ -83,12 +85,12 @@ end:
 
 static tdm_cview adapter_x(const tdm_linear *a) { return a->lora_x.data ? a->lora_x : a->x; }
 
-// gemm_thin takes it. Without an adapter few rows are as fast one linear at a time: the gain is in h made beside the product.
+// gemm_thin takes it.
 static bool is_thin(const tdm_stream *s, const tdm_linear *a)
 {
     const int64_t t = a->x.rows;
-    if (!tdm_cuda_overlaps(s) || t > TDM_THIN_ROWS_MOST || a->w->codes.rows > TDM_THIN_COLS_MOST) return false;
-    if (!a->lora_a.data && t <= TDM_THIN_ROWS_BARE) return false;
+    static const int most = getenv("THIN_MOST") ? atoi(getenv("THIN_MOST")) : TDM_THIN_ROWS_MOST;
+    if (!tdm_cuda_overlaps(s) || t > most || a->w->codes.rows > TDM_THIN_COLS_MOST) return false;
     return s->exact || !s->blas || t < TDM_BLAS_ROWS_LEAST;
 }
 

@@ -161,6 +161,44 @@ static void an_empty_batch_is_a_batch(void **state)
     }
 }
 
+/* A group's prompt stands in pages that all its samples name: each answers as it would alone. */
+static void samples_of_one_prompt_answer_as_alone(void **state)
+{
+    (void)state;
+    static paged_cache p;
+    static const struct {
+        int64_t heads, kv_heads, dh, window;
+        tdm_dtype dtype;
+    } kinds[] = {{4, 2, 64, 0, TDM_DTYPE_BF16}, {8, 1, 128, 0, TDM_DTYPE_E4M3}, {4, 2, 64, 600, TDM_DTYPE_BF16}};
+    /* Of the first 1024 positions: the first four sequences' are one prompt, the fifth shares 512 of them, the last two are another's. */
+    static const int64_t len[] = {1300, 1100, 1025, 1024, 700, 1290, 1500}, prompt[] = {0, 1024, 1024, 1024, 512, 0, 1024};
+    enum { N = TDM_COUNT(len) };
+    OPS_EACH_BACKEND(be)
+        for (size_t i = 0; i < TDM_COUNT(kinds); i++) {
+            const int64_t cols = kinds[i].heads * kinds[i].dh, page = be->kv_page_tokens;
+            paged_case c = paged_random(kinds[i].heads, kinds[i].kv_heads, kinds[i].dh, kinds[i].window, kinds[i].dtype, N, len);
+            tdm_view o = test_aligned(N, cols, TDM_DTYPE_BF16), alone = test_aligned(N, cols, TDM_DTYPE_BF16), q = test_random_aligned(N, cols, TDM_DTYPE_BF16, 2, 41);
+            tdm_view lse = test_aligned(N, c.heads, TDM_DTYPE_F32), lse1 = test_aligned(N, c.heads, TDM_DTYPE_F32);
+            int64_t first[N], one[N];
+            paged_open(&p, be, 2, &c, 9, 500);
+            for (int64_t b = 0; b < N; b++) {
+                first[b] = len[b] - 1;
+                one[b] = 1;
+                const int64_t source = b < 5 ? 0 : 5;
+                memcpy(p.table + b * p.stride, p.table + source * p.stride, (size_t)(prompt[b] / page) * sizeof *p.table);
+            }
+            paged_attention(&p, &c, tdm_view_const(q), N, 0, first, one, o, lse);
+            for (int64_t b = 0; b < N; b++)
+                paged_attention(&p, &c, tdm_cview_rows(tdm_view_const(q), b, 1), 1, b, first + b, one + b, tdm_view_rows(alone, b, 1), tdm_view_rows(lse1, b, 1));
+            paged_close(&p);
+            test_same_bits(be->name, tdm_view_const(o), tdm_view_const(alone));
+            test_same_bits("lse", tdm_view_const(lse), tdm_view_const(lse1));
+            tdm_view all[] = {o, alone, q, lse, lse1};
+            for (size_t j = 0; j < TDM_COUNT(all); j++) test_guard_free("samples", all[j]);
+            paged_free(&c);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -168,6 +206,7 @@ int main(void)
         cmocka_unit_test(decode_chunks_and_the_whole_give_the_same_bits),
         cmocka_unit_test(a_copied_page_answers_as_its_source),
         cmocka_unit_test(an_empty_batch_is_a_batch),
+        cmocka_unit_test(samples_of_one_prompt_answer_as_alone),
     };
     return OPS_TESTS(tests);
 }
