@@ -29,8 +29,8 @@ typedef enum tdm_device { TDM_DEVICE_AUTO, TDM_DEVICE_CPU, TDM_DEVICE_CUDA } tdm
 extern const char *const tdm_device_names[]; /* as tdm_backend_open takes them; NULL-terminated */
 typedef enum tdm_numerics { TDM_NUMERICS_FAST, TDM_NUMERICS_EXACT } tdm_numerics;
 typedef enum tdm_reward_kind {
-    TDM_REWARD_NUMBER, TDM_REWARD_EXACT, TDM_REWARD_REGEX, TDM_REWARD_FORMAT, TDM_REWARD_LENGTH, TDM_REWARD_MODEL, TDM_REWARD_ENVIRONMENT, /* `type:` */
-    TDM_REWARD_PYTHON, TDM_REWARD_COMMAND, TDM_REWARD_PLUGIN                                                       /* by the key that names the source */
+    TDM_REWARD_NUMBER, TDM_REWARD_EXACT, TDM_REWARD_REGEX, TDM_REWARD_FORMAT, TDM_REWARD_LENGTH, TDM_REWARD_ENVIRONMENT, TDM_REWARD_MODEL, /* `type:` */
+    TDM_REWARD_PYTHON, TDM_REWARD_COMMAND, TDM_REWARD_PLUGIN                                     /* by the key that names the source */
 } tdm_reward_kind;
 typedef enum tdm_on_error { TDM_ON_ERROR_STOP, TDM_ON_ERROR_ZERO } tdm_on_error;
 typedef enum tdm_environment_error { TDM_ENVIRONMENT_STOP, TDM_ENVIRONMENT_ZERO, TDM_ENVIRONMENT_SKIP } tdm_environment_error;

@@ -29,10 +29,10 @@ static const char *const places[] = {"device", "host", NULL};
 const char *const tdm_device_names[] = {"auto", "cpu", "cuda", NULL};
 static const char *const numerics[] = {"fast", "exact", NULL};
 static const char *const on_errors[] = {"stop", "zero", NULL};
-const char *const tdm_reward_kind_names[] = {"number", "exact", "regex", "format", "length", "model", "environment", "python", "command", "plugin", NULL};
+const char *const tdm_reward_kind_names[] = {"number", "exact", "regex", "format", "length", "environment", "model", "python", "command", "plugin", NULL};
 static const char *const renders[] = {"tool", "user", "text", NULL};
 static const char *const environment_errors[] = {"stop", "zero", "skip", NULL};
-static const char *const reward_types[] = {"number", "exact", "regex", "format", "length", "model", "environment", NULL};
+static const char *const reward_types[] = {"number", "exact", "regex", "format", "length", "environment", "model", NULL};
 
 static_assert(TDM_SCHEME_FP8_BLOCK == 3 && TDM_ACT_STATIC == 2 && TDM_REWARD_PLUGIN == 9 && TDM_PREFERENCE_ROBUST == 3, "names stand in the order of the enums");
 static_assert(sizeof(tdm_scheme) == sizeof(int) && sizeof(tdm_on_error) == sizeof(int), "an enum is stored as an int");
@@ -197,9 +197,9 @@ static const tdm_key recipe_keys[] = {
 #define KIND(k) (1u << TDM_REWARD_##k)
 #define OUTSIDE (KIND(PYTHON) | KIND(COMMAND))
 
-/* `type` is an enum of the first six kinds; python, command and plugin say theirs by being there. */
+/* `type` is an enum of the first seven kinds; python, command and plugin say theirs by being there. */
 static const tdm_key reward_keys[] = {
-    {"type", TDM_KEY_ENUM, IN(kind), "number", 0, 0, reward_types, 0, KIND(NUMBER) | KIND(EXACT) | KIND(REGEX) | KIND(FORMAT) | KIND(LENGTH) | KIND(MODEL) | KIND(ENVIRONMENT)},
+    {"type", TDM_KEY_ENUM, IN(kind), "number", 0, 0, reward_types, 0, KIND(NUMBER) | KIND(EXACT) | KIND(REGEX) | KIND(FORMAT) | KIND(LENGTH) | KIND(ENVIRONMENT) | KIND(MODEL)},
     {"python", TDM_KEY_TEXT, IN(python), "null", 0, 0, NULL, 0, KIND(PYTHON)},
     {"command", TDM_KEY_TEXTS, IN(command), "[]", 0, 0, NULL, 0, KIND(COMMAND)},
     {"plugin", TDM_KEY_TEXT, IN(plugin), "null", 0, 0, NULL, 0, KIND(PLUGIN)},

@@ -70,10 +70,10 @@ static tdm_status check_kind(const struct spot *s)
     case TDM_REWARD_REGEX:
     case TDM_REWARD_FORMAT: return w->pattern[0] ? TDM_OK : refuse(s, "pattern", "give a regular expression", "no pattern");
     case TDM_REWARD_LENGTH: return check_length(s);
-    case TDM_REWARD_MODEL: return check_model(s);
     case TDM_REWARD_ENVIRONMENT:
         return tdm_recipe_has_environment(s->r) ? TDM_OK
                                                 : refuse(s, "type", "give environment.python or environment.command", "it is what an environment gives, and there is none");
+    case TDM_REWARD_MODEL: return check_model(s);
     case TDM_REWARD_PYTHON: return check_python(s);
     case TDM_REWARD_COMMAND: return w->command.count ? TDM_OK : refuse(s, "command", "write [\"program\", \"argument\"]", "command is empty");
     case TDM_REWARD_PLUGIN: return TDM_OK;

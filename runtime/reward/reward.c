@@ -130,8 +130,8 @@ tdm_status tdm_rewards_score(tdm_rewards *s, const tdm_reward_sample *samples, i
         tdm_error why = {0};
         tdm_status one = TDM_OK;
         if (src->rule) one = tdm_rule_score(src->rule, (uint64_t)1 << i, samples, n, scores + i * n, &why);
-        if (src->w->kind == TDM_REWARD_MODEL) one = s->scorer(s->scorer_ctx, i, samples, n, scores + i * n, &why);
         for (int64_t k = 0; src->w->kind == TDM_REWARD_ENVIRONMENT && k < n; k++) scores[i * n + k] = samples[k].given ? samples[k].given[i] : NAN;
+        if (src->w->kind == TDM_REWARD_MODEL) one = s->scorer(s->scorer_ctx, i, samples, n, scores + i * n, &why);
         if (src->plugin) one = tdm_plugin_score(src->plugin, samples, n, scores + i * n, &why);
         if (one != TDM_OK) one = settle(src, one, &why, scores + i * n, 0, n, err);
         if (st == TDM_OK) st = one;
