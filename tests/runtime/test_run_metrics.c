@@ -275,6 +275,9 @@ static void event_files_hold_each_step_once_after_a_resume(void **state)
     unsigned long bytes;
     free(test_file_get(first, &bytes));
     assert_int_equal(truncate(first, (long)bytes - 3), 0); /* a torn last record */
+    char left[TDM_PATH_BYTES + 8];
+    snprintf(left, sizeof left, "%s.tmp", first); /* by a kill while it was cut back */
+    test_file_put(left, "half of it");
     free(first);
     tdm_names_free(&names);
     put_events(events, 6, 12);
