@@ -1,6 +1,4 @@
 // linear: quantized or bf16 weights, the adapter's part and the bias in one product.
-#include <stdlib.h>
-
 #include "kernels/cuda/blaslt.cuh"
 #include "kernels/cuda/gemm.cuh"
 #include "kernels/cuda/gemm_thin.cuh"
@@ -89,8 +87,7 @@ static tdm_cview adapter_x(const tdm_linear *a) { return a->lora_x.data ? a->lor
 static bool is_thin(const tdm_stream *s, const tdm_linear *a)
 {
     const int64_t t = a->x.rows;
-    static const int most = getenv("THIN_MOST") ? atoi(getenv("THIN_MOST")) : TDM_THIN_ROWS_MOST;
-    if (!tdm_cuda_overlaps(s) || t > most || a->w->codes.rows > TDM_THIN_COLS_MOST) return false;
+    if (!tdm_cuda_overlaps(s) || t > TDM_THIN_ROWS_MOST || a->w->codes.rows > TDM_THIN_COLS_MOST) return false;
     return s->exact || !s->blas || t < TDM_BLAS_ROWS_LEAST;
 }
 

@@ -16,7 +16,7 @@ enum {
 
 // A block's shared memory, beside the bitmaps and the row.
 struct logits_shared {
-    double block[LOGITS_BLOCKS]; // sums of exp(z - max)
+    double block[LOGITS_BLOCKS], upto[LOGITS_BLOCKS]; // sums of exp(z - max); of all blocks up to this one
     float dot[LOGITS_BLOCKS];
     uint32_t high[LOGITS_BINS], low[LOGITS_BINS];
     double sum;
@@ -24,7 +24,7 @@ struct logits_shared {
     unsigned long long before; // the weight strictly above the bin that was found
     uint32_t n[LOGITS_WARPS], found;
     unsigned long long warp_weight[LOGITS_WARPS];
-    int32_t token, at;
+    int32_t token, at, last;
 };
 
 TDM_DEVICE bool logits_truncates(const tdm_sampling &s)
@@ -36,8 +36,17 @@ TDM_DEVICE float logits_none() { return __uint_as_float(0xff800000u); } // -inf
 // The largest of the row, to every thread; NaN is passed over.
 TDM_DEVICE float logits_highest(const float *z, int vocab, logits_shared *sh)
 {
+    enum { AHEAD = 16 }; // reads under way at once
     float m = logits_none();
-    for (int v = threadIdx.x; v < vocab; v += LOGITS_THREADS) m = fmaxf(m, z[v]);
+    int v = threadIdx.x;
+    for (; v + (AHEAD - 1) * LOGITS_THREADS < vocab; v += AHEAD * LOGITS_THREADS) {
+        float x[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) x[i] = z[v + i * LOGITS_THREADS];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) m = fmaxf(m, x[i]);
+    }
+    for (; v < vocab; v += LOGITS_THREADS) m = fmaxf(m, z[v]);
     m = tdm_warp_max(m);
     if (threadIdx.x % 32 == 0) sh->f[threadIdx.x / 32] = m;
     __syncthreads();
@@ -68,12 +77,17 @@ template <bool EXPS> TDM_DEVICE void logits_sum_row(float *z, int vocab, logits_
     const float max = logits_highest(z, vocab, sh);
     const int lane = threadIdx.x % 32, blocks = (vocab + LOGITS_BLOCK - 1) / LOGITS_BLOCK;
     for (int b = threadIdx.x / 32; b < blocks; b += LOGITS_WARPS) {
-        float sum = 0.0f, dot = 0.0f;
-#pragma unroll 4
+        float sum = 0.0f, dot = 0.0f, x[LOGITS_BLOCK / 32];
+#pragma unroll
+        for (int i = 0; i < LOGITS_BLOCK / 32; i++) { // all reads before the first sum
+            const int v = b * LOGITS_BLOCK + 32 * i + lane;
+            x[i] = v < vocab ? z[v] : 0.0f;
+        }
+#pragma unroll
         for (int i = 0; i < LOGITS_BLOCK / 32; i++) {
             const int v = b * LOGITS_BLOCK + 32 * i + lane;
             if (v >= vocab) break;
-            const float shifted = __fadd_rn(z[v], -max), e = tdm_exp(shifted);
+            const float shifted = __fadd_rn(x[i], -max), e = tdm_exp(shifted);
             sum = __fadd_rn(sum, e);
             if (EXPS) {
                 z[v] = e;
@@ -90,7 +104,8 @@ template <bool EXPS> TDM_DEVICE void logits_sum_row(float *z, int vocab, logits_
     __syncthreads();
     if (threadIdx.x == 0) {
         double sum = 0.0;
-        for (int b = 0; b < blocks; b++) sum += sh->block[b];
+#pragma unroll 8
+        for (int b = 0; b < blocks; b++) sh->upto[b] = sum += sh->block[b];
         sh->sum = sum;
         sh->log_sum = tdm_log((float)sum);
     }

@@ -38,9 +38,19 @@ static __global__ void __launch_bounds__(LOGITS_THREADS, 1) logprob_rows(tdm_log
     }
     const float scale = (float)(1.0 / sh.sum);
     const bool penalised = history && s.repetition_penalty != 1.0f;
-    for (int v = threadIdx.x; v < vocab; v += LOGITS_THREADS) {
-        const float p = __fmul_rn(z[v], scale);
-        row[v] = penalised && (negative[v / 32] >> (v % 32) & 1u) ? -p : p;
+    enum { AHEAD = 8 }; // z may be the row itself, so reads come before writes
+    for (int first = threadIdx.x; first < vocab; first += AHEAD * LOGITS_THREADS) {
+        float p[AHEAD];
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int v = first + i * LOGITS_THREADS;
+            p[i] = v < vocab ? __fmul_rn(z[v], scale) : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < AHEAD; i++) {
+            const int v = first + i * LOGITS_THREADS;
+            if (v < vocab) row[v] = penalised && (negative[v / 32] >> (v % 32) & 1u) ? -p[i] : p[i];
+        }
     }
 }
 

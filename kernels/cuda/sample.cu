@@ -21,25 +21,24 @@ static __device__ int32_t argmax(const float *z, int vocab, logits_shared *sh)
 static __device__ int32_t invert(const float *z, int vocab, float u, logits_shared *sh)
 {
     const double target = (double)u * sh->sum;
-    __shared__ double before;
+    const int blocks = (vocab + LOGITS_BLOCK - 1) / LOGITS_BLOCK;
     if (threadIdx.x == 0) {
-        double reached = 0.0, start = 0.0;
-        int at = -1;
-        for (int b = 0; b < (vocab + LOGITS_BLOCK - 1) / LOGITS_BLOCK; b++) {
-            if (!(sh->block[b] > 0.0)) continue;
-            at = b;
-            start = reached;
-            reached += sh->block[b];
-            if (reached > target) break;
-        }
-        before = start;
-        sh->at = at;
+        sh->at = 0x7fffffff;
+        sh->last = -1;
         sh->token = -1;
     }
     __syncthreads();
-    if (sh->at >= 0 && threadIdx.x < 32) {
+    for (int b = threadIdx.x; b < blocks; b += LOGITS_THREADS) {
+        if (!(sh->block[b] > 0.0)) continue;
+        atomicMax(&sh->last, b);
+        if (sh->upto[b] > target) atomicMin(&sh->at, b);
+    }
+    __syncthreads();
+    const int at = sh->at != 0x7fffffff ? sh->at : sh->last;
+    const double before = at > 0 ? sh->upto[at - 1] : 0.0; // a block of nothing adds nothing
+    if (at >= 0 && threadIdx.x < 32) {
         enum { EACH = LOGITS_BLOCK / 32 };
-        const int lane = threadIdx.x, first = sh->at * LOGITS_BLOCK + lane * EACH;
+        const int lane = threadIdx.x, first = at * LOGITS_BLOCK + lane * EACH;
         float e[EACH];
         double mine = 0.0;
 #pragma unroll
