@@ -293,6 +293,18 @@ typedef struct tdm_logprob_backward {
     const int32_t *history_at, *history_len; /* one a row */
 } tdm_logprob_backward;
 
+/* divergence: of the student's distribution p from the teacher's q, and its gradient in the student's logits, which gave p when divided by temperature:
+ *   p, q [T, V] f32 as logprob leaves them without a penalty and without a support    value [T] f32    dlogits [T, V] bf16 = coef[t] d value[t] / d logits
+ *   beta 1: sum of p (ln p - ln q)    beta 0: sum of q (ln q - ln p)    between: beta KL(q, m) + (1 - beta) KL(p, m), m = beta q + (1 - beta) p
+ * A logarithm is of 2^-126 at least. Source: Agarwal et al., arXiv:2306.13649; trl/experimental/gkd, generalized_jsd_loss. */
+typedef struct tdm_divergence {
+    tdm_view dlogits;
+    tdm_cview p, q;
+    const float *coef; /* [T] */
+    float *value;      /* [T] */
+    float beta, temperature;
+} tdm_divergence;
+
 /* ---- Value head: one number a token ------------------------------------------------------------------------------------------- */
 
 /* value: y[t] = sum over d of x[t, d] w[d], in f32, in an order fixed by D alone.
@@ -462,6 +474,7 @@ typedef struct tdm_backend {
     tdm_status (*sample)(tdm_stream *s, const tdm_sample *a, tdm_error *err);
     tdm_status (*logprob)(tdm_stream *s, const tdm_logprob *a, tdm_error *err);
     tdm_status (*logprob_backward)(tdm_stream *s, const tdm_logprob_backward *a, tdm_error *err);
+    tdm_status (*divergence)(tdm_stream *s, const tdm_divergence *a, tdm_error *err);
     tdm_status (*value)(tdm_stream *s, const tdm_value *a, tdm_error *err);
     tdm_status (*value_backward)(tdm_stream *s, const tdm_value_backward *a, tdm_error *err);
 

@@ -80,7 +80,7 @@ done:
 static tdm_loss_tokens loss_tokens(const tdm_train_item *it)
 {
     return (tdm_loss_tokens){.count = tdm_sequence_completion(it->seq), .lp = it->lp, .old = it->old, .sampler = it->sampler, .ref = it->ref,
-                             .mask = it->mask, .coef = it->coef, .advantages = it->advantages, .advantage = it->advantage, .weight = it->weight};
+                             .mask = it->mask, .policy = it->policy, .coef = it->coef, .advantages = it->advantages, .advantage = it->advantage, .weight = it->weight};
 }
 
 /* d loss / d lp of the tile's tokens, where a token's loss is its own. */
@@ -113,10 +113,15 @@ static bool entropy_coefs(tdm_trainer *t, int64_t first, int64_t n, const tdm_tr
 {
     bool any = false;
     for (int64_t i = 0; i < n; i++) {
-        const double weight = items[t->token[first + i].item].entropy_weight;
+        const tdm_head_token *tok = &t->token[first + i];
+        const tdm_train_item *it = &items[tok->item];
+        const bool in = !it->policy || it->policy[tok->index];
+        const double weight = in ? it->entropy_weight : 0.0;
         t->entropy_coef[i] = (float)-weight;
         any = any || weight != 0.0;
         sums->entropy += (double)t->entropy[i];
+        sums->objective_entropy += in ? (double)t->entropy[i] : 0.0;
+        sums->objective_tokens += in;
         sums->loss -= weight * (double)t->entropy[i];
     }
     return any;
@@ -128,7 +133,7 @@ static tdm_status tile_backward(tdm_trainer *t, int64_t n, bool entropy, const t
     const tdm_model *m = t->m;
     const bool penalty = sampling->repetition_penalty != 1.0f;
     tdm_head_buffers *h = &t->head;
-    const tdm_view dlogits = tdm_view_rows(h->dlogits, 0, n), dxn = tdm_view_rows(h->dxn, 0, n);
+    const tdm_view dlogits = tdm_view_rows(h->dlogits, 0, n);
     const tdm_logprob_backward lp = {.dlogits = dlogits, .p = tdm_view_const(tdm_view_rows(h->logits, 0, n)), .target = tdm_trainer_twin(t, t->target),
                                      .coef = tdm_trainer_twin(t, t->coef), .entropy_coef = entropy ? tdm_trainer_twin(t, t->entropy_coef) : NULL,
                                      .entropy = entropy ? tdm_trainer_twin(t, t->entropy) : NULL, .sampling = sampling,
@@ -137,6 +142,17 @@ static tdm_status tile_backward(tdm_trainer *t, int64_t n, bool entropy, const t
     TDM_TRY(st, tdm_mirror_push(&t->mirror, m->s, t->coef, (size_t)n * sizeof *t->coef, err), done);
     if (entropy) TDM_TRY(st, tdm_mirror_push(&t->mirror, m->s, t->entropy_coef, (size_t)n * sizeof *t->entropy_coef, err), done);
     TDM_TRY(st, m->be->logprob_backward(m->s, &lp, err), done);
+    TDM_TRY(st, tdm_head_backward(t, n, err), done);
+done:
+    return st;
+}
+
+tdm_status tdm_head_backward(tdm_trainer *t, int64_t n, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_model *m = t->m;
+    tdm_head_buffers *h = &t->head;
+    const tdm_view dlogits = tdm_view_rows(h->dlogits, 0, n), dxn = tdm_view_rows(h->dxn, 0, n);
     const tdm_linear_backward l = {.dx = dxn, .dy = tdm_view_const(dlogits), .w = tdm_weights_head(m->w)};
     TDM_TRY(st, m->be->linear_backward(m->s, &l, err), done);
     TDM_TRY(st, tdm_head_into_layers(t, n, err), done);

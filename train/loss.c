@@ -1,13 +1,14 @@
 #include "train/loss.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 static bool corrects(const tdm_loss_config *c) { return c->correction != TDM_CORRECTION_NONE; }
 
 /* One value for all tokens of a sequence. */
 static bool of_sequence(const tdm_loss_config *c) { return c->ratio_of_sequence || c->kind == TDM_LOSS_VESPO || c->kind == TDM_LOSS_GMPO || c->kind == TDM_LOSS_RLOO; }
 /* The ratio is a weight on the token's own lp. */
-static bool weighs_lp(const tdm_loss_config *c) { return c->kind == TDM_LOSS_CISPO || c->kind == TDM_LOSS_VESPO; }
+static bool weighs_lp(const tdm_loss_config *c) { return c->kind == TDM_LOSS_CISPO || c->kind == TDM_LOSS_VESPO || (c->kind >= TDM_LOSS_DPPO_TV && c->kind <= TDM_LOSS_REINFORCE); }
 
 bool tdm_loss_needs_sequence(const tdm_loss_config *c)
 {
@@ -34,14 +35,19 @@ double tdm_loss_weight(const tdm_loss_config *c, int64_t tokens, int64_t sequenc
     case TDM_AGGREGATION_SEQUENCE_MEAN: return 1.0 / (length * count);
     case TDM_AGGREGATION_SEQUENCE_SUM: return 1.0 / count;
     case TDM_AGGREGATION_CONSTANT: return 1.0 / (count * (double)c->max_new_tokens);
+    case TDM_AGGREGATION_TOKEN_SUM: return 1.0;
     default: return 1.0 / (double)tdm_max_i64(total_tokens, 1);
     }
 }
 
-static bool in_loss(const tdm_loss_tokens *t, int64_t i) { return !t->mask || t->mask[i]; }
+static bool in_loss(const tdm_loss_tokens *t, int64_t i) { return !t->mask || t->mask[i] == 1; }
+/* A weight of a sequence is of what was rejected too. */
+static bool in_weight(const tdm_loss_tokens *t, int64_t i) { return !t->mask || t->mask[i]; }
 static double old_of(const tdm_loss_tokens *t, int64_t i) { return t->old ? t->old[i] : t->lp[i]; }
-static double advantage_at(const tdm_loss_tokens *t, int64_t i) { return t->advantages ? (double)t->advantages[i] : t->advantage; }
 static double log_ratio(const tdm_loss_tokens *t, int64_t i) { return (double)t->lp[i] - old_of(t, i); }
+static double advantage_of(const tdm_loss_tokens *t, int64_t i) { return t->advantages ? (double)t->advantages[i] : t->advantage; }
+/* 1 where the objective counts the token, 0 where only the KL term does. */
+static double counts(const tdm_loss_tokens *t, int64_t i) { return !t->policy || t->policy[i] ? 1.0 : 0.0; }
 
 /* The weight for a log-ratio old - sampler, of a token or of a sequence. */
 static double importance(const tdm_loss_config *c, double delta)
@@ -53,21 +59,40 @@ static double importance(const tdm_loss_config *c, double delta)
     return ratio > c->cap ? c->cap : c->floor;
 }
 
-/* The same, counted. */
+static double normalized(const tdm_loss_config *c, double u) { return c->normalizer > 0.0 ? u / c->normalizer : u; }
+
+/* The weight that the loss has, counted as it was before the division. */
 static double weigh(const tdm_loss_config *c, double delta, tdm_loss_sums *s)
 {
     const double u = importance(c, delta), ratio = exp(delta);
     s->importance += u;
+    s->importance_squares += u * u;
     s->importance_min = s->importance_count ? fmin(s->importance_min, u) : u;
     s->importance_max = s->importance_count ? fmax(s->importance_max, u) : u;
     s->importance_count++;
     s->importance_high += ratio > c->cap;
     s->importance_low += ratio < c->floor;
-    return u;
+    return normalized(c, u);
 }
 
 static bool corrected(const tdm_loss_config *c, const tdm_loss_tokens *t) { return t->sampler && corrects(c); }
 static double delta_of(const tdm_loss_tokens *t, int64_t i) { return old_of(t, i) - (double)t->sampler[i]; }
+
+void tdm_loss_add_weights(const tdm_loss_config *c, const tdm_loss_tokens *t, double *sum, int64_t *count)
+{
+    double delta = 0.0;
+    int64_t tokens = 0;
+    for (int64_t i = 0; corrected(c, t) && i < t->count; i++) {
+        if (!in_weight(t, i)) continue;
+        tokens++;
+        delta += delta_of(t, i);
+        if (c->level == TDM_LEVEL_TOKEN) *sum += importance(c, delta_of(t, i));
+    }
+    if (c->level == TDM_LEVEL_TOKEN) *count += tokens;
+    if (c->level == TDM_LEVEL_TOKEN || tokens == 0) return;
+    *sum += importance(c, c->level == TDM_LEVEL_GEOMETRIC ? delta / (double)tokens : delta);
+    (*count)++;
+}
 
 static double clamp(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
 
@@ -118,6 +143,37 @@ static double objective(const tdm_loss_config *c, double d, double a, double *de
     return -fmin(fmin(w, most) * a, bounded * a);
 }
 
+/* KL(p_old, p) of the two outcomes, this token or another. */
+static double binary_kl(double old_lp, double lp)
+{
+    const double old = exp(old_lp), p = exp(lp);
+    return old * (old_lp - lp) + (1.0 - old) * log((1.0 - old + 1e-8) / (1.0 - p + 1e-8));
+}
+
+/* Whether the token's probability has moved past the bound on the side to which the advantage pushes it; counted. */
+static bool dppo_stops(const tdm_loss_config *c, double lp, double old_lp, double a, tdm_loss_sums *s)
+{
+    const bool up = a > 0.0;
+    const double moved = up ? exp(lp) - exp(old_lp) : exp(old_lp) - exp(lp), bound = up ? c->clip_high : c->clip_low;
+    const bool stops = moved > 0.0 && (c->kind == TDM_LOSS_DPPO_TV ? moved : binary_kl(old_lp, lp)) > bound;
+    s->clipped += stops;
+    s->clip_count += 1.0;
+    return stops;
+}
+
+/* The objective of one token where its ratio is its own: as objective() of its log-ratio. */
+static double token_objective(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t i, double *derivative, tdm_loss_sums *s)
+{
+    const double a = advantage_of(t, i), d = log_ratio(t, i), most = c->delta > 0.0 ? c->delta : INFINITY;
+    switch (c->kind) {
+    case TDM_LOSS_DPPO_TV:
+    case TDM_LOSS_DPPO_KL: *derivative = dppo_stops(c, (double)t->lp[i], old_of(t, i), a, s) ? 0.0 : -fmin(exp(d), most) * a; break;
+    case TDM_LOSS_REINFORCE: *derivative = -a; break;
+    default: return objective(c, d, a, derivative, s);
+    }
+    return 0.0; /* a weight on lp: the caller's */
+}
+
 /* gmpo's log-ratio of a token. */
 static double gmpo_bounded(const tdm_loss_config *c, double d, double a) { return a > 0.0 ? fmin(d, c->clip_high) : fmax(d, -c->clip_low); }
 
@@ -136,40 +192,51 @@ double tdm_loss_kl_token(const tdm_loss_config *c, double lp, double ref)
     return kl_of(c, lp, ref, &derivative);
 }
 
-double tdm_loss_kl(const tdm_loss_config *c, const tdm_loss_tokens *t)
+double tdm_loss_kl(const tdm_loss_config *c, const tdm_loss_tokens *t, float *each)
 {
-    double sum = 0.0;
-    for (int64_t i = 0; i < t->count; i++)
-        if (in_loss(t, i)) sum += tdm_loss_kl_token(c, t->lp[i], t->ref[i]);
+    double sum = 0.0, derivative;
+    for (int64_t i = 0; i < t->count; i++) {
+        const double kl = in_loss(t, i) ? kl_of(c, t->lp[i], t->ref[i], &derivative) : NAN;
+        if (each) each[i] = (float)kl;
+        if (in_loss(t, i)) sum += kl;
+    }
     return sum;
 }
 
-static void count_token(const tdm_loss_tokens *t, int64_t i, tdm_loss_sums *s)
+void tdm_loss_count(const tdm_loss_tokens *t, int64_t i, tdm_loss_sums *s)
 {
     s->tokens++;
     if (!t->sampler) return;
-    const double m = fabs((double)t->lp[i] - (double)t->sampler[i]);
+    const double d = (double)t->lp[i] - (double)t->sampler[i], m = fabs(d);
     s->mismatch += m;
+    s->mismatch_k1 -= d;
+    s->mismatch_k3 += exp(clamp(d, -20.0, 20.0)) - d - 1.0;
     s->mismatch_tokens++;
     if (!(m <= s->mismatch_max)) s->mismatch_max = m;
 }
 
-/* KL's part, never weighted by the correction. */
-static double add_kl(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t i, tdm_loss_sums *s)
+/* KL's part, never weighted by the correction. w: what kl_ratio multiplies it with; mean: of a sequence's ratio the mean of its tokens' KL, by which
+ * each of them moves it; NULL: w is the token's own. */
+static double add_kl(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t i, double w, const double *mean, tdm_loss_sums *s)
 {
     if (!t->ref) return 0.0;
     double derivative;
     const double kl = kl_of(c, t->lp[i], t->ref[i], &derivative);
-    s->kl += kl;
-    s->loss += t->weight * c->kl * kl;
+    if (c->kl_ratio) derivative = w * (derivative + (mean ? *mean : kl));
+    const double term = c->kl_ratio ? w * kl : kl;
+    s->kl += term;
+    s->loss += t->weight * c->kl * term;
     return t->weight * c->kl * derivative;
 }
 
 /* What the tokens in the loss have in common. */
 typedef struct shared {
     double length;           /* tokens in the loss, at least 1 */
-    double d;                /* mean of lp - old; gmpo: each clipped */
-    double delta, weight;    /* sum of old - sampler, and of the weights at token level */
+    double counted;          /* of them in the objective; at least 1 */
+    double ratio, kl;        /* exp of the mean of lp - old; mean of KL: for kl_ratio */
+    double d;                /* mean of lp - old; gmpo: over those in the objective, each clipped */
+    double weighed, delta;   /* tokens in the correction's weight, at least 1; sum of old - sampler over them */
+    double weight;           /* sum over those in the objective of the weights at token level, each 1 without them */
     double stale;            /* mean of sampler - lp, without a sampler of old - lp */
     double log_w;            /* vespo: sum of lp - old, and of ln of the weights at token level */
 } shared;
@@ -177,24 +244,35 @@ typedef struct shared {
 static shared shared_of(const tdm_loss_config *c, const tdm_loss_tokens *t)
 {
     shared q = {0};
-    int64_t tokens = 0;
+    double tokens = 0.0, gmpo = 0.0, derivative;
     for (int64_t i = 0; i < t->count; i++) {
+        if (corrected(c, t) && in_weight(t, i)) {
+            q.delta += delta_of(t, i);
+            q.weighed += 1.0;
+        }
         if (!in_loss(t, i)) continue;
-        const double d = log_ratio(t, i);
-        tokens++;
-        q.d += c->kind == TDM_LOSS_GMPO ? gmpo_bounded(c, d, t->advantage) : d;
+        const double d = log_ratio(t, i), in = counts(t, i);
+        const bool by_token = corrected(c, t) && c->level == TDM_LEVEL_TOKEN;
+        const double u = by_token ? importance(c, delta_of(t, i)) : 1.0;
+        tokens += 1.0;
+        q.counted += in;
+        q.d += d;
+        gmpo += in * gmpo_bounded(c, d, t->advantage);
         q.log_w += clamp(d, -20.0, 20.0);
         const double stale = t->sampler ? (double)t->sampler[i] - (double)t->lp[i] : -d;
         if (!isnan(stale)) q.stale += stale;
-        if (!corrected(c, t)) continue;
-        const double u = importance(c, delta_of(t, i));
-        q.delta += delta_of(t, i);
-        q.weight += u;
-        if (c->level == TDM_LEVEL_TOKEN) q.log_w += clamp(log(u), vespo_least, vespo_most);
+        if (t->ref && c->kl_ratio) q.kl += kl_of(c, t->lp[i], t->ref[i], &derivative);
+        q.weight += in * (by_token ? normalized(c, u) : 1.0);
+        if (by_token) q.log_w += clamp(log(u), vespo_least, vespo_most);
     }
-    q.length = (double)tdm_max_i64(tokens, 1);
+    q.length = fmax(tokens, 1.0);
+    q.counted = fmax(q.counted, 1.0);
+    q.weighed = fmax(q.weighed, 1.0);
     q.d /= q.length;
+    q.ratio = exp(q.d);
+    q.kl /= q.length;
     q.stale /= q.length;
+    if (c->kind == TDM_LOSS_GMPO) q.d = gmpo / q.counted;
     return q;
 }
 
@@ -214,27 +292,42 @@ static double sequence_loss(const tdm_loss_config *c, const tdm_loss_tokens *t, 
     }
 }
 
+/* Whether the sequence has moved too far from what sampled it for its advantage to say something (TRL's off_policy_mask_threshold); counted. */
+static bool stale(const tdm_loss_config *c, const tdm_loss_tokens *t, const shared *q, tdm_loss_sums *s)
+{
+    if (c->off_policy_threshold <= 0.0) return false;
+    const bool far = q->stale > c->off_policy_threshold;
+    bool dropped = false;
+    for (int64_t i = 0; far && i < t->count; i++) dropped = dropped || (in_loss(t, i) && advantage_of(t, i) < 0.0);
+    s->sequences++;
+    s->off_policy += dropped;
+    return dropped;
+}
+
 static void eval_sequence(const tdm_loss_config *c, const tdm_loss_tokens *t, float *coef, tdm_loss_sums *s)
 {
     const shared q = shared_of(c, t);
-    const bool by_token = corrected(c, t) && c->level == TDM_LEVEL_TOKEN, shares = of_sequence(c), vespo = c->kind == TDM_LOSS_VESPO;
-    const double kept = c->off_policy_threshold > 0.0 && t->advantage < 0.0 && q.stale > c->off_policy_threshold ? 0.0 : 1.0;
+    const bool by_token = corrected(c, t) && c->level == TDM_LEVEL_TOKEN, shares = of_sequence(c), vespo = c->kind == TDM_LOSS_VESPO, gmpo = c->kind == TDM_LOSS_GMPO;
+    const bool drops = stale(c, t, &q, s);
     double loss = 0.0, derivative = 0.0, u = 1.0;
-    if (corrected(c, t) && !by_token) u = weigh(c, c->level == TDM_LEVEL_GEOMETRIC ? q.delta / q.length : q.delta, s);
+    if (corrected(c, t) && !by_token) u = weigh(c, c->level == TDM_LEVEL_GEOMETRIC ? q.delta / q.weighed : q.delta, s);
     if (shares) loss = sequence_loss(c, t, &q, u, &derivative, s);
-    /* each token's loss is the sequence's; its ratio depends on every token by 1 / length, so a token gets the mean of their weights */
-    const double mean_u = by_token ? q.weight / q.length : u;
+    /* each token's loss is the sequence's; its ratio depends on every token by 1 / length, so a token gets the mean of their weights. gmpo's is of the
+     * tokens in the objective, and has one loss a sequence: each token has 1 / length of it, whatever their number */
+    const double mean = gmpo ? u * q.length / q.counted : u * q.weight / q.length;
     for (int64_t i = 0; i < t->count; i++) {
         coef[i] = 0.0f;
         if (!in_loss(t, i)) continue;
+        const double a = advantage_of(t, i), d = log_ratio(t, i), in = counts(t, i), kept = drops && a < 0.0 ? 0.0 : 1.0;
         if (by_token) u = weigh(c, delta_of(t, i), s);
-        if (!shares) loss = objective(c, log_ratio(t, i), advantage_at(t, i), &derivative, s);
+        if (!shares) loss = token_objective(c, t, i, &derivative, s);
         if (weighs_lp(c)) loss = derivative * (double)t->lp[i];
-        const bool still = c->kind == TDM_LOSS_GMPO && passes(log_ratio(t, i), -c->clip_low, c->clip_high, t->advantage, s);
-        const double used = kept * (vespo ? 1.0 : u), slope = kept * (vespo ? 1.0 : shares && !weighs_lp(c) ? mean_u : u); /* vespo's is in phi */
-        s->loss += t->weight * used * loss;
-        coef[i] = (float)(t->weight * slope * (still ? 0.0 : derivative) + add_kl(c, t, i, s));
-        count_token(t, i, s);
+        const bool still = gmpo && passes(d, -c->clip_low, c->clip_high, a, s);
+        const double own = kept * (vespo ? 1.0 : u) * (gmpo ? 1.0 : in); /* vespo's weights are in phi */
+        const double slope = gmpo ? (still ? 0.0 : kept * in * mean) : shares && !weighs_lp(c) ? kept * mean : own;
+        s->loss += t->weight * own * loss;
+        coef[i] = (float)(t->weight * slope * derivative + add_kl(c, t, i, c->ratio_of_sequence ? q.ratio : exp(d), c->ratio_of_sequence ? &q.kl : NULL, s));
+        tdm_loss_count(t, i, s);
     }
 }
 
@@ -245,11 +338,11 @@ static double eval_token(const tdm_loss_config *c, const tdm_loss_tokens *t, int
         return -t->weight;
     }
     if (c->kind == TDM_LOSS_FROZEN) return (double)t->coef[i];
-    double derivative, loss = objective(c, log_ratio(t, i), advantage_at(t, i), &derivative, s);
+    double derivative, loss = token_objective(c, t, i, &derivative, s);
     if (weighs_lp(c)) loss = derivative * (double)t->lp[i];
-    const double u = corrected(c, t) ? weigh(c, delta_of(t, i), s) : 1.0;
+    const double u = counts(t, i) * (corrected(c, t) ? weigh(c, delta_of(t, i), s) : 1.0);
     s->loss += t->weight * u * loss;
-    return t->weight * u * derivative + add_kl(c, t, i, s);
+    return t->weight * u * derivative + add_kl(c, t, i, exp(log_ratio(t, i)), NULL, s);
 }
 
 void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t first, int64_t n, float *coef, tdm_loss_sums *sums)
@@ -263,107 +356,20 @@ void tdm_loss_eval(const tdm_loss_config *c, const tdm_loss_tokens *t, int64_t f
         coef[i - first] = 0.0f;
         if (!in_loss(t, i)) continue;
         coef[i - first] = (float)eval_token(c, t, i, sums);
-        count_token(t, i, sums);
+        tdm_loss_count(t, i, sums);
     }
 }
 
-typedef struct moments {
-    double mean, std;
-    int64_t count;
-    bool equal;
-} moments;
-
-static moments moments_of(const double *x, int64_t first, int64_t last)
+static int by_value(const void *a, const void *b)
 {
-    moments m = {.equal = true};
-    double least = INFINITY, most = -INFINITY;
-    for (int64_t i = first; i < last; i++) {
-        if (isnan(x[i])) continue;
-        m.count++;
-        m.mean += x[i];
-        least = fmin(least, x[i]);
-        most = fmax(most, x[i]);
-    }
-    if (m.count == 0) return m;
-    m.mean /= (double)m.count;
-    m.equal = least == most;
-    for (int64_t i = first; i < last; i++)
-        if (!isnan(x[i])) m.std += (x[i] - m.mean) * (x[i] - m.mean);
-    m.std = m.count > 1 ? sqrt(m.std / (double)(m.count - 1)) : 0.0;
-    return m;
+    const float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
 }
 
-bool tdm_rewards_equal(const double *reward, int64_t first, int64_t last) { return moments_of(reward, first, last).equal; }
-
-/* Less the mean over tokens, divided by the deviation over them; NaN becomes 0 and counts nothing. */
-static void standardize(double *x, const int64_t *tokens, int64_t n)
+float tdm_quantile(float *x, int64_t n, double q)
 {
-    double count = 0.0, mean = 0.0, variance = 0.0;
-    for (int64_t i = 0; i < n; i++) {
-        if (isnan(x[i])) continue;
-        count += (double)tokens[i];
-        mean += (double)tokens[i] * x[i];
-    }
-    mean /= fmax(count, 1.0);
-    for (int64_t i = 0; i < n; i++)
-        if (!isnan(x[i])) variance += (double)tokens[i] * (x[i] - mean) * (x[i] - mean);
-    const double scale = 1.0 / sqrt(fmax(variance / fmax(count, 1.0), 1e-8));
-    for (int64_t i = 0; i < n; i++) x[i] = isnan(x[i]) ? 0.0 : (x[i] - mean) * scale;
-}
-
-static void reinforce_pp(bool baseline, const double *reward, const int64_t *tokens, const int64_t *group_start, int64_t groups, double *advantage)
-{
-    for (int64_t g = 0; g < groups; g++) {
-        const double mean = baseline ? moments_of(reward, group_start[g], group_start[g + 1]).mean : 0.0;
-        for (int64_t i = group_start[g]; i < group_start[g + 1]; i++) advantage[i] = reward[i] - mean;
-    }
-    standardize(advantage, tokens, group_start[groups]);
-}
-
-void tdm_advantages(tdm_advantage kind, const double *reward, const int64_t *tokens, const int64_t *group_start, int64_t groups, double *advantage)
-{
-    if (kind == TDM_ADVANTAGE_REINFORCE_PP || kind == TDM_ADVANTAGE_REINFORCE_PP_BASELINE) {
-        reinforce_pp(kind == TDM_ADVANTAGE_REINFORCE_PP_BASELINE, reward, tokens, group_start, groups, advantage);
-        return;
-    }
-    const moments batch = moments_of(reward, 0, group_start[groups]);
-    for (int64_t g = 0; g < groups; g++) {
-        const moments m = moments_of(reward, group_start[g], group_start[g + 1]);
-        for (int64_t i = group_start[g]; i < group_start[g + 1]; i++) {
-            const double centered = reward[i] - m.mean;
-            advantage[i] = 0.0;
-            if (isnan(centered) || m.equal) continue;
-            switch (kind) {
-            case TDM_ADVANTAGE_GROUP_STD: advantage[i] = centered / (m.std + 1e-4); break;
-            case TDM_ADVANTAGE_BATCH_STD: advantage[i] = centered / (batch.std + 1e-4); break;
-            case TDM_ADVANTAGE_NONE: advantage[i] = centered; break;
-            case TDM_ADVANTAGE_GDPO: TDM_ASSERT(!"gdpo is of several rewards"); break;
-            case TDM_ADVANTAGE_LEAVE_ONE_OUT: advantage[i] = centered * (double)m.count / (double)(m.count - 1); break;
-            case TDM_ADVANTAGE_REINFORCE_PP:
-            case TDM_ADVANTAGE_REINFORCE_PP_BASELINE: break; /* above */
-            }
-        }
-    }
-}
-
-/* Adds weight * z-score within [first, last) to sum; NaN there: no opinion yet. */
-static void add_normalized(const double *score, double weight, int64_t first, int64_t last, double *sum)
-{
-    const moments m = moments_of(score, first, last);
-    for (int64_t i = first; i < last; i++) {
-        if (isnan(score[i])) continue;
-        if (isnan(sum[i])) sum[i] = 0.0;
-        if (!m.equal) sum[i] += weight * (score[i] - m.mean) / (m.std + 1e-4);
-    }
-}
-
-void tdm_advantages_gdpo(const double *score, const double *weight, int64_t rewards, const int64_t *group_start, int64_t groups, double *sum,
-                         double *advantage)
-{
-    const int64_t n = group_start[groups];
-    for (int64_t i = 0; i < n; i++) sum[i] = NAN;
-    for (int64_t w = 0; w < rewards; w++)
-        for (int64_t g = 0; g < groups; g++) add_normalized(score + w * n, weight[w], group_start[g], group_start[g + 1], sum);
-    const moments batch = moments_of(sum, 0, n);
-    for (int64_t i = 0; i < n; i++) advantage[i] = isnan(sum[i]) || batch.equal ? 0.0 : (sum[i] - batch.mean) / (batch.std + 1e-4);
+    qsort(x, (size_t)n, sizeof *x, by_value);
+    const double rank = q * (double)(n - 1);
+    const int64_t below = (int64_t)rank, above = tdm_min_i64(n - 1, below + 1);
+    return x[below] + (float)(rank - (double)below) * (x[above] - x[below]);
 }

@@ -37,6 +37,7 @@ static size_t lay_tape(tdm_trainer *t, const tdm_model_config *c, void *base)
         if (t->acts) tdm_layer_acts_cut(&t->acts[l], c, &acts, k.base ? k.base + k.at : NULL);
         k.at += tdm_layer_acts_bytes(c, &acts);
     }
+    if (s->distills) t->teacher = cut(&k, TDM_DTYPE_F32, s->micro_tokens, c->width);
     return k.at;
 }
 
@@ -84,6 +85,9 @@ static size_t lay_head(tdm_trainer *t, const tdm_model_config *c, void *base)
     h->dx = cut(&k, TDM_DTYPE_F32, n, c->width);
     h->dxn = cut(&k, TDM_DTYPE_F32, n, c->width);
     h->dlogits = cut(&k, TDM_DTYPE_BF16, n, c->vocab);
+    if (!t->spec.distills) return k.at;
+    h->teacher = cut(&k, TDM_DTYPE_F32, n, c->vocab);
+    h->teacher_rstd = cut(&k, TDM_DTYPE_F32, n, 1);
     return k.at;
 }
 
@@ -139,6 +143,7 @@ static size_t lay_mirror(tdm_trainer *t, const tdm_model_config *c, char *base)
     TAKE(support, rows * (size_t)tdm_ceil_div(c->vocab, 32));
     TAKE(lp, rows);
     TAKE(entropy, rows);
+    TAKE(divergence, rows);
     return at;
 }
 #undef TAKE

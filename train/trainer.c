@@ -16,7 +16,7 @@ static int64_t micro_end(const tdm_trainer *t, const tdm_train_pass *pass, const
     return i;
 }
 
-static bool wanted(const tdm_train_item *it, int64_t index) { return !it->mask || it->mask[index]; }
+static bool wanted(const tdm_train_item *it, int64_t index) { return !it->mask || it->mask[index] == 1; }
 
 /* The tokens of item i, from `row` on, that are wanted. */
 static void want(tdm_trainer *t, const tdm_train_pass *pass, const tdm_train_item *it, int64_t i, int64_t row)
@@ -108,15 +108,24 @@ tdm_status tdm_trainer_accumulate(tdm_trainer *t, const tdm_train_pass *pass, td
                                   tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    TDM_ASSERT(!t->spec.forward_only);
+    TDM_ASSERT(!t->spec.forward_only && (!pass->distills || t->spec.distills));
     for (int64_t first = 0; first < count;) {
         if (pass->keep_going && !pass->keep_going(pass->ctx)) return TDM_STOPPED;
         const int64_t end = micro_end(t, pass, items, first, count);
         TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done); /* what was pushed is written over */
         pack(t, pass, items, first, end);
         const tdm_run run = run_of(t, pass->adapter, pass->dropout, pass->dropout_seed);
+        if (pass->distills) {
+            const tdm_run teacher = run_of(t, pass->teacher, 0.0f, 0);
+            TDM_TRY(st, forward(t, &teacher, false, err), done);
+            TDM_TRY(st, tdm_distill_keep(t, err), done);
+        }
         TDM_TRY(st, forward(t, &run, true, err), done);
-        TDM_TRY(st, pass->values ? tdm_value_train(t, items, pass, err) : tdm_head_train(t, items, pass, sums, err), done);
+        TDM_TRY(st,
+                pass->values     ? tdm_value_train(t, items, pass, err)
+                : pass->distills ? tdm_distill_train(t, items, pass, sums, err)
+                                 : tdm_head_train(t, items, pass, sums, err),
+                done);
         TDM_TRY(st, tdm_backward_layers(t, &run, pass->opt, err), done);
         first = end;
     }

@@ -23,21 +23,23 @@ typedef struct tdm_trainer_spec {
     bool offload;         /* keep them in host memory; with checkpointing */
     bool forward_only;    /* no tape: scoring */
     bool dropout;
+    bool distills;        /* room for a teacher's hidden states and distributions */
 } tdm_trainer_spec;
 
 /* One sequence to score or to train on. "Completion" means tokens [prompt, count); arrays are indexed from 0 at `prompt`. */
 typedef struct tdm_train_item {
     const tdm_sequence *seq;
-    const uint8_t *mask;  /* 1: in the loss; NULL: all of the completion */
+    const uint8_t *mask;  /* 1: in the loss; NULL: all of the completion; 2: as in train/loss.h */
+    const uint8_t *policy; /* 0: of those, in the KL term alone; NULL: none */
+    const float *advantages; /* each token's own, or NULL: `advantage` */
     const float *sampler; /* the sampler's log-probabilities, or NULL */
     const float *old;     /* frozen before the first update, or NULL: lp itself */
     const float *ref;     /* the reference's, or NULL */
     const float *coef;    /* with TDM_LOSS_FROZEN: d loss / d lp; of values without a loss of their own d loss / d value; else NULL */
-    const float *advantages; /* one a token, or NULL: advantage */
     const float *returns; /* a critic's: what its values are to be; else NULL */
     float *value;         /* of a pass over values: filled by a look; with a loss: the values before the first update, read */
     double advantage, weight;
-    double entropy_weight; /* factor of each token's entropy, which is taken from the loss; 0: it has no gradient */
+    double entropy_weight; /* factor of the entropy of each token in the objective, which is taken from the loss; 0: it has no gradient */
     float *lp;            /* filled; never NULL where log-probabilities are computed */
     float *entropy;       /* filled when not NULL */
     bool left_out;        /* by the caller: in no loss, and not given to the trainer */
@@ -83,6 +85,11 @@ typedef struct tdm_train_pass {
     uint64_t dropout_seed;
     bool (*keep_going)(void *ctx);
     void *ctx;
+    /* distills: the loss is the divergence of each token's whole distribution from the teacher's, by the items' weights, and nothing else
+     * (train/distill.c); teacher NULL: the base model */
+    bool distills;
+    const tdm_adapter *teacher;
+    double beta;
 } tdm_train_pass;
 /* The log-probabilities (or values) that tdm_trainer_accumulate would find under this pass, dropout and all, and no gradient. */
 tdm_status tdm_trainer_look(tdm_trainer *t, const tdm_train_pass *pass, tdm_train_item *items, int64_t count, tdm_error *err);

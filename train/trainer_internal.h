@@ -24,6 +24,7 @@ typedef struct tdm_head_buffers {
     tdm_view codes, scales;
     tdm_view logits;  /* [rows, V] f32 */
     tdm_view dlogits; /* [rows, V] bf16 */
+    tdm_view teacher, teacher_rstd; /* [rows, V], [rows, 1] f32: the teacher's, where there is one */
 } tdm_head_buffers;
 
 /* A token whose log-probability or value is wanted: row of the hidden state that predicts it; of a whole sequence its last. */
@@ -46,6 +47,7 @@ struct tdm_trainer {
     /* the micro-batch at hand */
     tdm_batch batch;          /* in the backend's memory */
     tdm_head_token *token;    /* [micro_tokens] */
+    tdm_view teacher;         /* [micro_tokens, D] f32: a teacher's last hidden states of these tokens */
     int64_t tokens_head;
     /* In the mirror, host pointers: what describes a micro-batch, */
     tdm_mirror mirror;
@@ -59,7 +61,7 @@ struct tdm_trainer {
     float *coef, *entropy_coef; /* d loss / d lp (or d value) and d entropy */
     uint32_t *support;        /* [head_rows, ceil(V/32)] */
     /* and what the head gives back. */
-    float *lp, *entropy;      /* of a pass over values lp is these */
+    float *lp, *entropy, *divergence; /* of a pass over values lp is these */
     float *sequence_coef;     /* [micro_tokens]: d loss / d lp when a loss needs whole sequences */
     void *host;
 };
@@ -75,6 +77,11 @@ tdm_status tdm_head_logprobs(tdm_trainer *t, int64_t first, int64_t n, tdm_train
 /* Log-probabilities of all head tokens; then loss and its gradient into back.dx. */
 tdm_status tdm_head_score(tdm_trainer *t, tdm_train_item *items, const tdm_sampling *sampling, tdm_error *err);
 tdm_status tdm_head_train(tdm_trainer *t, tdm_train_item *items, const tdm_train_pass *pass, tdm_loss_sums *sums, tdm_error *err);
+/* From d loss / d logits of a tile of n tokens, in head.dlogits, into back.dx. */
+tdm_status tdm_head_backward(tdm_trainer *t, int64_t n, tdm_error *err);
+/* distill.c: keeps the hidden states of the head's tokens after the teacher's forward; after the student's, loss and gradient into back.dx. */
+tdm_status tdm_distill_keep(tdm_trainer *t, tdm_error *err);
+tdm_status tdm_distill_train(tdm_trainer *t, tdm_train_item *items, const tdm_train_pass *pass, tdm_loss_sums *sums, tdm_error *err);
 /* From back.dxn, the gradient of the tile's normalized rows, into back.dx. */
 tdm_status tdm_head_into_layers(tdm_trainer *t, int64_t n, tdm_error *err);
 /* value.c: values of all head tokens; then their loss and its gradient, into back.dx and the head's. */

@@ -63,6 +63,7 @@ const tdm_backend TDM_CPU(backend) = {
     .sample = TDM_CPU(sample),
     .logprob = TDM_CPU(logprob),
     .logprob_backward = TDM_CPU(logprob_backward),
+    .divergence = TDM_CPU(divergence),
     .value = TDM_CPU(value),
     .value_backward = TDM_CPU(value_backward),
     .adamw = TDM_CPU(adamw),

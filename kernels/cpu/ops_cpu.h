@@ -54,10 +54,11 @@ tdm_status TDM_CPU(dropout_backward)(tdm_stream *s, tdm_view dx, tdm_cview dy, f
 tdm_status TDM_CPU(scatter_rows)(tdm_stream *s, tdm_view y, tdm_cview x, const int32_t *row, tdm_error *err);
 tdm_status TDM_CPU(zero)(tdm_stream *s, tdm_view y, tdm_error *err);
 
-/* sample.c, logprob.c */
+/* sample.c, logprob.c, divergence.c */
 tdm_status TDM_CPU(sample)(tdm_stream *s, const tdm_sample *a, tdm_error *err);
 tdm_status TDM_CPU(logprob)(tdm_stream *s, const tdm_logprob *a, tdm_error *err);
 tdm_status TDM_CPU(logprob_backward)(tdm_stream *s, const tdm_logprob_backward *a, tdm_error *err);
+tdm_status TDM_CPU(divergence)(tdm_stream *s, const tdm_divergence *a, tdm_error *err);
 
 size_t TDM_CPU(logits_workspace_bytes)(const tdm_limits *limits, int threads);
 

@@ -84,6 +84,7 @@ template <tdm_cuda_path PATH> static constexpr tdm_backend table(const char *nam
     b.sample = tdm_cuda_sample;
     b.logprob = tdm_cuda_logprob;
     b.logprob_backward = tdm_cuda_logprob_backward;
+    b.divergence = tdm_cuda_divergence;
     b.value = tdm_cuda_value;
     b.value_backward = tdm_cuda_value_backward;
     b.adamw = tdm_cuda_adamw;

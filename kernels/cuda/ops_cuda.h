@@ -69,12 +69,13 @@ tdm_status tdm_cuda_dropout_backward(tdm_stream *s, tdm_view dx, tdm_cview dy, f
 tdm_status tdm_cuda_value(tdm_stream *s, const tdm_value *a, tdm_error *err);
 tdm_status tdm_cuda_value_backward(tdm_stream *s, const tdm_value_backward *a, tdm_error *err);
 
-/* sample.cu, logprob.cu, optimizer.cu */
+/* sample.cu, logprob.cu, divergence.cu, optimizer.cu */
 size_t tdm_cuda_logits_workspace_bytes(const tdm_limits *limits);
 size_t tdm_cuda_optimizer_workspace_bytes(const tdm_limits *limits);
 tdm_status tdm_cuda_sample(tdm_stream *s, const tdm_sample *a, tdm_error *err);
 tdm_status tdm_cuda_logprob(tdm_stream *s, const tdm_logprob *a, tdm_error *err);
 tdm_status tdm_cuda_logprob_backward(tdm_stream *s, const tdm_logprob_backward *a, tdm_error *err);
+tdm_status tdm_cuda_divergence(tdm_stream *s, const tdm_divergence *a, tdm_error *err);
 tdm_status tdm_cuda_adamw(tdm_stream *s, const tdm_adamw *a, tdm_error *err);
 tdm_status tdm_cuda_adamw_8bit(tdm_stream *s, const tdm_adamw_8bit *a, tdm_error *err);
 tdm_status tdm_cuda_sgd(tdm_stream *s, const tdm_sgd *a, tdm_error *err);

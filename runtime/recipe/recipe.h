@@ -10,14 +10,17 @@
 
 #include "kernels/ops.h"
 #include "memory/weights.h"
+#include "train/advantage.h"
 #include "train/loss.h"
 #include "train/optimizer.h"
 #include "train/preference.h"
+#include "train/reject.h"
 
 typedef enum tdm_algorithm { TDM_ALGORITHM_GRPO, TDM_ALGORITHM_PPO, TDM_ALGORITHM_SFT, TDM_ALGORITHM_DPO, TDM_ALGORITHM_ORPO, TDM_ALGORITHM_KTO,
-                             TDM_ALGORITHM_REWARD } tdm_algorithm;
+                             TDM_ALGORITHM_REWARD, TDM_ALGORITHM_DISTILL } tdm_algorithm;
 extern const char *const tdm_algorithm_names[]; /* NULL-terminated */
-typedef enum tdm_kl_in { TDM_KL_IN_LOSS, TDM_KL_IN_REWARD } tdm_kl_in;
+typedef enum tdm_kl_in { TDM_KL_IN_LOSS, TDM_KL_IN_REWARD, TDM_KL_IN_TOKEN } tdm_kl_in;
+typedef enum tdm_distill_loss { TDM_DISTILL_FULL, TDM_DISTILL_SAMPLED } tdm_distill_loss;
 typedef enum tdm_ratio { TDM_RATIO_AUTO, TDM_RATIO_TOKEN, TDM_RATIO_SEQUENCE } tdm_ratio; /* auto: settled before anyone looks */
 typedef enum tdm_checkpointing { TDM_CHECKPOINTING_AUTO, TDM_CHECKPOINTING_NONE, TDM_CHECKPOINTING_LAYER } tdm_checkpointing;
 typedef enum tdm_place { TDM_PLACE_DEVICE, TDM_PLACE_HOST } tdm_place;
@@ -143,6 +146,10 @@ typedef struct tdm_recipe_importance {
     tdm_ratio ratio;         /* the policy ratio's (GSPO: sequence) */
     tdm_correction correction;
     double floor, cap;       /* floor 0: none */
+    bool batch_normalize;    /* weights are divided by their mean over the step */
+    tdm_strings reject, reject_threshold; /* as written; settled into rejects */
+    double veto;             /* 0: none */
+    tdm_reject_config rejects;
 } tdm_recipe_importance;
 
 /* ppo; elsewhere the defaults. */
@@ -162,6 +169,13 @@ typedef struct tdm_recipe_preference {
     double center_rewards_coefficient; /* reward's */
 } tdm_recipe_preference;
 
+/* distill; elsewhere the defaults. */
+typedef struct tdm_recipe_distill {
+    tdm_distill_loss loss;   /* over the whole vocabulary, or by the log-probability of the token that was sampled */
+    const char *teacher;     /* "base": the model without an adapter; else an adapter's folder */
+    double beta;             /* full: 1 reverse KL, 0 forward KL, between a Jensen-Shannon divergence */
+} tdm_recipe_distill;
+
 typedef struct tdm_recipe_train {
     tdm_algorithm algorithm;
     tdm_loss_kind loss;      /* `loss: gspo` is resolved to GRPO with importance.ratio SEQUENCE */
@@ -178,18 +192,24 @@ typedef struct tdm_recipe_train {
     tdm_kl_type kl_type;
     tdm_kl_in kl_in;
     double kl_input_clamp, kl_output_clamp; /* 0: none */
+    bool kl_bias_correction; /* the KL term is weighed by the policy ratio */
     double delta;            /* bound of the ratio where the advantage is below 0; 0: none */
     double off_policy_threshold; /* 0: none */
     tdm_aggregation aggregation; /* never AUTO once settled */
+    double top_entropy_quantile; /* part of the tokens, those of most entropy, that the objective is of */
     double entropy_coef;     /* times the mean entropy, taken from the loss; 0: none */
+    bool use_adaptive_entropy; /* then it is where the coefficient begins */
+    double entropy_coef_min, entropy_coef_max, entropy_coef_delta, entropy_target;
     tdm_sapo sapo;
     tdm_vespo vespo;
     tdm_advantage advantage;
+    double advantage_clip_low, advantage_clip_high;
     tdm_recipe_importance importance;
     double gamma, lam;       /* ppo: of the advantages */
     bool whiten_rewards;     /* ppo */
     tdm_recipe_critic critic;
     tdm_recipe_preference preference;
+    tdm_recipe_distill distill;
     int64_t micro_tokens;    /* tokens of one forward and backward */
     tdm_checkpointing checkpointing;
     bool mask_truncated;     /* completions cut at max_new_tokens enter no loss */
@@ -232,9 +252,9 @@ typedef struct tdm_recipe {
 } tdm_recipe;
 
 /* Whether the algorithm learns from the data's own answers: nothing is generated or rewarded. */
-static inline bool tdm_algorithm_supervised(tdm_algorithm a) { return a != TDM_ALGORITHM_GRPO && a != TDM_ALGORITHM_PPO; }
+static inline bool tdm_algorithm_supervised(tdm_algorithm a) { return a != TDM_ALGORITHM_GRPO && a != TDM_ALGORITHM_PPO && a != TDM_ALGORITHM_DISTILL; }
 /* Whether those are preferences. */
-static inline bool tdm_algorithm_prefers(tdm_algorithm a) { return a >= TDM_ALGORITHM_DPO; }
+static inline bool tdm_algorithm_prefers(tdm_algorithm a) { return a >= TDM_ALGORITHM_DPO && a <= TDM_ALGORITHM_REWARD; }
 
 /* Whether rollouts have turns. */
 static inline bool tdm_recipe_has_environment(const tdm_recipe *r) { return r->environment.python[0] || r->environment.command.count > 0; }

@@ -10,18 +10,19 @@
 
 static const char *const schemes[] = {"bf16", "fp8_tensor", "fp8_channel", "fp8_block", NULL};
 static const char *const activations[] = {"none", "dynamic", "static", NULL};
-const char *const tdm_algorithm_names[] = {"grpo", "ppo", "sft", "dpo", "orpo", "kto", "reward", NULL};
-static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "rloo", "gspo", NULL}; /* gspo: settled before anyone looks */
+const char *const tdm_algorithm_names[] = {"grpo", "ppo", "sft", "dpo", "orpo", "kto", "reward", "distill", NULL};
+static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "rloo", "dppo_tv", "dppo_kl", "reinforce", "gspo", NULL}; /* gspo: settled before anyone looks */
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "adamw_8bit", NULL};
 static const char *const kl_types[] = {"k1", "k2", "k3", NULL};
-static const char *const aggregations[] = {"auto", "token_mean", "sequence_mean", "sequence_sum", "constant", NULL};
-static const char *const kl_ins[] = {"loss", "reward", NULL};
+static const char *const aggregations[] = {"auto", "token_mean", "sequence_mean", "sequence_sum", "constant", "token_sum", NULL};
+static const char *const kl_ins[] = {"loss", "reward", "token", NULL};
 static const char *const advantages[] = {"group_std", "batch_std", "none", "leave_one_out", "gdpo", "reinforce_pp", "reinforce_pp_baseline", NULL};
 static const char *const levels[] = {"token", "sequence", "geometric", NULL};
 static const char *const ratios[] = {"auto", "token", "sequence", NULL};
 static const char *const corrections[] = {"none", "truncate", "mask", NULL};
 static const char *const preferences[] = {"sigmoid", "hinge", "ipo", "robust", NULL};
+static const char *const distill_losses[] = {"full", "sampled", NULL};
 static const char *const checkpointings[] = {"auto", "none", "layer", NULL};
 static const char *const offloads[] = {"none", "optimizer", "activations", NULL};
 static const char *const places[] = {"device", "host", NULL};
@@ -122,10 +123,17 @@ static const tdm_key recipe_keys[] = {
     {"train.kl_in", TDM_KEY_ENUM, AT(train.kl_in), "loss", 0, 0, kl_ins, 0, 0},
     {"train.kl_input_clamp", TDM_KEY_FLOAT, AT(train.kl_input_clamp), "0.0", 0, 1000, NULL, 0, 0},
     {"train.kl_output_clamp", TDM_KEY_FLOAT, AT(train.kl_output_clamp), "0.0", 0, 1e30, NULL, 0, 0},
+    {"train.kl_bias_correction", TDM_KEY_BOOL, AT(train.kl_bias_correction), "false", 0, 0, NULL, 0, 0},
     {"train.delta", TDM_KEY_FLOAT, AT(train.delta), "0.0", 0, 1e6, NULL, 0, 0},
     {"train.off_policy_threshold", TDM_KEY_FLOAT, AT(train.off_policy_threshold), "0.0", 0, 1000, NULL, 0, 0},
     {"train.aggregation", TDM_KEY_ENUM, AT(train.aggregation), "auto", 0, 0, aggregations, 0, 0},
+    {"train.top_entropy_quantile", TDM_KEY_FLOAT, AT(train.top_entropy_quantile), "1.0", 0, 1, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"train.entropy_coef", TDM_KEY_FLOAT, AT(train.entropy_coef), "0.0", -1000, 1000, NULL, 0, 0},
+    {"train.use_adaptive_entropy", TDM_KEY_BOOL, AT(train.use_adaptive_entropy), "false", 0, 0, NULL, 0, 0},
+    {"train.entropy_coef_min", TDM_KEY_FLOAT, AT(train.entropy_coef_min), "0.0", 0, 1000, NULL, 0, 0},
+    {"train.entropy_coef_max", TDM_KEY_FLOAT, AT(train.entropy_coef_max), "1.0", 0, 1000, NULL, 0, 0},
+    {"train.entropy_coef_delta", TDM_KEY_FLOAT, AT(train.entropy_coef_delta), "0.005", 0, 1000, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"train.entropy_target", TDM_KEY_FLOAT, AT(train.entropy_target), "0.2", 0, 1000, NULL, 0, 0},
     {"train.sapo.temperature_pos", TDM_KEY_FLOAT, AT(train.sapo.temperature[0]), "1.0", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"train.sapo.temperature_neg", TDM_KEY_FLOAT, AT(train.sapo.temperature[1]), "1.05", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
     {"train.vespo.k_pos", TDM_KEY_FLOAT, AT(train.vespo.k[0]), "2.0", 0, 1000, NULL, 0, 0},
@@ -133,11 +141,17 @@ static const tdm_key recipe_keys[] = {
     {"train.vespo.k_neg", TDM_KEY_FLOAT, AT(train.vespo.k[1]), "3.0", 0, 1000, NULL, 0, 0},
     {"train.vespo.lambda_neg", TDM_KEY_FLOAT, AT(train.vespo.lambda[1]), "2.0", 0, 1000, NULL, 0, 0},
     {"train.advantage", TDM_KEY_ENUM, AT(train.advantage), "group_std", 0, 0, advantages, 0, 0},
+    {"train.advantage_clip_low", TDM_KEY_FLOAT, AT(train.advantage_clip_low), "-1.0e9", -1e9, 0, NULL, 0, 0},
+    {"train.advantage_clip_high", TDM_KEY_FLOAT, AT(train.advantage_clip_high), "1.0e9", 0, 1e9, NULL, 0, 0},
     {"train.importance.level", TDM_KEY_ENUM, AT(train.importance.level), "token", 0, 0, levels, 0, 0},
     {"train.importance.ratio", TDM_KEY_ENUM, AT(train.importance.ratio), "auto", 0, 0, ratios, 0, 0},
     {"train.importance.correction", TDM_KEY_ENUM, AT(train.importance.correction), "truncate", 0, 0, corrections, 0, 0},
     {"train.importance.floor", TDM_KEY_FLOAT, AT(train.importance.floor), "0.0", 0, 1, NULL, 0, 0},
     {"train.importance.cap", TDM_KEY_FLOAT, AT(train.importance.cap), "2.0", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},
+    {"train.importance.batch_normalize", TDM_KEY_BOOL, AT(train.importance.batch_normalize), "false", 0, 0, NULL, 0, 0},
+    {"train.importance.reject", TDM_KEY_TEXTS, AT(train.importance.reject), "[]", 0, 0, NULL, 0, 0},
+    {"train.importance.reject_threshold", TDM_KEY_TEXTS, AT(train.importance.reject_threshold), "[]", 0, 0, NULL, 0, 0},
+    {"train.importance.veto", TDM_KEY_FLOAT, AT(train.importance.veto), "0.0", 0, 1, NULL, TDM_KEY_BELOW_MAX, 0},
     {"train.gamma", TDM_KEY_FLOAT, AT(train.gamma), "1.0", 0, 1, NULL, 0, 0},
     {"train.lam", TDM_KEY_FLOAT, AT(train.lam), "0.95", 0, 1, NULL, 0, 0},
     {"train.whiten_rewards", TDM_KEY_BOOL, AT(train.whiten_rewards), "false", 0, 0, NULL, 0, 0},
@@ -155,6 +169,9 @@ static const tdm_key recipe_keys[] = {
     {"train.preference.desirable_weight", TDM_KEY_FLOAT, AT(train.preference.desirable_weight), "1.0", 0, 1000, NULL, 0, 0},
     {"train.preference.undesirable_weight", TDM_KEY_FLOAT, AT(train.preference.undesirable_weight), "1.0", 0, 1000, NULL, 0, 0},
     {"train.preference.center_rewards_coefficient", TDM_KEY_FLOAT, AT(train.preference.center_rewards_coefficient), "0.0", 0, 1000, NULL, 0, 0},
+    {"train.distill.loss", TDM_KEY_ENUM, AT(train.distill.loss), "full", 0, 0, distill_losses, 0, 0},
+    {"train.distill.teacher", TDM_KEY_TEXT, AT(train.distill.teacher), "base", 0, 0, NULL, 0, 0},
+    {"train.distill.beta", TDM_KEY_FLOAT, AT(train.distill.beta), "1.0", 0, 1, NULL, 0, 0},
     {"train.micro_tokens", TDM_KEY_INT, AT(train.micro_tokens), "4096", 1, 1e8, NULL, 0, 0},
     {"train.checkpointing", TDM_KEY_ENUM, AT(train.checkpointing), "auto", 0, 0, checkpointings, TDM_KEY_FREE, 0},
     {"train.mask_truncated", TDM_KEY_BOOL, AT(train.mask_truncated), "false", 0, 0, NULL, 0, 0},

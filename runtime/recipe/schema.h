@@ -88,6 +88,8 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err);
 tdm_status tdm_recipe_settle_rewards(tdm_recipe *r, tdm_error *err);
 tdm_status tdm_recipe_settle_environment(const tdm_recipe *r, tdm_error *err);
 tdm_status tdm_recipe_settle_sources(tdm_recipe *r, tdm_error *err); /* after the rewards have their names */
+tdm_status tdm_recipe_settle_importance(tdm_recipe *r, tdm_error *err); /* after the loss has its levels */
+tdm_status tdm_recipe_check_distill(const tdm_recipe *r, tdm_error *err);
 tdm_status tdm_recipe_settle_ppo(tdm_recipe *r, tdm_error *err); /* after the loss is settled */
 /* Sets one override in the tree. */
 tdm_status tdm_override_apply(tdm_pool *pool, tdm_yaml_node *root, const char *text, tdm_error *err);

@@ -52,14 +52,14 @@ static tdm_status check_sources(const tdm_recipe *r, tdm_error *err)
     }
     if (r->rollout.replay[0]) return TDM_OK; /* prompts, completions and rewards are all in the file */
     if (!r->data.source_count) return REFUSE("data.train", "give a JSONL file, or rollout.replay", "data.train is missing");
-    if (!r->reward_count) return REFUSE("reward", "add one, as in reward: [{type: number, answer: \"{answer}\"}]", "no reward to learn from");
+    if (!r->reward_count && a != TDM_ALGORITHM_DISTILL) return REFUSE("reward", "add one, as in reward: [{type: number, answer: \"{answer}\"}]", "no reward to learn from");
     return TDM_OK;
 }
 
 static tdm_status check_rollout(const tdm_recipe *r, tdm_error *err)
 {
     if (tdm_algorithm_supervised(r->train.algorithm) || r->rollout.replay[0]) return TDM_OK;
-    if (r->rollout.generations < 2 && r->train.algorithm != TDM_ALGORITHM_PPO)
+    if (r->rollout.generations < 2 && r->train.algorithm == TDM_ALGORITHM_GRPO)
         return REFUSE("rollout.generations", "use 2 or more", "rollout.generations is 1: a completion has nothing to be better than");
     if (r->rollout.temperature == 0)
         return REFUSE("rollout.temperature", "use a temperature above 0", "rollout.temperature is 0: every completion of a prompt would be the same");
@@ -164,24 +164,6 @@ static tdm_status check_train(const tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
-/* The correction's weights are kept within [floor, cap], around the 1 of a sampler that agrees with the trainer. */
-static tdm_status check_importance(const tdm_recipe *r, tdm_error *err)
-{
-    const tdm_recipe_importance *i = &r->train.importance;
-    if (i->correction == TDM_CORRECTION_NONE && i->level == TDM_LEVEL_GEOMETRIC)
-        return REFUSE("train.importance.level", "use importance.correction: mask or truncate, or another level",
-                      "train.importance.level: geometric is of the correction, and importance.correction is none");
-    if (i->correction == TDM_CORRECTION_NONE && i->floor > 0.0)
-        return REFUSE("train.importance.floor", "use importance.correction: mask or truncate, or remove the floor",
-                      "train.importance.floor bounds the correction, and importance.correction is none");
-    if (i->floor >= i->cap)
-        return REFUSE("train.importance.floor", "use a floor below the cap", "train.importance.floor is %g, importance.cap is %g", i->floor, i->cap);
-    if (i->correction == TDM_CORRECTION_MASK && i->cap < 1.0)
-        return REFUSE("train.importance.cap", "use a cap of 1 or more, or importance.correction: truncate",
-                      "train.importance.cap is %g: mask would drop what sampler and trainer agree on", i->cap);
-    return TDM_OK;
-}
-
 /* Keys that speak of another algorithm's loss. */
 static tdm_status check_preference_keys(const tdm_recipe *r, tdm_error *err)
 {
@@ -210,7 +192,11 @@ static tdm_status check_policy_keys(const tdm_recipe *r, tdm_error *err)
     const tdm_recipe_train *t = &r->train;
     const struct { const char *key; bool set; } keys[] = {
         {"train.delta", t->delta != 0.0}, {"train.off_policy_threshold", t->off_policy_threshold != 0.0}, {"train.entropy_coef", t->entropy_coef != 0.0},
-        {"train.kl_in", t->kl_in != TDM_KL_IN_LOSS}, {"train.kl_input_clamp", t->kl_input_clamp != 0.0}, {"train.kl_output_clamp", t->kl_output_clamp != 0.0},
+        {"train.use_adaptive_entropy", t->use_adaptive_entropy}, {"train.advantage_clip_low", t->advantage_clip_low != -1e9},
+        {"train.advantage_clip_high", t->advantage_clip_high != 1e9},
+        {"train.top_entropy_quantile", t->top_entropy_quantile != 1.0}, {"train.kl_bias_correction", t->kl_bias_correction},
+        {"train.importance.batch_normalize", t->importance.batch_normalize}, {"train.importance.reject", t->importance.reject.count > 0},
+        {"train.importance.veto", t->importance.veto != 0.0}, {"train.kl_in", t->kl_in != TDM_KL_IN_LOSS}, {"train.kl_input_clamp", t->kl_input_clamp != 0.0}, {"train.kl_output_clamp", t->kl_output_clamp != 0.0},
     };
     if (!tdm_algorithm_supervised(t->algorithm)) return TDM_OK;
     for (size_t i = 0; i < TDM_COUNT(keys); i++)
@@ -321,6 +307,17 @@ static tdm_status settle_aggregation(tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
+/* dppo looks at a token's probability, reinforce at no ratio. */
+static tdm_status check_of_tokens(const tdm_recipe *r, tdm_error *err)
+{
+    const tdm_recipe_importance *i = &r->train.importance;
+    const char *name = r->train.loss == TDM_LOSS_REINFORCE ? "reinforce" : r->train.loss == TDM_LOSS_DPPO_TV ? "dppo_tv" : "dppo_kl";
+    if (i->ratio == TDM_RATIO_SEQUENCE || (i->ratio == TDM_RATIO_AUTO && i->level == TDM_LEVEL_SEQUENCE))
+        return REFUSE(i->ratio == TDM_RATIO_SEQUENCE ? "train.importance.ratio" : "train.importance.level", "use importance.ratio: token", "train.loss: %s is over tokens, the ratio is of sequences",
+                      name);
+    return TDM_OK;
+}
+
 static tdm_status settle_loss(tdm_recipe *r, tdm_error *err)
 {
     settle_rloo(r);
@@ -331,6 +328,9 @@ static tdm_status settle_loss(tdm_recipe *r, tdm_error *err)
     case TDM_LOSS_VESPO:
     case TDM_LOSS_GMPO:
     case TDM_LOSS_RLOO: return settle_own_ratio(r, err);
+    case TDM_LOSS_DPPO_TV:
+    case TDM_LOSS_DPPO_KL:
+    case TDM_LOSS_REINFORCE: return check_of_tokens(r, err);
     default: return TDM_OK;
     }
 }
@@ -356,8 +356,21 @@ static tdm_status check_loss(const tdm_recipe *r, tdm_error *err)
         if (loss != only[i].loss && differs(r, only[i].key))
             return REFUSE(only[i].key, "remove it, or use that loss", "%s is of train.loss: %s", only[i].key, only[i].name);
     for (size_t i = 0; i < TDM_COUNT(clips); i++)
-        if ((loss == TDM_LOSS_SAPO || loss == TDM_LOSS_VESPO) && differs(r, clips[i]))
-            return REFUSE(clips[i], "remove it, or use another loss", "train.loss: %s clips no ratio", loss == TDM_LOSS_SAPO ? "sapo" : "vespo");
+        if ((loss == TDM_LOSS_SAPO || loss == TDM_LOSS_VESPO || loss == TDM_LOSS_REINFORCE) && differs(r, clips[i]))
+            return REFUSE(clips[i], "remove it, or use another loss", "train.loss: %s clips no ratio",
+                          loss == TDM_LOSS_SAPO ? "sapo" : loss == TDM_LOSS_VESPO ? "vespo" : "reinforce");
+    return TDM_OK;
+}
+
+static tdm_status check_entropy(const tdm_recipe *r, tdm_error *err)
+{
+    static const char *const keys[] = {"train.entropy_coef_min", "train.entropy_coef_max", "train.entropy_coef_delta", "train.entropy_target"};
+    const tdm_recipe_train *t = &r->train;
+    for (size_t i = 0; i < TDM_COUNT(keys); i++)
+        if (!t->use_adaptive_entropy && differs(r, keys[i])) return REFUSE(keys[i], "give train.use_adaptive_entropy: true, or remove it", "%s is of an adaptive coefficient, and it is fixed", keys[i]);
+    if (t->use_adaptive_entropy && (t->entropy_coef < t->entropy_coef_min || t->entropy_coef > t->entropy_coef_max))
+        return REFUSE("train.entropy_coef", "begin within the bounds", "train.entropy_coef is %g, train.entropy_coef_min is %g and entropy_coef_max %g", t->entropy_coef, t->entropy_coef_min,
+                      t->entropy_coef_max);
     return TDM_OK;
 }
 
@@ -366,16 +379,28 @@ static tdm_status check_bounds(const tdm_recipe *r, tdm_error *err)
 {
     static const char *const clamps[] = {"train.kl_input_clamp", "train.kl_output_clamp"};
     const tdm_recipe_train *t = &r->train;
-    const bool clips = t->loss == TDM_LOSS_LUSPO || (int)t->loss <= (int)TDM_LOSS_DAPO;
-    if (t->delta > 0.0 && !clips)
-        return REFUSE("train.delta", "remove it, or use another loss", "train.delta bounds the ratio of grpo, bnpo, dr_grpo, dapo, gspo and luspo");
-    if (t->delta > 0.0 && t->delta <= 1.0 + t->clip_high)
+    const bool dppo = t->loss == TDM_LOSS_DPPO_TV || t->loss == TDM_LOSS_DPPO_KL, clips = t->loss == TDM_LOSS_LUSPO || (int)t->loss <= (int)TDM_LOSS_DAPO;
+    if (t->delta > 0.0 && !clips && !dppo)
+        return REFUSE("train.delta", "remove it, or use another loss", "train.delta bounds the ratio of grpo, bnpo, dr_grpo, dapo, gspo, luspo and dppo");
+    if (t->delta > 0.0 && !dppo && t->delta <= 1.0 + t->clip_high)
         return REFUSE("train.delta", "use a greater one", "train.delta is %g: the ratio is clipped at 1 + train.clip_high, %g", t->delta, 1.0 + t->clip_high);
     if (t->kl_in == TDM_KL_IN_REWARD && t->kl != 0.0 && t->advantage == TDM_ADVANTAGE_GDPO)
         return REFUSE("train.advantage", "use kl_in: loss, or another advantage",
                       "train.advantage: gdpo normalizes the rewards one by one, and train.kl_in: reward takes the KL from their sum");
-    if (t->kl_in == TDM_KL_IN_REWARD && t->kl == 0.0 && t->loss != TDM_LOSS_RLOO && t->algorithm != TDM_ALGORITHM_PPO)
-        return REFUSE("train.kl_in", "give train.kl, or remove it", "train.kl_in: reward takes the KL from the rewards, and train.kl is 0");
+    if (t->kl_in != TDM_KL_IN_LOSS && t->kl == 0.0 && t->loss != TDM_LOSS_RLOO && t->algorithm != TDM_ALGORITHM_PPO)
+        return REFUSE("train.kl_in", "give train.kl, or remove it", "train.kl_in: %s takes the KL from the rewards, and train.kl is 0",
+                      t->kl_in == TDM_KL_IN_TOKEN ? "token" : "reward");
+    if (t->kl_in == TDM_KL_IN_TOKEN && t->advantage != TDM_ADVANTAGE_REINFORCE_PP && t->advantage != TDM_ADVANTAGE_REINFORCE_PP_BASELINE)
+        return REFUSE("train.kl_in", "use kl_in: reward, or advantage: reinforce_pp or reinforce_pp_baseline",
+                      "train.kl_in: token gives each token an advantage of its own, and train.advantage makes one a completion");
+    if (t->kl_in == TDM_KL_IN_TOKEN && (t->importance.ratio == TDM_RATIO_SEQUENCE || t->loss == TDM_LOSS_VESPO || t->loss == TDM_LOSS_GMPO || t->loss == TDM_LOSS_RLOO))
+        return REFUSE("train.kl_in", "use kl_in: reward, or a loss whose ratio is of tokens", "train.kl_in: token gives each token an advantage of its own, and this ratio is of the completion");
+    if (t->kl_bias_correction && (t->kl == 0.0 || t->kl_in != TDM_KL_IN_LOSS))
+        return REFUSE("train.kl_bias_correction", "give train.kl, with kl_in: loss, or remove it", "train.kl_bias_correction weighs the KL term of the loss, and there is none");
+    if (t->kl_bias_correction && t->loss == TDM_LOSS_GMPO)
+        return REFUSE("train.kl_bias_correction", "remove it, or use another loss", "train.kl_bias_correction weighs a token's KL by its ratio, and train.loss: gmpo has one of the completion's clipped ones");
+    if (t->top_entropy_quantile < 1.0 && t->loss == TDM_LOSS_RLOO)
+        return REFUSE("train.top_entropy_quantile", "remove it, or use another loss", "train.top_entropy_quantile leaves tokens out, and train.loss: rloo has one value a completion");
     for (size_t i = 0; i < TDM_COUNT(clamps); i++)
         if (t->kl == 0.0 && differs(r, clamps[i]))
             return REFUSE(clamps[i], "give train.kl, or remove it", "%s bounds the KL term, and train.kl is 0", clamps[i]);
@@ -419,10 +444,12 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_train(r, err), done);
     TDM_TRY(st, check_loss(r, err), done);
     TDM_TRY(st, check_bounds(r, err), done);
-    TDM_TRY(st, check_importance(r, err), done);
+    TDM_TRY(st, check_entropy(r, err), done);
+    TDM_TRY(st, tdm_recipe_settle_importance(r, err), done);
     TDM_TRY(st, check_policy_keys(r, err), done);
     TDM_TRY(st, check_preference_keys(r, err), done);
     TDM_TRY(st, check_preference(r, err), done);
+    TDM_TRY(st, tdm_recipe_check_distill(r, err), done);
     TDM_TRY(st, check_memory(r, err), done);
 done:
     return st;

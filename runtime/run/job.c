@@ -32,6 +32,41 @@ static void put_importance(tdm_step_metrics *m, const tdm_job_figures *f, bool f
     tdm_metric_set(m, TDM_METRIC_IMPORTANCE_MAX, f->importance_max);
     tdm_metric_set(m, TDM_METRIC_IMPORTANCE_FRACTION_HIGH, f->importance_high);
     if (floor) tdm_metric_set(m, TDM_METRIC_IMPORTANCE_FRACTION_LOW, f->importance_low);
+    tdm_metric_set(m, TDM_METRIC_IMPORTANCE_ESS, f->importance_ess);
+    if (f->normalizer > 0.0) tdm_metric_set(m, TDM_METRIC_IMPORTANCE_NORM, f->normalizer);
+}
+
+/* What was rejected, of what was compared; where sampler and trainer give the same bits, that is nothing. */
+static void put_rejected(tdm_step_metrics *m, const tdm_job_figures *f, const tdm_reject_config *c)
+{
+    if (c->count == 0 && c->veto <= 0.0) return;
+    tdm_metric_set(m, TDM_METRIC_REJECTED, share(f->rejected.rejected, f->rejected.tokens));
+    tdm_metric_set(m, TDM_METRIC_REJECTED_SEQUENCES, share(f->rejected.touched, f->rejected.sequences));
+    if (c->veto > 0.0) tdm_metric_set(m, TDM_METRIC_VETOED, share(f->rejected.vetoed, f->rejected.sequences));
+}
+
+/* What is known of sampled completions once the policy was updated. */
+static void put_policy(tdm_step_metrics *m, const tdm_job *j)
+{
+    const tdm_job_figures *f = &j->fig;
+    tdm_metric_set(m, TDM_METRIC_KL, f->kl);
+    if (!tdm_job_distills_full(j)) tdm_metric_set(m, TDM_METRIC_CLIP_FRACTION, f->clip_fraction);
+    tdm_metric_set(m, TDM_METRIC_MISMATCH_MEAN, f->mismatch_mean);
+    tdm_metric_set(m, TDM_METRIC_MISMATCH_MAX, f->mismatch_max);
+    tdm_metric_set(m, TDM_METRIC_MISMATCH_KL, f->mismatch_kl);
+    tdm_metric_set(m, TDM_METRIC_MISMATCH_K3, f->mismatch_k3);
+    if (j->r->train.use_adaptive_entropy) tdm_metric_set(m, TDM_METRIC_ENTROPY_COEF, j->entropy_coef);
+    put_importance(m, f, j->loss.floor > 0.0);
+    put_rejected(m, f, &j->r->train.importance.rejects);
+    if (j->loss.off_policy_threshold > 0.0) tdm_metric_set(m, TDM_METRIC_OFF_POLICY, f->off_policy);
+}
+
+static void put_update(tdm_step_metrics *m, const tdm_job_figures *f, bool entropy)
+{
+    tdm_metric_set(m, TDM_METRIC_LOSS, f->loss);
+    if (entropy) tdm_metric_set(m, TDM_METRIC_ENTROPY, f->entropy);
+    tdm_metric_set(m, TDM_METRIC_GRAD_NORM, f->grad_norm);
+    tdm_metric_set(m, TDM_METRIC_LR, f->lr);
 }
 
 static void put_turns(tdm_step_metrics *m, const tdm_job_figures *f, int64_t samples)
@@ -41,24 +76,6 @@ static void put_turns(tdm_step_metrics *m, const tdm_job_figures *f, int64_t sam
     tdm_metric_set(m, TDM_METRIC_OBSERVATION_TOKENS, (double)f->observation_tokens);
     tdm_metric_set(m, TDM_METRIC_ENVIRONMENT_ERRORS, (double)f->environment_errors);
     tdm_metric_set(m, TDM_METRIC_ENVIRONMENT_S, f->environment_s);
-}
-
-/* What is known of sampled completions once the policy was updated. */
-static void put_policy(tdm_step_metrics *m, const tdm_job_figures *f, bool floor)
-{
-    tdm_metric_set(m, TDM_METRIC_KL, f->kl);
-    tdm_metric_set(m, TDM_METRIC_CLIP_FRACTION, f->clip_fraction);
-    tdm_metric_set(m, TDM_METRIC_MISMATCH_MEAN, f->mismatch_mean);
-    tdm_metric_set(m, TDM_METRIC_MISMATCH_MAX, f->mismatch_max);
-    put_importance(m, f, floor);
-}
-
-static void put_update(tdm_step_metrics *m, const tdm_job_figures *f, bool entropy)
-{
-    tdm_metric_set(m, TDM_METRIC_LOSS, f->loss);
-    if (entropy) tdm_metric_set(m, TDM_METRIC_ENTROPY, f->entropy);
-    tdm_metric_set(m, TDM_METRIC_GRAD_NORM, f->grad_norm);
-    tdm_metric_set(m, TDM_METRIC_LR, f->lr);
 }
 
 /* Groups of the step that say nothing about the policy. */
@@ -78,16 +95,18 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
     const tdm_job_figures *f = &j->fig;
     tdm_step_metrics m = {.step = j->step};
     if (!tdm_job_supervised(j)) {
-        reward_moments(j->total, j->sequence_count, &mean, &std);
-        tdm_metric_set(&m, TDM_METRIC_REWARD_MEAN, mean);
-        tdm_metric_set(&m, TDM_METRIC_REWARD_STD, std);
-        tdm_metric_set(&m, TDM_METRIC_FRAC_REWARD_ZERO_STD, share(zero_std(j), j->group_count));
+        if (j->r->reward_count || tdm_job_replays(j)) {
+            reward_moments(j->total, j->sequence_count, &mean, &std);
+            tdm_metric_set(&m, TDM_METRIC_REWARD_MEAN, mean);
+            tdm_metric_set(&m, TDM_METRIC_REWARD_STD, std);
+            tdm_metric_set(&m, TDM_METRIC_FRAC_REWARD_ZERO_STD, share(zero_std(j), j->group_count));
+        }
         if (j->r->rollout.filter_groups.enable) {
             tdm_metric_set(&m, TDM_METRIC_NUM_GEN_BATCHES, (double)f->gen_batches);
             tdm_metric_set(&m, TDM_METRIC_GROUPS_DROPPED, (double)f->groups_dropped);
         }
         if (j->turns) put_turns(&m, f, j->sequence_count);
-        if (tdm_job_policy_learns(j, j->step - 1)) put_policy(&m, f, j->loss.floor > 0.0);
+        if (tdm_job_policy_learns(j, j->step - 1)) put_policy(&m, j);
         tdm_metric_set(&m, TDM_METRIC_TRUNCATED_FRACTION, share(f->truncated, j->sequence_count));
         tdm_metric_set(&m, TDM_METRIC_ROLLOUT_S, f->rollout_s);
         tdm_metric_set(&m, TDM_METRIC_REWARD_S, f->reward_s);

@@ -32,7 +32,7 @@ static void token_rewards(const tdm_job *j, int64_t i, float *reward)
     const int64_t n = tdm_sequence_completion(it->seq);
     const bool penalizes = t->kl != 0.0 && t->kl_in == TDM_KL_IN_REWARD;
     int64_t last = n - 1;
-    while (last > 0 && it->mask && !it->mask[last]) last--;
+    while (last > 0 && it->mask && it->mask[last] != 1) last--;
     for (int64_t k = 0; k < n; k++) {
         const double kl = penalizes ? t->kl * tdm_loss_kl_token(&j->loss, (double)it->old[k], (double)it->ref[k]) : 0.0;
         reward[k] = (float)((k == last ? j->total[i] : 0.0) - kl);
@@ -63,7 +63,7 @@ static void describe(tdm_job *j)
             const tdm_train_item *it = &j->item[i];
             if (!counts(j, i)) continue;
             for (int64_t k = 0; k < tdm_sequence_completion(it->seq); k++) {
-                if (it->mask && !it->mask[k]) continue;
+                if (it->mask && it->mask[k] != 1) continue;
                 const float error = it->returns[k] - it->value[k];
                 void (*const add)(tdm_moments *, const float *, const uint8_t *, int64_t) = pass ? tdm_moments_add_squares : tdm_moments_add;
                 add(&values, &it->value[k], NULL, 1);

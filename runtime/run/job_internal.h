@@ -1,5 +1,5 @@
-/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_turns.c, job_update.c, job_sft.c,
- * job_preference.c, job_critic.c, job_reward_model.c, job_eval.c, job_save.c. */
+/* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_turns.c, job_update.c, job_correct.c, job_entropy.c,
+ * job_distill.c, job_sft.c, job_preference.c, job_critic.c, job_reward_model.c, job_eval.c, job_save.c. */
 #ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 #define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 
@@ -32,6 +32,10 @@ typedef struct tdm_job_figures {
     double grad_norm, lr, loss, kl, entropy, clip_fraction, mismatch_mean, mismatch_max;
     double importance_mean, importance_min, importance_max, importance_high, importance_low; /* the last two: parts of the weights */
     int64_t importance_count; /* weights of the correction; 0: there was none */
+    double importance_ess, normalizer; /* effective sample size, a part of the weights; what they were divided by, 0: nothing */
+    double mismatch_kl, mismatch_k3;
+    tdm_reject_sums rejected; /* sequences 0: nothing was compared */
+    double off_policy;        /* part of the sequences */
     tdm_preference_sums preference;
     double value_loss, value_clip_fraction, value_mean, return_mean, explained_variance, critic_grad_norm, critic_lr;
     int64_t prompt_tokens, completion_tokens, longest, truncated;
@@ -64,7 +68,8 @@ typedef struct tdm_job {
     tdm_optimizer_config optimizer, critic_optimizer;
     tdm_role_spec role[TDM_SESSION_ROLES];
     char role_name[TDM_SESSION_ROLES][48];
-    int role_count;
+    int role_count, teacher_role;
+    bool has_teacher;           /* one with an adapter */
     /* what reward models score: sequences of their own, as their template renders them */
     tdm_sequence *scored;       /* [samples] */
     int32_t *scored_tokens;     /* [samples, scored_context] */
@@ -77,6 +82,8 @@ typedef struct tdm_job {
     /* the best evaluation so far by eval.best, and how many since the last that was better by eval.min_delta; best_step 0: none */
     int64_t best_step, stale;
     double best_value;
+    double entropy_coef, last_entropy; /* use_adaptive_entropy; the latter of the last update, where there was one */
+    bool entropy_known;
     int64_t skipped;            /* prompts left out for their length, so far */
     /* the step at hand */
     tdm_job_prompt *prompt;     /* [groups] */
@@ -94,6 +101,7 @@ typedef struct tdm_job {
     tdm_train_item *item;       /* [samples] */
     uint8_t **mask;             /* sft: [samples] -> [context] */
     uint8_t *mask_bytes;
+    float *entropies;           /* top_entropy_quantile: [tokens of a step] */
     tdm_preference_sequence *preferred; /* preferences: [samples] */
     tdm_job_figures fig;
     /* the evaluation of the step at hand; eval_count 0: none */
@@ -119,6 +127,9 @@ static inline bool tdm_job_ppo(const tdm_job *j) { return j->r->train.algorithm 
 static inline bool tdm_job_scores(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_REWARD; } /* a reward model is trained */
 static inline bool tdm_job_sft(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_SFT; }
 static inline bool tdm_job_prefers(const tdm_job *j) { return tdm_algorithm_prefers(j->r->train.algorithm); }
+static inline bool tdm_job_distills(const tdm_job *j) { return j->r->train.algorithm == TDM_ALGORITHM_DISTILL; }
+/* Whole distributions are compared; else the tokens that were sampled have advantages. */
+static inline bool tdm_job_distills_full(const tdm_job *j) { return tdm_job_distills(j) && j->r->train.distill.loss == TDM_DISTILL_FULL; }
 static inline bool tdm_job_supervised(const tdm_job *j) { return tdm_algorithm_supervised(j->r->train.algorithm); }
 static inline bool tdm_job_replays(const tdm_job *j) { return j->r->rollout.replay[0] != 0; }
 
@@ -164,6 +175,20 @@ tdm_status tdm_job_preferences(tdm_job *j, tdm_error *err);
 tdm_status tdm_job_preference_reference(tdm_job *j, tdm_error *err);
 tdm_status tdm_job_preference_weigh(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_loss_sums *sums, tdm_error *err);
 void tdm_job_preference_metrics(const tdm_job *j, tdm_step_metrics *m);
+/* job_correct.c, after the old pass: the weights' normalizer, and masks of what is not rejected; compares says whether they are asked for. */
+bool tdm_job_compares(const tdm_job *j);
+void tdm_job_correct(tdm_job *j, float *const *old);
+/* job_entropy.c: of items [first, end), which are an update, the tokens of most entropy, found by a pass of its own; the bonus's coefficient now; what the entropy
+ * of an update, a sum over the objective's tokens, makes of it. */
+tdm_status tdm_job_top_entropy(tdm_job *j, const tdm_train_pass *pass, int64_t first, int64_t end, tdm_error *err);
+double tdm_job_entropy_coef(const tdm_job *j);
+void tdm_job_entropy_follow(tdm_job *j, double sum, int64_t tokens);
+int64_t tdm_job_tokens_in_loss(const tdm_train_item *it);
+/* job_distill.c: the teacher's role, after all others and before the session is planned; its adapter, NULL: none; the teacher's log-probabilities of what was sampled; of them each token's advantage, after the old pass. */
+void tdm_job_teacher_open(tdm_job *j);
+const tdm_adapter *tdm_job_teacher(const tdm_job *j);
+tdm_status tdm_job_distill_reference(tdm_job *j, tdm_error *err);
+void tdm_job_distill_advantages(tdm_job *j);
 /* job_critic.c: values of the step's items, and of them advantages and returns; whether the policy is updated in step `step` (from 0); an update
  * of the critic from items, which have weights; the figures. */
 tdm_status tdm_job_critic_advantages(tdm_job *j, tdm_error *err);

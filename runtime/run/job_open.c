@@ -30,9 +30,10 @@ static void settle_config(tdm_job *j)
     j->loss = (tdm_loss_config){.kind = tdm_job_prefers(j) ? TDM_LOSS_FROZEN : tdm_job_sft(j) ? TDM_LOSS_SFT : t->loss,
                                 .aggregation = tdm_job_supervised(j) ? TDM_AGGREGATION_AUTO : t->aggregation, .ratio_of_sequence = t->importance.ratio == TDM_RATIO_SEQUENCE,
                                 .clip_low = t->clip_low, .clip_high = t->clip_high, .kl = t->kl_in == TDM_KL_IN_LOSS ? t->kl : 0.0, .kl_kind = t->kl_type, .delta = t->delta, .off_policy_threshold = t->off_policy_threshold,
-                                .kl_input_clamp = t->kl_input_clamp, .kl_output_clamp = t->kl_output_clamp, .sapo = t->sapo, .vespo = t->vespo,
+                                .kl_ratio = t->kl_bias_correction, .kl_input_clamp = t->kl_input_clamp, .kl_output_clamp = t->kl_output_clamp, .sapo = t->sapo, .vespo = t->vespo,
                                 .correction = t->importance.correction, .level = t->importance.level, .floor = t->importance.floor,
                                 .cap = t->importance.cap, .max_new_tokens = r->rollout.max_new_tokens};
+    j->entropy_coef = t->entropy_coef;
     const tdm_recipe_preference *p = &t->preference;
     j->preference = (tdm_preference_config){.kind = t->algorithm == TDM_ALGORITHM_ORPO     ? TDM_PREFERENCE_ORPO
                                                     : t->algorithm == TDM_ALGORITHM_KTO    ? TDM_PREFERENCE_KTO
@@ -58,8 +59,9 @@ static tdm_sequences_spec store_spec(const tdm_job *j, const tdm_model_config *c
     const bool replay = tdm_job_replays(j);
     return (tdm_sequences_spec){.count = j->samples, .prompt = replay ? j->replay.longest_prompt : r->data.max_prompt_tokens,
                                 .completion = replay ? j->replay.longest_completion : r->rollout.max_new_tokens, .vocab = c->vocab,
-                                .support = !replay && truncates(&j->sampling), .train = true,
-                                .mask = replay ? j->replay.masked : tdm_recipe_has_environment(r), .critic = tdm_job_ppo(j)};
+                                .support = !replay && truncates(&j->sampling), .train = true, .advantages = tdm_job_ppo(j) || r->train.kl_in == TDM_KL_IN_TOKEN || (tdm_job_distills(j) && !tdm_job_distills_full(j)),
+                                .keep = r->train.importance.rejects.count > 0 || r->train.importance.rejects.veto > 0.0, .policy = r->train.top_entropy_quantile < 1.0, .critic = tdm_job_ppo(j),
+                                .mask = replay ? j->replay.masked : tdm_recipe_has_environment(r)};
 }
 
 static tdm_status check_context(const tdm_job *j, const tdm_model_config *c, tdm_error *err)
@@ -139,7 +141,7 @@ static void session_spec(tdm_job *j, const tdm_model_config *c, tdm_session_spec
     const int64_t context = tdm_max_i64(j->context, j->scored_context), micro = tdm_max_i64(tdm_min_i64(r->train.micro_tokens, j->samples * context), context);
     s->trainer = (tdm_trainer_spec){.micro_tokens = micro, .sequences = tdm_min_i64(j->samples, tdm_max_i64(16, micro / 16)), .context = context,
                                     .head_rows = 128, .checkpointing = r->train.checkpointing == TDM_CHECKPOINTING_LAYER || offload, .offload = offload,
-                                    .dropout = r->adapter.dropout > 0.0};
+                                    .dropout = r->adapter.dropout > 0.0, .distills = tdm_job_distills_full(j)};
 }
 
 static tdm_status refuse_adapter(const tdm_job *j, const char *key, const char *dir, const char *what, tdm_error *err)
@@ -231,6 +233,7 @@ static tdm_status step_tables(tdm_job *j, tdm_error *err)
         ok = ok && j->mask && j->mask_bytes;
         for (size_t i = 0; ok && i < n; i++) j->mask[i] = j->mask_bytes + i * (size_t)j->context;
     }
+    if (j->r->train.top_entropy_quantile < 1.0) ok = ok && (j->entropies = calloc(n * (size_t)j->context, sizeof *j->entropies));
     if (tdm_job_prefers(j)) ok = ok && (j->preferred = calloc(n, sizeof *j->preferred));
     if (!ok) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the tables of a step");
     return TDM_OK;
@@ -291,6 +294,7 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     tdm_stops_init(&j->stops, &j->language, r->rollout.stop.items);
     if (tdm_job_ppo(j)) add_critic(j);
     TDM_TRY(st, tdm_job_models_open(j, c, err), done);
+    tdm_job_teacher_open(j);
     session_spec(j, c, &spec, &adapter, &chosen);
     const tdm_sequences_spec store = store_spec(j, c);
     TDM_TRY(st, tdm_session_plan(&j->session, &spec, err), done);
@@ -334,6 +338,7 @@ void tdm_job_close(tdm_job *j)
     free(j->item);
     free(j->mask);
     free(j->mask_bytes);
+    free(j->entropies);
     free(j->preferred);
     tdm_job_models_close(j);
     tdm_stops_fini(&j->stops);

@@ -269,6 +269,8 @@ void tdm_job_advantages(tdm_job *j, const double *reward)
     if (j->r->train.advantage == TDM_ADVANTAGE_GDPO)
         tdm_advantages_gdpo(j->scores, j->weights, tdm_rewards_count(j->rewards), j->group_start, j->group_count, j->fresh_scores, j->advantage);
     else tdm_advantages(j->r->train.advantage, reward, j->tokens, j->group_start, j->group_count, j->advantage);
+    const tdm_recipe_train *t = &j->r->train;
+    for (int64_t i = 0; i < j->sequence_count; i++) j->advantage[i] = fmin(fmax(j->advantage[i], t->advantage_clip_low), t->advantage_clip_high);
     /* what stayed for want of batches teaches nothing */
     for (int64_t g = 0; j->r->rollout.filter_groups.enable && g < j->group_count; g++)
         for (int64_t i = j->group_start[g]; i < j->group_start[g + 1] && is_filtered(j, g); i++) j->advantage[i] = 0.0;

@@ -198,7 +198,9 @@ tdm_status tdm_job_save(tdm_job *j, tdm_error *err)
     state.recipe = json_pack("{s:s}", "yaml", recipe);
     state.counters = json_pack("{s:I,s:I,s:I,s:f,s:I}", "updates", (json_int_t)j->session.optimizer.updates, "skipped", (json_int_t)j->skipped,
                                "best_step", (json_int_t)j->best_step, "best_value", j->best_value, "stale", (json_int_t)j->stale);
-    if (!state.recipe || !state.counters ||
+    const bool follows = j->r->train.use_adaptive_entropy;
+    if (!state.recipe || !state.counters || (follows && json_object_set_new(state.counters, "entropy_coef", json_real(j->entropy_coef))) ||
+        (follows && j->entropy_known && json_object_set_new(state.counters, "last_entropy", json_real(j->last_entropy))) ||
         (tdm_job_ppo(j) && json_object_set_new(state.counters, "critic_updates", json_integer(j->session.role[TDM_JOB_CRITIC].optimizer.updates)))) {
         st = TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the checkpoint");
         goto done;
@@ -272,6 +274,9 @@ static tdm_status resume_from(tdm_job *j, const char *path, tdm_error *err)
     j->session.optimizer.updates = json_integer_value(json_object_get(c.state.counters, "updates"));
     if (tdm_job_ppo(j)) j->session.role[TDM_JOB_CRITIC].optimizer.updates = json_integer_value(json_object_get(c.state.counters, "critic_updates"));
     j->skipped = json_integer_value(json_object_get(c.state.counters, "skipped"));
+    if (j->r->train.use_adaptive_entropy) j->entropy_coef = json_number_value(json_object_get(c.state.counters, "entropy_coef"));
+    j->entropy_known = json_object_get(c.state.counters, "last_entropy") != NULL;
+    j->last_entropy = json_number_value(json_object_get(c.state.counters, "last_entropy"));
     j->best_step = json_integer_value(json_object_get(c.state.counters, "best_step"));
     j->best_value = json_number_value(json_object_get(c.state.counters, "best_value"));
     j->stale = json_integer_value(json_object_get(c.state.counters, "stale"));

@@ -22,18 +22,27 @@ static size_t lay(tdm_sequences *s, const tdm_sequences_spec *spec, char *base)
     const size_t words = (size_t)tdm_ceil_div(spec->vocab, 32);
     s->count = spec->count;
     s->seq = take(&c, n * sizeof *s->seq);
-    float ***all[] = {&s->old, &s->ref, &s->lp, &s->entropy, &s->value, &s->returns, &s->advantages}; /* the last three are a critic's */
-    const size_t tables = spec->critic ? TDM_COUNT(all) : spec->train ? TDM_COUNT(all) - 3 : 0;
-    for (size_t t = 0; t < tables; t++) *all[t] = take(&c, n * sizeof(float *));
+    const struct { bool wanted; float ***rows; } tables[] = {
+        {spec->train, &s->old}, {spec->train, &s->ref}, {spec->train, &s->lp}, {spec->train, &s->entropy}, {spec->advantages, &s->advantages},
+        {spec->critic, &s->value}, {spec->critic, &s->returns}};
+    const struct { bool wanted; uint8_t ***rows; } masks[] = {{spec->keep, &s->keep}, {spec->policy, &s->policy}};
+    for (size_t t = 0; t < TDM_COUNT(tables); t++)
+        if (tables[t].wanted) *tables[t].rows = take(&c, n * sizeof(float *));
+    for (size_t t = 0; t < TDM_COUNT(masks); t++)
+        if (masks[t].wanted) *masks[t].rows = take(&c, n * sizeof(uint8_t *));
     if (spec->mask) s->mask = take(&c, n * sizeof *s->mask);
     for (size_t i = 0; i < n; i++) {
         tdm_sequence q = {.tokens = take(&c, (size_t)(spec->prompt + spec->completion) * sizeof(int32_t)),
                           .logprob = take(&c, completion * sizeof(float)),
                           .support = spec->support ? take(&c, completion * words * sizeof(uint32_t)) : NULL};
         if (base) s->seq[i] = q;
-        for (size_t t = 0; t < tables; t++) {
-            float *row = take(&c, completion * sizeof(float));
-            if (base) (*all[t])[i] = row;
+        for (size_t t = 0; t < TDM_COUNT(tables); t++) {
+            float *row = tables[t].wanted ? take(&c, completion * sizeof(float)) : NULL;
+            if (base && row) (*tables[t].rows)[i] = row;
+        }
+        for (size_t t = 0; t < TDM_COUNT(masks); t++) {
+            uint8_t *row = masks[t].wanted ? take(&c, completion) : NULL;
+            if (base && row) (*masks[t].rows)[i] = row;
         }
         uint8_t *mask = spec->mask ? take(&c, completion) : NULL;
         if (base && mask) s->mask[i] = mask;

@@ -6,9 +6,9 @@
 
 typedef struct tdm_sequences {
     tdm_sequence *seq;     /* [count] */
-    float **old, **ref, **lp, **entropy; /* [count] -> [completion]; NULL tables when not asked for */
+    float **old, **ref, **lp, **entropy, **advantages, **value, **returns; /* [count] -> [completion]; NULL tables when not asked for */
+    uint8_t **keep, **policy; /* the same */
     uint8_t **mask;        /* [count] -> [completion], 1: sampled, 0: observed; NULL when not asked for */
-    float **value, **returns, **advantages; /* the same, with a critic */
     int64_t count;
     void *memory;
 } tdm_sequences;
@@ -18,8 +18,9 @@ typedef struct tdm_sequences_spec {
     int64_t vocab;
     bool support;          /* sampling truncates: remember what could be drawn */
     bool train;            /* old, ref, lp, entropy */
+    bool advantages, keep, policy; /* the tables of these names */
+    bool critic;           /* value, returns */
     bool mask;
-    bool critic;           /* value, returns, advantages */
 } tdm_sequences_spec;
 
 size_t tdm_sequences_bytes(const tdm_sequences_spec *spec);

@@ -15,11 +15,11 @@ typedef struct tdm_session_where {
     tdm_weights_where weights;
 } tdm_session_where;
 
-/* A role beside the policy on the same base: an adapter of its own, with a head. */
+/* A role beside the policy on the same base: an adapter of its own, with a head where it gives values. */
 enum { TDM_SESSION_ROLES = 8 };
 typedef struct tdm_role_spec {
     const char *name, *hint;         /* of the plan's row */
-    const char *dir;                 /* a PEFT adapter with a head to load, or NULL */
+    const char *dir;                 /* a PEFT adapter to load, with a head where adapter.head is set, or NULL */
     tdm_adapter_spec adapter;        /* fresh, where dir is NULL */
     const tdm_optimizer_config *optimizer; /* NULL: it is not trained, and has parameters alone */
     uint64_t seed;

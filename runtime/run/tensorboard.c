@@ -167,6 +167,13 @@ static size_t kept_bytes(const char *p, size_t n, int64_t first_step)
     return at;
 }
 
+/* Left behind by a run that was killed while it cut a file back; and in the way when that file is cut back again. */
+static bool is_temporary(const char *name)
+{
+    const size_t n = strlen(name);
+    return n > 4 && strcmp(name + n - 4, ".tmp") == 0;
+}
+
 static tdm_status cut_back(const char *dir, int64_t first_step, tdm_error *err)
 {
     tdm_names names = {0};
@@ -176,6 +183,10 @@ static tdm_status cut_back(const char *dir, int64_t first_step, tdm_error *err)
         size_t bytes = 0;
         if (strncmp(names.names[i], "events.out.tfevents.", 20) != 0) continue;
         if ((st = tdm_fs_join(path, dir, names.names[i], err)) != TDM_OK) break;
+        if (is_temporary(names.names[i])) {
+            st = tdm_fs_remove_tree(path, err);
+            continue;
+        }
         if ((st = tdm_fs_read(path, MAX_EVENT_FILE, &data, &bytes, err)) != TDM_OK) break;
         size_t kept = kept_bytes(data, bytes, first_step);
         if (kept < bytes) st = tdm_fs_write(path, data, kept, err);

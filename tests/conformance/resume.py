@@ -52,6 +52,7 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
             sections["rollout"].update(max_new_tokens=60, stop=["a", "e", "i"])
             sections["reward"].append({"type": "environment"})
         if numerics == "exact":
+            sections["train"].update(use_adaptive_entropy=True, entropy_target=5.4)
             sections["data"]["eval"] = sections["data"]["train"]
             sections["eval"] = {"every": 1, "limit": 5, "generations": 3, "temperature": 1.0, "pass_at": [1, 3], "pass_metric": "regex", "best": "reward_mean",
                                 "patience": 50}
@@ -62,6 +63,10 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
             sections["train"]["advantage"] = "gdpo"
             path = sections["data"]["train"]
             sections["data"]["train"] = [{"path": path, "weight": 2, "rewards": ["regex"]}, {"path": path, "prompt": "{answer}?"}]
+    elif algorithm == "distill":
+        sections["data"]["prompt"] = "{question}"
+        sections["rollout"] = {"prompts_per_step": 6, "generations": 1, "max_new_tokens": 24}
+        sections["train"].update(minibatches=2, distill={"loss": "full" if numerics == "exact" else "sampled", "teacher": os.path.join(MODELS, model, "adapter")})
     else:
         sections["train"].update(batch_size=4, minibatches=1 if algorithm == "sft" else 2)
         sections["data"]["train"] = [sections["data"]["train"], {"path": sections["data"]["train"], "weight": 0.3}]
@@ -122,7 +127,7 @@ def killed_run(args, path, run, seconds, seed, kills):
 def survives_kills(args, model, algorithm, numerics, optimizer, kills):
     with scratch() as tmp:
         questions = [{"question": f"What is {a}+{b}?", "answer": str(a + b)} for a in range(4) for b in range(4)]
-        for name in ("grpo", "ppo"):
+        for name in ("grpo", "ppo", "distill"):
             write_jsonl(os.path.join(tmp, name + ".jsonl"), questions)
         write_jsonl(os.path.join(tmp, "sft.jsonl"), [{"prompt": q["question"], "completion": " " + q["answer"]} for q in questions])
         for name in ("dpo", "reward"):
@@ -224,9 +229,9 @@ def main():
     # of rank 43 some tensors have moments of 8 bits, some are too small
     for model, algorithm, numerics, optimizer in (("llama3", "grpo", "exact", "adamw"), ("qwen2", "grpo", "fast", "adamw"), ("qwen3", "sft", "exact", "adamw"),
                                                   ("llama3", "dpo", "exact", "adamw"), ("qwen2", "kto", "fast", "adamw"),
-                                                  ("qwen3", "grpo", "exact", "adamw_8bit"), ("llama3", "turns", "exact", "adamw"),
-                                                  ("qwen2", "turns", "fast", "adamw"), ("llama3", "ppo", "exact", "adamw"),
-                                                  ("qwen3", "ppo", "fast", "adamw_8bit"), ("qwen2", "reward", "fast", "adamw")):
+                                                  ("qwen3", "grpo", "exact", "adamw_8bit"), ("llama3", "ppo", "exact", "adamw"),
+                                                  ("qwen3", "ppo", "fast", "adamw_8bit"), ("qwen2", "reward", "fast", "adamw"), ("qwen3", "distill", "exact", "adamw"), ("llama3", "distill", "fast", "adamw"),
+                                                  ("llama3", "turns", "exact", "adamw"), ("qwen2", "turns", "fast", "adamw")):
         name = f"{model}/{algorithm}/{numerics}/{optimizer}"
         if args.only in name:
             report.run(name, survives_kills, args, model, algorithm, numerics, optimizer, args.kills)

@@ -58,8 +58,10 @@ def sft(args, model, expected, tmp, limits={}, floor=0.0015):
     return f"worst tensor {worst:.0%} of the bound, losses " + " ".join(f"{r['loss'] - f:+.5f}" for r, f in zip(rows, want["fp32_loss"]))
 
 
+IMPORTANCE = ("level", "ratio", "correction", "floor", "cap", "reject", "reject_threshold", "veto", "batch_normalize")
 # Keys of train that a case has or leaves at their defaults.
-NUMBERS = ("aggregation", "clip_low", "clip_high", "delta", "off_policy_threshold", "entropy_coef", "kl_in", "kl_input_clamp", "kl_output_clamp", "sapo", "vespo")
+NUMBERS = ("aggregation", "clip_low", "clip_high", "delta", "off_policy_threshold", "entropy_coef", "top_entropy_quantile", "kl_in", "kl_bias_correction", "kl_input_clamp",
+           "kl_output_clamp", "sapo", "vespo")
 
 
 def replay_sections(model, expected, case, run):
@@ -69,7 +71,7 @@ def replay_sections(model, expected, case, run):
             "output": run,
             "train": {"algorithm": "grpo", "steps": 1, "epochs_per_rollout": 1, "minibatches": 1, "lr": case["lr"], "loss": case["loss"], "kl": case["kl"], "kl_type": case["kl_type"],
                       "advantage": case["advantage"], **{k: case[k] for k in NUMBERS if case.get(k) is not None},
-                      "importance": {k: case[k] for k in ("level", "ratio", "correction", "floor", "cap") if k in case}}}
+                      "importance": {k: case[k] for k in IMPORTANCE if k in case}}}
 
 
 def compare_importance(row, want, floor):
@@ -101,7 +103,11 @@ def grpo(args, model, expected, name, tmp):
     case = expected["grpo"]["cases"][name]
     run, row = one_step(args, model, case, name, tmp, lambda run: replay_sections(model, expected, case, run))
     expect(abs(row["clip_fraction"] - case["clip_fraction"]) < 1e-6, f"clip_fraction {row['clip_fraction']}, TRL {case['clip_fraction']}")
-    compare_importance(row, case.get("importance"), case.get("floor"))
+    if "figures" in case:
+        for key, want in case["figures"].items():
+            expect(abs(row[key] - want) <= (0.01 if key.endswith("factor") else 1e-6), f"{key} {row[key]}, verl {want}")
+    else:
+        compare_importance(row, case.get("importance"), case.get("floor"))
     if case["kl_metric"] is not None:
         expect(math.isclose(row["kl"], case["kl_metric"], rel_tol=0.02, abs_tol=0.002), f"kl {row['kl']}, TRL {case['kl_metric']}")
     if "entropy_metric" in case:
@@ -118,6 +124,23 @@ def aggregations_are_the_losses_own(args, model, expected, tmp):
             cases = {**expected["grpo"], "cases": {name: {**case, "loss": loss, "aggregation": aggregation}}}
             os.mkdir(os.path.join(tmp, aggregation))
             grpo(args, model, {**expected, "grpo": cases}, name, os.path.join(tmp, aggregation))
+
+
+def distill_sections(model, expected, case, run):
+    sections = replay_sections(model, expected, dict(expected["grpo"]["cases"]["dapo"], lr=case["lr"]), run)
+    keep = {"steps": 1, "lr": case["lr"], "algorithm": "distill", "distill": {"loss": case["loss"], "beta": case["beta"]}}
+    sections["train"] = dict(keep, importance={"correction": "none"}) if case["loss"] == "sampled" else keep
+    return sections
+
+
+def distill(args, model, expected, name, tmp):
+    """On recorded completions; the teacher is the model with the adapter off."""
+    case = expected["distill"][name]
+    run, row = one_step(args, model, case, name, tmp, lambda run: distill_sections(model, expected, case, run))
+    if case["loss"] == "full":
+        expect(abs(row["kl"] - row["loss"]) <= 1e-5 * row["loss"], f"kl {row['kl']}, loss {row['loss']}")
+    worst = compare_adapter(run, model, moves_of(model, "distill.safetensors", name), case["bf16_distance"])
+    return f"worst tensor {worst:.0%} of the bound, loss {row['loss'] - case['fp32_loss']:+.6f}"
 
 
 def preference_sections(model, expected, case, run):
@@ -166,6 +189,8 @@ def main():
                 checks += [("grpo/" + c, grpo, args, model, expected, c, tmp) for c in expected["grpo"]["cases"]]
                 checks.append(("aggregation", aggregations_are_the_losses_own, args, model, expected, tmp))
                 checks.append(("micro", micro_batches_change_nothing, args, model, expected, replay_sections, expected["grpo"]["cases"]["dapo"], tmp))
+            for case, of in expected.get("distill", {}).items():
+                checks += [(f"distill/{case}", distill, args, model, expected, case, tmp), (f"micro/{case}", micro_batches_change_nothing, args, model, expected, distill_sections, of, tmp)]
             for case, of in expected.get("preference", {}).get("cases", {}).items():
                 checks += [(f"preference/{case}", preference, args, model, expected, case, tmp),
                            (f"micro/{case}", micro_batches_change_nothing, args, model, expected, preference_sections, of, tmp)]

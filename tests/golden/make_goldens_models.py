@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """Tiny random models and what PyTorch, transformers, PEFT and TRL make of them.
 
-    python tests/golden/make_goldens_models.py [tests/golden/data/models]
+    VERL=CHECKOUT VERL_VETO=CHECKOUT python tests/golden/make_goldens_models.py [tests/golden/data/models]
 
-Needs torch, transformers, peft, trl, tokenizers, safetensors (the versions used stand in every expect.json). For each model:
+Needs torch, transformers, peft, trl, tokenizers, safetensors (the versions used stand in every expect.json), and verl as in verl_code.py. For each model:
 
     config.json, model*.safetensors (BF16), tokenizer.json, tokenizer_config.json   what `--model` takes
     adapter/               a PEFT adapter with random A and B, all values representable in BF16
     expect.json            log-probabilities: FP32, BF16, and a simulation of each FP8 scheme; greedy continuations; SFT and GRPO cases
     sft.jsonl, sft.safetensors              rows and how 3 SGD steps in FP32 move the adapter
     replay.jsonl, grpo.safetensors          recorded rollouts and how 1 SGD step of each case in FP32 moves it, "CASE/TENSOR"
+    distill.safetensors                     the same of the cases of distillation
     pairs.jsonl, labels.jsonl, preference.safetensors    rows for DPO and ORPO, rows for KTO, and the same of their cases
 
 A move is `after - before` stored in F16: its rounding, 2^-11 of the move, is far below what BF16 arithmetic does to it.
@@ -42,12 +43,14 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models as tok_models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from trl import GRPOConfig
+from trl.experimental.gkd import GKDTrainer
 from trl.experimental.gmpo import GMPOTrainer
 from trl.experimental.orpo import orpo_trainer
 from trl.trainer import dpo_trainer, grpo_trainer, kto_trainer, rloo_trainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 import fp8_sim
+import verl_code
 
 VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
             "trl": trl.__version__, "tokenizers": tokenizers.__version__}
@@ -418,6 +421,35 @@ def correction_ratio(old, sampler, mask, case):
                    "fraction_low": short(float((each < floor).double().mean()))}
 
 
+ALGOS, HELPER, VETO_HELPER = verl_code.load() if "VERL" in os.environ else (None, None, None)
+REJECTED = ("rollout_rs_masked_fraction", "rollout_rs_seq_masked_fraction", "rollout_is_veto_fraction", "rollout_is_batch_norm_factor")
+
+
+def verl_correction(old, sampler, mask, case):
+    """verl's own weights and the mask of what it does not reject, and its figures that are ours too."""
+    spec = dict(rollout_is=case["level"] if case["correction"] != "none" else None, rollout_is_threshold=case["cap"])
+    if case.get("veto"):
+        proto, kept, metrics = VETO_HELPER.compute_rollout_correction_and_rejection_mask(old, sampler, mask, rollout_token_veto_threshold=case["veto"], **spec)
+        metrics["rollout_corr/rollout_rs_masked_fraction"] = float(1 - kept.sum() / mask.sum())
+        metrics["rollout_corr/rollout_rs_seq_masked_fraction"] = float((kept.sum(1) < mask.sum(1)).float().mean())
+    else:
+        rules = dict(rollout_rs=",".join(case["reject"]), rollout_rs_threshold=",".join(case["reject_threshold"])) if case.get("reject") else {}
+        proto, kept, metrics = HELPER.compute_rollout_correction_and_rejection_mask(
+            old, sampler, mask, rollout_is_batch_normalize=case.get("batch_normalize", False), **rules, **spec)
+    figures = {k: short(metrics["rollout_corr/" + k]) for k in REJECTED if "rollout_corr/" + k in metrics and (k != "rollout_is_veto_fraction" or case.get("veto"))}
+    return proto.batch["rollout_is_weights"] if proto else None, kept, figures
+
+
+def token_advantages(rewards, old, ref, mask, factor):
+    """REINFORCE++ with each token's KL in its reward: verl's returns, OpenRLHF's normalization (not Bessel's)."""
+    at_end = torch.zeros_like(old)
+    at_end[torch.arange(len(rewards)), mask.sum(1) - 1] = rewards
+    _, returns = ALGOS.compute_reinforce_plus_plus_outcome_advantage(ALGOS.compute_rewards(at_end, old, ref, factor) * mask, mask, config=SimpleNamespace(gamma=1.0))
+    mean = (returns * mask).sum() / mask.sum()
+    variance = ((returns - mean) ** 2 * mask).sum() / mask.sum()
+    return (returns - mean) * variance.clamp(min=1e-8).rsqrt() * mask
+
+
 def padded_entropies(model, rows, width):
     """Of the distributions that the completions' tokens are from."""
     values = []
@@ -454,6 +486,7 @@ class Accelerator:
     gather = staticmethod(lambda x: x)
     gather_for_metrics = staticmethod(lambda x: x)
     reduce = staticmethod(lambda x, reduction="sum": x)
+    pad_across_processes = staticmethod(lambda x, **_: x)
     sync_gradients = True
 
 
@@ -473,9 +506,13 @@ def grpo_loss(model, rows, case):
               "num_items_in_batch": mask.sum()}
     if case.get("off_policy_threshold"):
         inputs["sampling_per_token_logps"] = sampler
-    corrected, weights = case["correction"] != "none", None
+    corrected, weights, figures = case["correction"] != "none", None, {}
     with torch.no_grad():
-        if corrected:
+        if any(case.get(k) for k in ("reject", "veto", "batch_normalize")):
+            old = padded_logprobs(model, rows, width)
+            ratio, kept, figures = verl_correction(old, sampler, mask, case)
+            inputs |= {"old_per_token_logps": old if corrected else sampler, "importance_sampling_ratio": ratio, "completion_mask": kept, "num_items_in_batch": kept.sum()}
+        elif corrected:
             old = padded_logprobs(model, rows, width)
             inputs["old_per_token_logps"] = old
             inputs["importance_sampling_ratio"], weights = correction_ratio(old, sampler, mask, case)
@@ -485,31 +522,38 @@ def grpo_loss(model, rows, case):
             with model.disable_adapter():
                 inputs["ref_per_token_logps"] = padded_logprobs(model, rows, width)
     rewards, old = torch.tensor([r["reward"] for r in rows]), inputs["old_per_token_logps"]
-    in_reward = case["kl"] and case.get("kl_in") == "reward"
+    in_reward, in_token = case["kl"] and case.get("kl_in") == "reward", case["kl"] and case.get("kl_in") == "token"
     kl = nemo_kl(case, old, inputs["ref_per_token_logps"]) if in_reward else None
     if in_reward:
         rewards = rewards - case["kl"] * (kl * mask).sum(-1)
-    inputs |= {"advantages": advantages_of(rewards, mask, case), "old_logps": (old * mask).sum(1)}
-    settings = {f.name: f.default for f in dataclasses.fields(GRPOConfig)} | {"steps_per_generation": 1, "use_bias_correction_kl": False}
+    advantages = case["advantages"] if "advantages" in case else token_advantages(rewards, old, inputs["ref_per_token_logps"], mask, case["kl"]) if in_token else advantages_of(rewards, mask, case)
+    in_reward = in_reward or in_token
+    inputs |= {"advantages": advantages, "old_logps": (old * mask).sum(1)}
+    settings = {f.name: f.default for f in dataclasses.fields(GRPOConfig)} | {"steps_per_generation": 1, "use_bias_correction_kl": case.get("kl_bias_correction", False)}
     settings["delta"] = case.get("delta")
     settings |= {f"{case['loss']}_{k}": v for k, v in case.get(case["loss"], {}).items()}
-    entropies = padded_entropies(model, rows, width) if "entropy_coef" in case else torch.zeros(len(rows), width)
+    quantile = case.get("top_entropy_quantile", 1.0)
+    entropies = padded_entropies(model, rows, width) if "entropy_coef" in case or quantile < 1.0 else torch.zeros(len(rows), width)
     logps = lambda *a, **k: (padded_logprobs(model, rows, width), entropies, None)
     trainer = SimpleNamespace(
-        _get_per_token_logps_and_entropies=logps, top_entropy_quantile=1.0, off_policy_mask_threshold=case.get("off_policy_threshold"),
+        _get_per_token_logps_and_entropies=logps, top_entropy_quantile=quantile, off_policy_mask_threshold=case.get("off_policy_threshold"),
         importance_sampling_level=case.get("ratio", case["level"]), beta=0.0 if in_reward else case["kl"], loss_type=case["loss"], epsilon_low=case["clip_low"],
         epsilon_high=1 + case["clip_high"] if case["loss"] == "cispo" else case["clip_high"], get_gamma_weights=GRPOTrainer.get_gamma_weights,
         get_off_policy_mask=GRPOTrainer.get_off_policy_mask, use_vllm=corrected, vllm_importance_sampling_correction=corrected,
         args=SimpleNamespace(**settings), model=SimpleNamespace(training=True),
         current_gradient_accumulation_steps=1, accelerator=Accelerator, max_completion_length=MAX_NEW, aux_loss_enabled=False,
         _entropy_bonus_enabled="entropy_coef" in case, entropy_coef=case.get("entropy_coef"), use_adaptive_entropy=False, _metrics={"train": defaultdict(list)})
+    if quantile < 1.0 and model.dtype == torch.float32:  # so far from the threshold that BF16 leaves the same tokens out
+        flat = entropies[mask.bool()].detach()
+        assert (flat - torch.quantile(flat, 1 - quantile)).abs().min() > 0.003, "a token near the threshold"
+    trainer.get_high_entropy_mask = MethodType(GRPOTrainer.get_high_entropy_mask, trainer)
     own = {"gmpo": GMPOTrainer._compute_loss, "rloo": rloo_trainer.RLOOTrainer._compute_loss}
     loss = (own[case["loss"]] if case["loss"] in own else trl_compute_loss(case))(trainer, model, inputs)
     if in_reward:
         with torch.no_grad():
             kl = nemo_kl(case, padded_logprobs(model, rows, width), inputs["ref_per_token_logps"])
         trainer._metrics["train"]["kl"] = [float((kl * mask).sum() / mask.sum())]
-    return loss, {k: v[0] for k, v in trainer._metrics["train"].items() if v} | {"importance": weights}
+    return loss, {k: v[0] for k, v in trainer._metrics["train"].items() if v} | {"importance": weights, "figures": figures}
 
 
 def grpo_cases(which):
@@ -550,6 +594,12 @@ def grpo_cases(which):
             "rloo": dict(loss="rloo", advantage="leave_one_out", clip_low=0.13, clip_high=0.4),
             "rloo_kl": dict(loss="rloo", advantage="leave_one_out", clip_low=0.13, clip_high=0.4, kl=0.1, kl_type="k1", kl_in="reward"),
             "entropy": dict(loss="grpo", entropy_coef=0.2),
+            "top_entropy": dict(top_entropy_quantile=0.895, kl=0.1, entropy_coef=0.1), "top_entropy_gspo": dict(loss="grpo", level="sequence", clip_low=0.03, clip_high=0.04, top_entropy_quantile=0.895),
+            "kl_bias": dict(kl=0.2, kl_bias_correction=True), "kl_bias_gspo": dict(loss="grpo", level="sequence", clip_low=0.03, clip_high=0.04, kl=0.2, kl_bias_correction=True),
+            "kl_in_token": dict(advantage="reinforce_pp", kl=0.05, kl_type="k1", kl_in="token"),
+            "reject": dict(correction="truncate", cap=1.15, reject=["seq_mean_k1"], reject_threshold=["0.9615_1.0309"]),
+            "reject_tokens": dict(loss="grpo", reject=["token_k3"], reject_threshold=["0.02"], kl=0.1), "veto": dict(correction="truncate", cap=1.15, veto=0.82),
+            "batch_normalize": dict(correction="truncate", cap=1.15, batch_normalize=True),
             "gmpo": dict(loss="gmpo"), "gmpo_kl": dict(loss="gmpo", clip_low=0.1, clip_high=0.28, kl=0.1)})
     return {name: {**base, **case} for name, case in cases.items()}
 
@@ -577,10 +627,54 @@ def make_grpo(folder, which, rng):
                      "clip_fraction": short(metrics.get("clip_ratio/region_mean", metrics.get("cispo_clip_ratio", 0.0)))}
         if "entropy_coef" in case:
             out[name]["entropy_metric"] = short(metrics["entropy"])
+        if metrics["figures"]:
+            out[name]["figures"] = metrics["figures"]
         if metrics["importance"]:
             out[name]["importance"] = metrics["importance"]
     save_file(tensors, os.path.join(folder, "grpo.safetensors"))
     return {"max_new_tokens": MAX_NEW, "prompts_per_step": 8, "generations": 4, "cases": out}
+
+
+# ---- Distillation by replay: the teacher is the model with the adapter off ----------------------------------------------------------
+
+def distill_loss(model, rows, case):
+    """Over whole distributions TRL's generalized_jsd_loss, a mean over the tokens; of sampled tokens the clipped objective of advantages ln p(teacher) - ln p(sampler)."""
+    if case["loss"] == "sampled":
+        width = max(len(r["completion_ids"]) for r in rows)
+        with torch.no_grad(), model.disable_adapter():
+            teacher = padded_logprobs(model, rows, width)
+        sampler = torch.stack([F.pad(torch.tensor(r["logprobs"]), (0, width - len(r["logprobs"]))) for r in rows])
+        return grpo_loss(model, rows, dict(grpo_cases("some")["dapo"], advantages=teacher - sampler))[0]
+    total, count = 0.0, 0
+    for r in rows:
+        ids, n = torch.tensor([r["prompt_ids"] + r["completion_ids"]]), len(r["completion_ids"])
+        with torch.no_grad(), model.disable_adapter():
+            teacher = model(input_ids=ids).logits[:, -n - 1:-1].float()
+        student = model(input_ids=ids).logits[:, -n - 1:-1].float()
+        total, count = total + GKDTrainer.generalized_jsd_loss(student, teacher, torch.zeros(1, n, dtype=torch.long), case["beta"], num_items_in_batch=1), count + n
+    return total / count
+
+
+def distill_step(folder, dtype, rows, case, lr):
+    model = load(folder, dtype, adapter=True, trainable=True)
+    loss = distill_loss(model, rows, case)
+    loss.backward()
+    torch.optim.SGD(parameters(model), lr=lr).step()
+    return model, short(float(loss))
+
+
+def make_distill(folder, rows):
+    out, tensors = {}, {}
+    for name, case in {"reverse_kl": dict(loss="full", beta=1.0), "forward_kl": dict(loss="full", beta=0.0), "jsd": dict(loss="full", beta=0.5), "sampled": dict(loss="sampled", beta=1.0)}.items():
+        model = load(folder, torch.float32, adapter=True, trainable=True)
+        lr = pick_lr(model, distill_loss(model, rows, case), 0.2)
+        full, loss = distill_step(folder, torch.float32, rows, case, lr)
+        reference = adapter_state(full)
+        half, half_loss = distill_step(folder, torch.bfloat16, rows, case, lr)
+        tensors.update({f"{name}/{k}": v for k, v in move(folder, reference).items()})
+        out[name] = {**case, "lr": lr, "fp32_loss": loss, "bf16_loss": half_loss, "bf16_distance": distances(half, reference)}
+    save_file(tensors, os.path.join(folder, "distill.safetensors"))
+    return out
 
 
 # ---- DPO, ORPO, KTO: TRL's own losses over the log-probabilities of these models ---------------------------------------------------
@@ -738,6 +832,9 @@ def make_expect(name, spec, folder, tok):
     expect["sft"] = make_sft(folder, tok, rng)
     if spec.get("grpo"):
         expect["grpo"] = make_grpo(folder, spec["grpo"], rng)
+        if spec["grpo"] == "all":
+            with open(os.path.join(folder, "replay.jsonl")) as f:
+                expect["distill"] = make_distill(folder, [json.loads(line) for line in f])
         expect["preference"] = make_preference(folder, spec["grpo"], tok, random.Random(name + "/preference"))
     write_json(os.path.join(folder, "expect.json"), expect)
 

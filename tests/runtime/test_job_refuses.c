@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "kernels/ops.h"
-#include "runtime/run/job.h"
+#include "testing/job_case.h"
 #include "testing/scratch.h"
 
 /* Checks a recipe for the golden model of two layers; `model` and `last` are more lines of it. */
@@ -19,7 +19,6 @@ static tdm_status check(const char *model, const char *last, tdm_error *err)
 {
     char text[2048];
     char *dir = test_scratch_new(), *train = test_path(dir, "train.jsonl");
-    tdm_recipe *r = NULL;
     test_file_put(train, "{\"q\":\"one\",\"answer\":\"1\"}\n");
     snprintf(text, sizeof text,
              "model:\n  path: tests/golden/data/models/qwen3\n  weights: fp8_channel\n%s"
@@ -27,10 +26,7 @@ static tdm_status check(const char *model, const char *last, tdm_error *err)
              "rollout: {prompts_per_step: 2, generations: 2, max_new_tokens: 8}\nreward: [{type: exact, answer: '{answer}'}]\n"
              "train: {steps: 1, micro_tokens: 128}\noutput: %s/run\nthreads: 1\n%s",
              model, train, dir, last);
-    *err = (tdm_error){0};
-    tdm_status st = tdm_recipe_parse(&r, text, strlen(text), "a.yaml", NULL, 0, err);
-    if (st == TDM_OK) st = tdm_job_run(r, &(tdm_job_options){.quiet = true, .check = true}, err);
-    tdm_recipe_close(r);
+    const tdm_status st = test_job_run(text, (tdm_job_options){.check = true}, err);
     free(train);
     test_scratch_free(dir);
     return st;

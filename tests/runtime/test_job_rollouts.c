@@ -14,7 +14,7 @@
 #include <cmocka.h>
 
 #include "runtime/data/replay.h"
-#include "runtime/run/job.h"
+#include "testing/job_case.h"
 #include "testing/scratch.h"
 
 /* One step of four samples, rewarded by the recipe's rewards. */
@@ -22,18 +22,14 @@ static void run(const char *dir, const char *reward, const char *advantage)
 {
     char text[2048];
     char *train = test_path(dir, "train.jsonl");
-    tdm_error err = {0};
-    tdm_recipe *r = NULL;
+    tdm_error err;
     test_file_put(train, "{\"q\":\"one\"}\n{\"q\":\"two\"}\n");
     snprintf(text, sizeof text,
              "model: {path: tests/golden/data/models/qwen3, weights: bf16}\nadapter: {rank: 4}\ndata: {train: %s, prompt: '{q}', max_prompt_tokens: 48}\n"
              "rollout: {prompts_per_step: 2, generations: 2, max_new_tokens: 8}\nreward: [%s]\ntrain: {steps: 1, micro_tokens: 128, advantage: %s}\n"
              "log: {rollouts: 1, report: false, tensorboard: false}\noutput: %s/run\nthreads: 1\n",
              train, reward, advantage, dir);
-    tdm_status st = tdm_recipe_parse(&r, text, strlen(text), "a.yaml", NULL, 0, &err);
-    if (st == TDM_OK) st = tdm_job_run(r, &(tdm_job_options){.quiet = true}, &err);
-    if (st != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
-    tdm_recipe_close(r);
+    if (test_job_run(text, (tdm_job_options){0}, &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
     free(train);
 }
 
@@ -79,7 +75,7 @@ static void gdpo_weighs_each_reward_by_its_own_spread(void **state)
     char *dir = test_scratch_new(), *script = test_path(dir, "reward.sh"), reward[512], *path = test_path(dir, "run/rollouts/step-000001.jsonl");
     test_file_put(script, "read -r line; echo \"{\\\"id\\\":1,\\\"rewards\\\":[$1]}\"\n");
     snprintf(reward, sizeof reward, "{command: [/bin/sh, %s, '1,0,0.5,0'], name: a, weight: 3}, {command: [/bin/sh, %s, '0,100,0,200'], name: b}", script, script);
-    run(dir, reward, "gdpo");
+    run(dir, reward, "gdpo, advantage_clip_low: -0.5");
     FILE *f = fopen(path, "r");
     char *line = NULL;
     size_t room = 0;
@@ -88,7 +84,7 @@ static void gdpo_weighs_each_reward_by_its_own_spread(void **state)
         assert_true(getline(&line, &room, f) > 0);
         const char *at = strstr(line, "\"advantage\":");
         assert_non_null(at);
-        const double got = strtod(at + strlen("\"advantage\":"), NULL), want = i % 2 ? -sqrt(0.75) : sqrt(0.75); /* Bessel's, of four */
+        const double got = strtod(at + strlen("\"advantage\":"), NULL), want = i % 2 ? -0.5 : sqrt(0.75); /* Bessel's, of four; the others clipped */
         if (fabs(got - want) > 1e-3) fail_msg("advantage %d is %g, should be %g", i, got, want);
     }
     free(line);

@@ -13,8 +13,8 @@
 
 #include <cmocka.h>
 
-#include "runtime/run/job.h"
 #include "runtime/run/metrics.h"
+#include "testing/job_case.h"
 #include "testing/scratch.h"
 
 typedef struct learned {
@@ -26,8 +26,7 @@ static learned learn(const char *row)
 {
     char text[2048];
     char *dir = test_scratch_new(), *data = test_path(dir, "train.jsonl"), *path = test_path(dir, "run/metrics.jsonl");
-    tdm_error err = {0};
-    tdm_recipe *r = NULL;
+    tdm_error err;
     tdm_metrics_table m;
     learned out = {NAN, NAN};
     test_file_put(data, row);
@@ -36,8 +35,7 @@ static learned learn(const char *row)
              "rollout: {max_new_tokens: 64}\ntrain: {algorithm: sft, steps: 1, batch_size: 1, lr: 0}\nlog: {report: false, tensorboard: false}\n"
              "output: %s/run\nthreads: 1\n",
              data, dir);
-    tdm_status st = tdm_recipe_parse(&r, text, strlen(text), "a.yaml", NULL, 0, &err);
-    if (st == TDM_OK) st = tdm_job_run(r, &(tdm_job_options){.quiet = true}, &err);
+    tdm_status st = test_job_run(text, (tdm_job_options){0}, &err);
     if (st == TDM_OK) st = tdm_metrics_read(&m, path, &err);
     if (st != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
     for (int64_t c = 0; c < m.cols; c++) {
@@ -45,7 +43,6 @@ static learned learn(const char *row)
         if (strcmp(m.keys[c], "loss") == 0) out.loss = m.values[c];
     }
     tdm_metrics_table_free(&m);
-    tdm_recipe_close(r);
     free(data);
     free(path);
     test_scratch_free(dir);

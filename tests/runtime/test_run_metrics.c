@@ -31,9 +31,11 @@ static void a_line_has_the_keys_of_the_design_in_its_order(void **state)
 {
     (void)state;
     static const char *const keys[] = {
-        "step", "reward_mean", "reward_std", "frac_reward_zero_std", "num_gen_batches", "groups_dropped", "turns_mean", "turns_max", "observation_tokens", "environment_errors", "loss", "kl", "entropy", "grad_norm", "lr", "clip_fraction", "completion_tokens_mean",
-        "completion_tokens_max", "truncated_fraction", "prompt_tokens", "completion_tokens", "mismatch_mean", "mismatch_max", "importance_mean",
-        "importance_min", "importance_max", "importance_fraction_high", "importance_fraction_low", "critic/vf_loss", "critic/vf_clipfrac", "critic/values/mean",
+        "step", "reward_mean", "reward_std", "frac_reward_zero_std", "num_gen_batches", "groups_dropped", "turns_mean", "turns_max", "observation_tokens", "environment_errors", "loss", "kl", "entropy", "entropy_coef", "grad_norm", "lr", "clip_fraction", "completion_tokens_mean",
+        "completion_tokens_max", "truncated_fraction", "prompt_tokens", "completion_tokens", "mismatch_mean", "mismatch_max", "mismatch_kl", "mismatch_k3_kl", "importance_mean",
+        "importance_min", "importance_max", "importance_fraction_high", "importance_fraction_low", "rollout_is_eff_sample_size",
+        "rollout_is_batch_norm_factor", "rollout_rs_masked_fraction", "rollout_rs_seq_masked_fraction", "rollout_is_veto_fraction", "off_policy",
+        "critic/vf_loss", "critic/vf_clipfrac", "critic/values/mean",
         "critic/returns/mean", "critic/vf_explained_var", "critic/grad_norm", "critic/lr", "rewards/chosen", "rewards/rejected", "rewards/accuracies",
         "rewards/margins", "logps/chosen", "logps/rejected", "nll_loss", "log_odds_ratio", "log_odds_chosen", "rollout_s", "environment_s", "reward_s", "train_s", "flip_s", "step_s", "rollout_tokens_per_s", "train_tokens_per_s", "memory_peak_bytes", "reward/number",
         "reward/format"};
@@ -273,6 +275,9 @@ static void event_files_hold_each_step_once_after_a_resume(void **state)
     unsigned long bytes;
     free(test_file_get(first, &bytes));
     assert_int_equal(truncate(first, (long)bytes - 3), 0); /* a torn last record */
+    char left[TDM_PATH_BYTES + 8];
+    snprintf(left, sizeof left, "%s.tmp", first); /* by a kill while it was cut back */
+    test_file_put(left, "half of it");
     free(first);
     tdm_names_free(&names);
     put_events(events, 6, 12);

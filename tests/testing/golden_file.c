@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-enum { MOST = 1024, NAME = 48 };
+enum { MOST = 2048, NAME = 48 };
 
 typedef struct record {
     char name[NAME + 1];
