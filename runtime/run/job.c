@@ -61,6 +61,13 @@ static void put_update(tdm_step_metrics *m, const tdm_job_figures *f, bool entro
     tdm_metric_set(m, TDM_METRIC_LR, f->lr);
 }
 
+static void put_judges(tdm_step_metrics *m, const tdm_job_figures *f)
+{
+    tdm_metric_set(m, TDM_METRIC_JUDGE_PARSE_FAILED, (double)f->judge_failed);
+    tdm_metric_set(m, TDM_METRIC_JUDGE_TOKENS, (double)f->judge_tokens);
+    tdm_metric_set(m, TDM_METRIC_JUDGE_S, f->judge_s);
+}
+
 /* Groups of the step that say nothing about the policy. */
 static int64_t zero_std(const tdm_job *j)
 {
@@ -87,6 +94,7 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
             tdm_metric_set(&m, TDM_METRIC_GROUPS_DROPPED, (double)f->groups_dropped);
         }
         if (j->turns) put_turns(&m, f, j->sequence_count);
+        if (j->judges) put_judges(&m, f);
         if (tdm_job_policy_learns(j, j->step - 1)) put_policy(&m, f, j->loss.floor > 0.0);
         tdm_metric_set(&m, TDM_METRIC_TRUNCATED_FRACTION, share(f->truncated, j->sequence_count));
         tdm_metric_set(&m, TDM_METRIC_ROLLOUT_S, f->rollout_s);

@@ -138,10 +138,11 @@ done:
 }
 
 /* What the driver takes after the plan is made: kernels load when they are first launched (56 MiB in all, as seen on Hopper), and recorded
- * graphs hold their launches' arguments in device memory, about 256 KiB for a layer's over the buckets of a run. */
+ * graphs hold their launches' arguments in device memory, about 256 KiB for a layer's over the buckets of a run, once for each of
+ * the adapters the engine runs with. */
 static size_t late_bytes(const tdm_session *s)
 {
-    const size_t code = (size_t)56 << 20, graphs = (size_t)s->config->layers * (256u << 10);
+    const size_t code = (size_t)56 << 20, graphs = (size_t)s->config->layers * (256u << 10) * (s->spec.without_adapter ? 2 : 1);
     return code + (s->spec.rollout && s->be->capture_begin ? graphs : 0);
 }
 

@@ -54,6 +54,7 @@ typedef struct tdm_session_spec {
     size_t host_bytes;             /* host memory the caller will use besides */
     int threads;
     bool plan_only;                /* nothing will be loaded: a device that is planned for need not be there */
+    bool without_adapter;          /* the engine also runs with the adapter off */
     bool random_weights;           /* model gives the shapes (a config.json, or its folder), weights are drawn */
 } tdm_session_spec;
 

@@ -19,6 +19,7 @@
 #define SEVERAL \
     "model: {path: m}\ndata: {system: Think., train: [{path: a, weight: 3, prompt: '{q}', rewards: [exact]}, {path: b, system: Code.}, c]}\n" \
     "reward: [{type: exact}, {type: number}]\n"
+#define JUDGE "model: {path: m}\ndata: {train: t}\nreward: [{type: judge"
 #define EVAL "model: {path: m}\ndata: {train: t, eval: e}\nreward: [{type: number}]\n"
 #define PREFER "model: {path: m}\ndata: {train: t}\ntrain: {algorithm: "
 #define PAIRS PREFER "dpo}\n"
@@ -165,10 +166,10 @@ static const struct { const char *text, *line; } broken[] = {
     {"model: {path: m}\ndata: {train: t}\nreward: {type: number}\n", "reward wants a list, found a mapping (a.yaml:3:9): start each reward with a dash"},
     {"model: {path: m}\ndata: {train: t}\nreward: [number]\n", "reward[0] wants keys, found number (a.yaml:3:10): write its keys below it, indented"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{weight: 1}]\n",
-     "reward[0] has no type (a.yaml:3:10): write type: number, exact, regex, format, length, environment or model, or python:, command: or plugin:"},
+     "reward[0] has no type (a.yaml:3:10): write type: number, exact, regex, format, length, environment, model or judge, or python:, command: or plugin:"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, python: a.py:f}]\n", "reward[0] has both type and python (a.yaml:3:25): make them two rewards"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: numbr}]\n",
-     "reward[0].type is numbr, not one of number, exact, regex, format, length, environment, model (a.yaml:3:17): did you mean \"number\"?"},
+     "reward[0].type is numbr, not one of number, exact, regex, format, length, environment, model, judge (a.yaml:3:17): did you mean \"number\"?"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, patern: x}]\n", "unknown key \"patern\" in reward[0] (a.yaml:3:25): did you mean \"pattern\"?"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, pattern: x}]\n",
      "reward[0].pattern means nothing to a number reward (a.yaml:3:25): it belongs to regex format"},
@@ -308,6 +309,18 @@ static const struct { const char *text, *line; } broken[] = {
      "train.algorithm: grpo"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: environment}]\n",
      "reward[0]: it is what an environment gives, and there is none (a.yaml:3:17): give environment.python or environment.command"},
+    {JUDGE "}]\n", "reward[0]: no prompt (a.yaml:3:10): write what the judge is asked, with {prompt} and {completion}"},
+    {JUDGE ", prompt: 'Is it good?'}]\n",
+     "reward[0]: the prompt does not show {completion} to the judge (a.yaml:3:32): write {completion} where the answer belongs"},
+    {JUDGE ", prompt: '{completion}'}]\n", "reward[0]: no parse (a.yaml:3:10): give a pattern of the score, as in 'Score: ([0-9]+)'"},
+    {JUDGE ", prompt: '{completion}', parse: x, range: [1, 1]}]\n", "reward[0]: range is empty (a.yaml:3:65): write the lowest and the highest score"},
+    {JUDGE ", prompt: '{completion}', parse: x, range: [1]}]\n", "reward[0].range wants two numbers, found 1 (a.yaml:3:65): write [0.0, 1.0]"},
+    {JUDGE ", prompt: '{completion}', parse: x, weights: fp8_block}]\n",
+     "reward[0]: weights are of a judge with a model of its own, and model: self reads the base's (a.yaml:3:67): remove it, or set model.weights"},
+    {JUDGE ", prompt: '{completion}', parse: x}]\nrollout: {replay: r}\n",
+     "reward[0]: a judge judges completions that are sampled (a.yaml:3:17): remove it; a replay has its rewards in the file"},
+    {JUDGE ", prompt: '{completion}', parse: x}]\ntrain: {algorithm: sft}\n",
+     "reward[0]: a judge judges completions that are sampled, and this algorithm samples none (a.yaml:3:17): remove it, or use train.algorithm: grpo"},
     {OK "train: {warmup_steps: 101}\n", "train.warmup_steps is 101, train.steps is 100 (a.yaml:4:23): warm up for fewer steps"},
     {OK "train: {minibatches: 65}\n", "train.minibatches is 65, a step has 64 completions (a.yaml:4:22): use fewer minibatches"},
 };
@@ -405,6 +418,7 @@ static const char full[] =
     "reward:\n  - {type: number, weight: 0.5}\n  - {type: number, answer: \"{gold}\"}\n  - {type: format, pattern: '^<a>\\d+</a>$', name: shape}\n"
     "  - {type: length, buffer: 32, penalty: 0.5}\n  - {python: rewards/f.py:score, timeout_s: 5, workers: 2, on_error: zero}\n"
     "  - {command: [./judge.sh, --fast], weight: -1}\n  - {plugin: ./libreward.so}\n"
+    "  - {type: judge, name: helpful, system: 'Be {kind}.', prompt: \"{prompt}\\n{completion}\", parse: '\\d+', range: [-1.5, 10], temperature: 0.5, on_error: skip}\n"
     "train: {loss: gspo, lr: 1e-5, schedule: cosine, warmup_steps: 3, betas: [0.9, 0.95], clip_high: .28, kl: 1E-3, advantage: leave_one_out, "
     "importance: {correction: mask, cap: 3}, micro_tokens: 512, eps: 3.0000000000000004e-7}\n"
     "memory: {budget: 1.5GiB, kv: fp8, embedding: host}\nseed: 1234567890123456789\noutput: \"runs/x: y\"\n";
@@ -424,7 +438,7 @@ static void values_arrive_as_written(void **state)
     assert_true(r->adapter.target[TDM_PROJ_Q] && r->adapter.target[TDM_PROJ_V] && !r->adapter.target[TDM_PROJ_K]);
     assert_string_equal(r->rollout.stop.items[0], "\n\n");
     assert_int_equal(r->rollout.stop_token_ids.items[0], 7);
-    assert_int_equal(r->reward_count, 7);
+    assert_int_equal(r->reward_count, 8);
     assert_string_equal(r->reward[1].name, "number_2");
     assert_string_equal(r->reward[2].pattern, "^<a>\\d+</a>$");
     assert_int_equal(r->reward[3].max, 256);
@@ -433,6 +447,8 @@ static void values_arrive_as_written(void **state)
     assert_string_equal(r->reward[5].name, "judge");
     assert_string_equal(r->reward[5].command.items[1], "--fast");
     assert_string_equal(r->reward[6].name, "libreward");
+    assert_string_equal(r->reward[7].model, "self");
+    assert_true(r->reward[7].range[0] == -1.5 && r->reward[7].range[1] == 10 && r->reward[7].on_error == TDM_ON_ERROR_SKIP);
     tdm_recipe_close(r);
 }
 
