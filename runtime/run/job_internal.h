@@ -158,8 +158,10 @@ double tdm_job_turns_s(const tdm_job *j); /* seconds the environment was at work
 tdm_status tdm_job_judges_open(tdm_job *j, const tdm_model_config *c, tdm_error *err); /* rewards are open, sizes settled */
 void tdm_job_judges_close(tdm_job *j);
 tdm_status tdm_job_judges_try(tdm_job *j, const tdm_job_prompt *p, tdm_error *err); /* whether a question about this prompt can be asked */
-void tdm_job_judges_need(const tdm_job *j, tdm_session_spec *s); /* what the engine is opened for besides */
+void tdm_job_judges_need(tdm_job *j, tdm_session_spec *s); /* what the engine is opened for besides */
 tdm_status tdm_job_judges_load(tdm_job *j, tdm_error *err);      /* the session is loaded */
+tdm_status tdm_job_judges_expect(tdm_job *j, tdm_error *err);    /* a rollout begins: the first guest's weights may come */
+void tdm_job_judges_leave(tdm_job *j);                           /* the region is the rollout's again */
 const json_t *tdm_job_judges_record(const tdm_job *j, int64_t n); /* for the rollout file; NULL: no judges */
 /* job_eval.c: data.eval; without one they do nothing, and _eval is not called. */
 tdm_status tdm_job_eval_open(tdm_job *j, tdm_error *err); /* after the rewards are opened */

@@ -1,5 +1,5 @@
-/* Rewards of type judge: a model is asked about each completion, and its reply is read. It generates in an engine of this process as the policy did, with the
- * adapter off; a reply that gives no score follows on_error. */
+/* Rewards of type judge: a model is asked about each completion, and its reply is read. It is the base with the adapter off, in the policy's own engine, or a guest
+ * (guest_model.h) in its turn; a reply that gives no score follows on_error. */
 #include "runtime/run/job_internal.h"
 
 #include <inttypes.h>
@@ -15,6 +15,7 @@ typedef struct judge {
     const tdm_recipe_reward *w;
     int64_t reward;        /* its number in the recipe */
     tdm_judge *side;
+    tdm_guest *guest;      /* NULL: the base */
     int64_t most_prompt;   /* tokens */
 } judge;
 
@@ -22,6 +23,9 @@ struct tdm_job_judges {
     tdm_job *j;
     judge *judge;
     int64_t count;
+    tdm_guest guest[TDM_GUESTS];
+    int guest_count;
+    char folder[TDM_PATH_BYTES]; /* where guests wait on a CPU */
     tdm_sequences sequences;
     tdm_request *request;  /* [samples] */
     int64_t *asked;        /* [samples] which sample request k is about */
@@ -38,15 +42,61 @@ static const char *key_where(const tdm_job *j, const judge *g, const char *key, 
     return tdm_recipe_where(j->r, path, where);
 }
 
+static const tdm_language *language_of(const tdm_job *j, const judge *g) { return g->guest ? &g->guest->language : &j->plain; }
+
+/* ---- Who judges ------------------------------------------------------------------------------------------------------------------------ */
+
+/* Judges of the same model are one guest. */
+static tdm_guest *guest_of(tdm_job_judges *t, const tdm_recipe_reward *w)
+{
+    for (int64_t i = 0; i < t->count; i++) {
+        const judge *other = &t->judge[i];
+        if (other->guest && strcmp(other->w->model, w->model) == 0 && other->w->weights == w->weights) return other->guest;
+    }
+    return NULL;
+}
+
+static tdm_status open_guest(tdm_job_judges *t, judge *g, tdm_error *err)
+{
+    static const char *const keep_bf16[] = {"lm_head", NULL};
+    tdm_status st = TDM_OK;
+    char key[64], where[TDM_RECIPE_WHERE];
+    g->guest = guest_of(t, g->w);
+    if (g->guest) return TDM_OK;
+    if (t->guest_count == TDM_GUESTS)
+        return TDM_FAIL(err, TDM_ERR_RECIPE, key_where(t->j, g, "model", where), "let some judges share a model", "more than %d models judge", (int)TDM_GUESTS);
+    g->guest = &t->guest[t->guest_count++];
+    TDM_TRY(st, tdm_guest_open(g->guest, g->w->model, err), done);
+    snprintf(key, sizeof key, "reward[%" PRId64 "].weights", g->reward);
+    g->guest->role = "judge";
+    g->guest->name = g->w->name;
+    g->guest->where = g->w->model;
+    g->guest->folder = t->folder;
+    g->guest->weights = (tdm_weights_options){.scheme = g->w->weights, .scheme_given = tdm_recipe_given(t->j->r, key), .act = TDM_ACT_DYNAMIC, .keep_bf16 = keep_bf16};
+done:
+    return st;
+}
+
+/* The folder the run's will be made in. */
+static void settle_folder(tdm_job_judges *t)
+{
+    snprintf(t->folder, sizeof t->folder, "%s", t->j->r->output);
+    size_t len = strlen(t->folder);
+    while (len > 1 && t->folder[len - 1] == '/') t->folder[--len] = 0;
+    char *slash = strrchr(t->folder, '/');
+    if (!slash) snprintf(t->folder, sizeof t->folder, ".");
+    else slash[slash == t->folder] = 0;
+}
+
 /* ---- Sizes ------------------------------------------------------------------------------------------------------------------------- */
 
-static tdm_status encode(tdm_job_judges *t, json_t *messages, tdm_error *err)
+static tdm_status encode(tdm_job_judges *t, const judge *g, json_t *messages, tdm_error *err)
 {
     t->text.len = 0;
     t->ids.count = 0;
     json_t *vars = json_pack("{s:O,s:b}", "messages", messages, "add_generation_prompt", 1);
     if (!vars) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for a judge's question");
-    const tdm_status st = tdm_language_chat_ids(&t->j->plain, vars, &t->text, &t->ids, err);
+    const tdm_status st = tdm_language_chat_ids(language_of(t->j, g), vars, &t->text, &t->ids, err);
     json_decref(vars);
     return st;
 }
@@ -55,16 +105,17 @@ static tdm_status encode(tdm_job_judges *t, json_t *messages, tdm_error *err)
 enum { COLUMN_TOKENS = 256 };
 
 /* The question's tokens at most: the template's own, the longest prompt, the longest completion. */
-static tdm_status size_prompt(tdm_job_judges *t, judge *g, const tdm_model_config *c, tdm_error *err)
+static tdm_status size_prompt(tdm_job_judges *t, judge *g, const tdm_model_config *base, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     char where[TDM_RECIPE_WHERE];
     const tdm_recipe *r = t->j->r;
+    const tdm_model_config *c = g->guest ? g->guest->config : base;
     const int64_t room = c->context - g->w->max_new_tokens;
     json_t *messages = json_pack("[{s:s,s:s}]", "role", "user", "content", g->w->prompt);
     if (messages && g->w->system[0]) json_array_insert_new(messages, 0, json_pack("{s:s,s:s}", "role", "system", "content", g->w->system));
     if (!messages) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for a judge's question");
-    TDM_TRY(st, encode(t, messages, err), done);
+    TDM_TRY(st, encode(t, g, messages, err), done);
     g->most_prompt = g->w->max_prompt_tokens;
     if (g->most_prompt == 0) g->most_prompt = tdm_min_i64(room, t->ids.count + COLUMN_TOKENS + r->data.max_prompt_tokens + r->rollout.max_new_tokens);
     if (g->most_prompt <= 0 || g->most_prompt > room)
@@ -86,6 +137,7 @@ tdm_status tdm_job_judges_open(tdm_job *j, const tdm_model_config *c, tdm_error 
     tdm_job_judges *t = j->judges = calloc(1, sizeof *t);
     if (t) {
         t->j = j;
+        settle_folder(t);
         t->judge = calloc((size_t)count, sizeof *t->judge);
         t->request = calloc((size_t)j->samples, sizeof *t->request);
         t->asked = calloc((size_t)j->samples, sizeof *t->asked);
@@ -95,9 +147,11 @@ tdm_status tdm_job_judges_open(tdm_job *j, const tdm_model_config *c, tdm_error 
     for (int64_t i = 0; i < r->reward_count; i++) {
         char where[TDM_RECIPE_WHERE];
         if (r->reward[i].kind != TDM_REWARD_JUDGE) continue;
-        judge *g = &t->judge[t->count++];
+        judge *g = &t->judge[t->count];
         g->w = &r->reward[i];
         g->reward = i;
+        if (!tdm_reward_judges_by_itself(g->w)) TDM_TRY(st, open_guest(t, g, err), done);
+        t->count++;
         TDM_TRY(st, tdm_judge_open(&g->side, g->w, key_where(j, g, "parse", where), err), done);
         TDM_TRY(st, size_prompt(t, g, c, err), done);
     }
@@ -109,7 +163,8 @@ void tdm_job_judges_close(tdm_job *j)
 {
     tdm_job_judges *t = j->judges;
     if (!t) return;
-    for (int64_t i = 0; i < t->count; i++) tdm_judge_close(t->judge[i].side);
+    for (int64_t i = 0; t->judge && i < t->count; i++) tdm_judge_close(t->judge[i].side);
+    for (int i = 0; i < t->guest_count; i++) tdm_guest_close(&t->guest[i]);
     for (int64_t n = 0; t->reply && n < j->samples; n++) json_decref(t->reply[n]);
     tdm_sequences_close(&t->sequences);
     tdm_text_free(&t->text);
@@ -132,15 +187,22 @@ static tdm_sequences_spec store_spec(const tdm_job_judges *t)
     return s;
 }
 
-void tdm_job_judges_need(const tdm_job *j, tdm_session_spec *s)
+void tdm_job_judges_need(tdm_job *j, tdm_session_spec *s)
 {
-    const tdm_job_judges *t = j->judges;
+    tdm_job_judges *t = j->judges;
     if (!t) return;
     const tdm_sequences_spec store = store_spec(t);
     s->host_bytes += tdm_sequences_bytes(&store);
-    s->engine.requests = tdm_max_i64(s->engine.requests, j->samples); /* each question is a prompt of its own */
-    s->without_adapter = true;
-    for (int64_t i = 0; i < t->count; i++) s->engine.context = tdm_max_i64(s->engine.context, t->judge[i].most_prompt + t->judge[i].w->max_new_tokens);
+    for (int64_t i = 0; i < t->count; i++) {
+        tdm_guest *g = t->judge[i].guest;
+        tdm_engine_spec *e = g ? &g->engine_spec : &s->engine;
+        if (g) *e = (tdm_engine_spec){.sequences = s->engine.sequences, .samples = j->samples, .context = e->context, .batch_tokens = s->engine.batch_tokens, .head_rows = s->engine.head_rows};
+        else s->without_adapter = true;
+        e->requests = j->samples; /* each question is a prompt of its own */
+        e->context = tdm_max_i64(e->context, t->judge[i].most_prompt + t->judge[i].w->max_new_tokens);
+    }
+    s->guests = t->guest;
+    s->guest_count = t->guest_count;
 }
 
 /* ---- A batch ----------------------------------------------------------------------------------------------------------------------- */
@@ -199,7 +261,7 @@ static tdm_status ask(tdm_job_judges *t, const judge *g, const tdm_reward_sample
     json_t *messages = NULL;
     snprintf(where, sizeof where, "judge \"%.40s\", sample %" PRId64, g->w->name, k);
     TDM_TRY(st, tdm_judge_ask(g->side, s, where, &messages, err), done);
-    TDM_TRY(st, encode(t, messages, err), done);
+    TDM_TRY(st, encode(t, g, messages, err), done);
     *fits = t->ids.count <= g->most_prompt;
     if (!*fits) goto done;
     tdm_sequence *seq = &t->sequences.seq[n];
@@ -209,7 +271,7 @@ static tdm_status ask(tdm_job_judges *t, const judge *g, const tdm_reward_sample
     t->request[n] = (tdm_request){.sequence = seq, .samples = 1,
                                   .sampling = {.temperature = (float)g->w->temperature, .top_p = 1.0f, .repetition_penalty = 1.0f},
                                   .seed = seed_of(j, g), .step = s->drawn.step, .prompt_index = s->drawn.prompt * (uint32_t)size + s->drawn.sample,
-                                  .stop_ids = j->plain.eos, .stop_count = j->plain.eos_count};
+                                  .stop_ids = language_of(j, g)->eos, .stop_count = language_of(j, g)->eos_count};
 done:
     json_decref(messages);
     return st;
@@ -222,7 +284,7 @@ static tdm_status read_reply(tdm_job_judges *t, const judge *g, int64_t n, doubl
     const bool cut = seq->finish == TDM_FINISH_LENGTH;
     t->text.len = 0;
     TDM_TRY(st, tdm_text_append(&t->text, "", 0, err), done);
-    TDM_TRY(st, tdm_language_text(&t->j->plain, seq->tokens + seq->prompt, tdm_sequence_completion(seq), &t->text, err), done);
+    TDM_TRY(st, tdm_language_text(language_of(t->j, g), seq->tokens + seq->prompt, tdm_sequence_completion(seq), &t->text, err), done);
     if (t->j->judging) {
         t->j->fig.judge_tokens += seq->count;
         json_object_set_new(*kept(t, t->asked[n]), g->w->name, json_stringn(t->text.data, t->text.len));
@@ -242,6 +304,14 @@ static bool on_tick(void *ctx, int64_t done, int64_t tokens)
     return !tdm_signals_stop();
 }
 
+/* The phase region becomes the judge's, where it is not. */
+static tdm_status take_turn(tdm_job_judges *t, const judge *g, tdm_error *err)
+{
+    if (g->guest) return tdm_guest_enter(&t->j->session, g->guest, err);
+    tdm_job_judges_leave(t->j);
+    return TDM_OK;
+}
+
 static tdm_status judge_batch(void *ctx, int64_t reward, const tdm_reward_sample *samples, int64_t n, double *out, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -259,12 +329,24 @@ static tdm_status judge_batch(void *ctx, int64_t reward, const tdm_reward_sample
         if (fits) count++;
         else TDM_TRY(st, failed(t, g, k, "raise its max_prompt_tokens, or use on_error: zero or skip", "the question is longer than max_prompt_tokens", NULL, &out[k], err), done);
     }
+    TDM_TRY(st, take_turn(t, g, err), done);
     /* after an update a signal waits until the step is whole */
-    TDM_TRY(st, tdm_engine_run(t->j->session.engine, NULL, t->request, count, t->j->judging ? on_tick : NULL, t, err), done);
+    TDM_TRY(st, tdm_engine_run(g->guest ? g->guest->engine : t->j->session.engine, NULL, t->request, count, t->j->judging ? on_tick : NULL, t, err), done);
     for (int64_t i = 0; i < count; i++) TDM_TRY(st, read_reply(t, g, i, &out[t->asked[i]], err), done);
 done:
     if (t->j->judging) t->j->fig.judge_s += tdm_now_s() - start;
     return st;
+}
+
+void tdm_job_judges_leave(tdm_job *j)
+{
+    for (int i = 0; j->judges && i < j->judges->guest_count; i++)
+        if (j->judges->guest[i].here) tdm_session_enter(&j->session, TDM_PHASE_ROLLOUT);
+}
+
+tdm_status tdm_job_judges_expect(tdm_job *j, tdm_error *err)
+{
+    return j->judges && j->judges->guest_count ? tdm_guest_prefetch(&j->session, &j->judges->guest[0], err) : TDM_OK;
 }
 
 tdm_status tdm_job_judges_load(tdm_job *j, tdm_error *err)
@@ -287,7 +369,7 @@ tdm_status tdm_job_judges_try(tdm_job *j, const tdm_job_prompt *p, tdm_error *er
         json_t *messages = NULL;
         if (p->skip >> g->reward & 1) continue;
         TDM_TRY(st, tdm_judge_ask(g->side, &s, key_where(j, g, "prompt", where), &messages, err), done);
-        st = encode(t, messages, err);
+        st = encode(t, g, messages, err);
         json_decref(messages);
         if (st != TDM_OK) goto done;
     }

@@ -347,11 +347,11 @@ void tdm_job_close(tdm_job *j)
     tdm_stops_fini(&j->stops);
     tdm_sequences_close(&j->sequences);
     tdm_job_turns_close(j);
-    tdm_job_judges_close(j);
     tdm_rewards_close(j->rewards);
     tdm_replay_close(&j->replay);
     tdm_job_eval_close(j);
     tdm_mixture_close(j->data);
     tdm_session_close(&j->session);
+    tdm_job_judges_close(j);
     tdm_language_close(&j->language);
 }

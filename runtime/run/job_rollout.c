@@ -124,6 +124,7 @@ static tdm_status generate(tdm_job *j, int64_t fresh, tdm_error *err)
     tdm_job_turns_begin(j, j->r->rollout.generations, false);
     for (int64_t k = 0; k < fresh; k++) TDM_TRY(st, ask(j, j->fresh[k], drawn + k, &j->request[k], err), done);
     tick t = {.j = j, .total = fresh * j->r->rollout.generations};
+    TDM_TRY(st, tdm_job_judges_expect(j, err), done);
     TDM_TRY(st, tdm_engine_run(j->session.engine, &j->session.adapter, j->request, fresh, on_tick, &t, err), done);
     f->gen_batches++;
     f->environment_s += tdm_job_turns_s(j);
@@ -185,6 +186,7 @@ static tdm_status reward(tdm_job *j, int64_t fresh, tdm_error *err)
         TDM_TRY(st, tdm_job_reward_sample(j, j->group_start[g] + k % size, &j->prompt[g], &j->request[k / size], &j->reward_sample[k], err), done);
     }
     TDM_TRY(st, tdm_rewards_score(j->rewards, j->reward_sample, n, j->fresh_scores, err), done);
+    tdm_job_judges_leave(j);
     for (int64_t w = 0; w < tdm_rewards_count(j->rewards); w++)
         for (int64_t k = 0; k < n; k++)
             j->scores[w * j->sequence_count + j->group_start[j->fresh[k / size]] + k % size] = j->fresh_scores[w * n + k];

@@ -1,22 +1,25 @@
 #!/usr/bin/env python3
 """Judges as rewards: what the judge of a run says is what `tandem generate` says of the same question, wherever it is asked; a reply without a score costs what
-the recipe says; a judge on the policy's own base takes no byte of weights.
+the recipe says; a judge on the policy's own base takes no byte of weights, and a model of its own runs in a budget that could not hold both.
 """
 import glob
 import json
 import os
+import random
 import re
+import shutil
+import struct
 
-from harness import MODELS, Report, adapter_section, arguments, expect, metrics_of, newest_checkpoint, read_jsonl, run_ok, scratch, start, without_timing, write_jsonl, write_recipe
+from harness import MODELS, Report, adapter_section, arguments, expect, metrics_of, newest_checkpoint, read_json, read_jsonl, run_ok, scratch, start, write_jsonl, write_recipe, write_safetensors
 
 QUESTION, SYSTEM, PARSE, NEW = "{prompt} {completion} {answer}. Digits?", "Judge {answer}.", "[0-9]", 48
 
 
-def recipe(tmp, name, judges, model="mistral", steps=2, **more):
+def recipe(tmp, name, judges, policy="mistral", steps=2, **more):
     rows = [{"question": f"What is {a}+{b}?", "answer": str(a + b)} for a in range(4) for b in range(4)]
     write_jsonl(os.path.join(tmp, "data.jsonl"), rows)
     sections = {
-        "model": {"path": os.path.join(MODELS, model), "weights": "fp8_block"}, "adapter": adapter_section(os.path.join(MODELS, model)),
+        "model": {"path": os.path.join(MODELS, policy), "weights": "fp8_block"}, "adapter": adapter_section(os.path.join(MODELS, policy)),
         "data": {"train": os.path.join(tmp, "data.jsonl"), "prompt": "{question}", "max_prompt_tokens": 48},
         "rollout": {"prompts_per_step": 3, "generations": 4, "max_new_tokens": 16},
         "reward": [{"type": "length", "buffer": 10, "max": 16}] + judges,
@@ -62,7 +65,7 @@ def replies_of(args, tmp, model, scheme, rows):
     return [json.loads(line) for line in out.splitlines()]
 
 
-def expect_verdicts(args, tmp, run, name, model, scheme):
+def expect_verdicts(args, tmp, run, name, model, scheme, least=6):
     """The adapter of the run is not zero and moves, so a judge that used it would say something else."""
     rows = [row for row in rollouts(run) if "\0" not in row["completion"]]  # a question in JSON has no zero byte
     expect(12 < len(rows) <= 24, f"{len(rows)} completions")
@@ -70,7 +73,7 @@ def expect_verdicts(args, tmp, run, name, model, scheme):
     for row, reply in zip(rows, replies):
         expect(row["judges"][name] == reply["text"], f"the judge said {row['judges'][name]!r}, generate says {reply['text']!r}")
     distinct = len({reply["text"] for reply in replies})
-    expect(distinct > 5, f"{distinct} replies differ: a judge that reads nothing would pass")
+    expect(distinct >= least, f"{distinct} replies differ: a judge that reads nothing would pass")
     expect_scores(rows, name)
     return f"{len(rows)} replies, {distinct} different"
 
@@ -132,9 +135,11 @@ def evaluations_are_judged(args):
         expect(all(row["judge/parse_failed"] <= 12 for row in m), "the evaluation's replies are counted into the step")
 
 
-def table(args, path, *more):
+def table(args, path, *more, code=0):
     """region -> bytes, and the predicted peak"""
-    out = run_ok([args.grpo_train, path, "--plan", *more]).out
+    r = start([args.grpo_train, path, "--plan", *more])
+    expect(r.code == code, r.describe())
+    out = r.out
     rows = {(m[1], m[2].strip()): int(m[3]) for m in re.finditer(r"(?m)^(\w+) +(.{28}) +(?:\d+|-) +(\d+)  ", out)}
     return rows, int(re.search(r"predicted peak .*\((\d+) bytes\)", out)[1])
 
@@ -150,13 +155,93 @@ def self_adds_no_weights(args):
         return f"{with_judge['always', 'weights']} bytes of weights in both"
 
 
+# ---- A model of its own ----------------------------------------------------------------------------------------------------------------
+
+def a_model_says_what_it_says_alone(args, scheme):
+    """Its own tokenizer, architecture and scheme; two judges of one model, one on the base between them, and reward models, which take the train layout, in the same step."""
+    with scratch() as tmp:
+        other = os.path.join(MODELS, "mistral")
+        judges = [{"type": "model", "path": os.path.join(MODELS, "qwen3", "critic")}, judge(name="a", model=other, weights=scheme), judge(name="s"),
+                  {"type": "model", "path": os.path.join(MODELS, "qwen3", "critic")}, judge(name="b", model=other, weights=scheme, system="Other {answer}.")]
+        path, run = recipe(tmp, "run", judges, policy="qwen3", eval={"every": 1, "limit": 5}), os.path.join(tmp, "run")
+        run_ok([args.grpo_train, path, "--quiet", f"data.eval={os.path.join(tmp, 'data.jsonl')}"] + (["numerics=fast"] if scheme == "fp8_tensor" else []))
+        expect(not [name for name in os.listdir(tmp) if "standby" in name], "a file was left behind")
+        expect_verdicts(args, tmp, run, "s", os.path.join(MODELS, "qwen3"), "fp8_block", least=3)
+        if scheme == "fp8_tensor":
+            return "its scales depend on the batch: it ran"
+        return expect_verdicts(args, tmp, run, "a", other, scheme, least=3)
+
+
+def large_model(tmp, name, layers):
+    """A folder with a model of `layers` layers of 3.3 million numbers, drawn from a few; the tokenizer of the golden ones."""
+    folder, golden = os.path.join(tmp, name), os.path.join(MODELS, "mistral")
+    os.mkdir(folder)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(os.path.join(golden, file), folder)
+    width, ffn = 512, 1536
+    config = {**read_json(os.path.join(golden, "config.json")), "hidden_size": width, "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": 8,
+              "num_key_value_heads": 8, "head_dim": 64}
+    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as f:
+        json.dump(config, f)
+    rng = random.Random(name)
+    noise = b"".join(struct.pack("<f", rng.gauss(0, 0.04))[2:] for _ in range(65521))
+    ones = struct.pack("<f", 1.0)[2:]
+
+    def matrix(rows, cols):
+        return "BF16", [rows, cols], (noise * (rows * cols // 65521 + 1))[:2 * rows * cols]
+    tensors = {"model.embed_tokens.weight": matrix(config["vocab_size"], width), "model.norm.weight": ("BF16", [width], ones * width)}
+    if not config.get("tie_word_embeddings"):
+        tensors["lm_head.weight"] = matrix(config["vocab_size"], width)
+    for i in range(layers):
+        at = f"model.layers.{i}."
+        for p in "qkvo":
+            tensors[f"{at}self_attn.{p}_proj.weight"] = matrix(width, width)
+        tensors.update({f"{at}mlp.gate_proj.weight": matrix(ffn, width), f"{at}mlp.up_proj.weight": matrix(ffn, width), f"{at}mlp.down_proj.weight": matrix(width, ffn)})
+        tensors.update({f"{at}{norm}_layernorm.weight": ("BF16", [width], ones * width) for norm in ("input", "post_attention")})
+    write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
+    return folder
+
+
+def a_budget_that_cannot_hold_both(args):
+    with scratch() as tmp:
+        policy, other = large_model(tmp, "policy", 6), large_model(tmp, "judge", 5)
+        sections = {"model": {"path": policy, "weights": "fp8_block"}, "adapter": {"rank": 4, "alpha": 8}, "train": {"steps": 2, "lr": 1e-3, "micro_tokens": 2048}}
+        with_judge = recipe(tmp, "with", [judge(name="j", model=other, weights="fp8_block")], **sections)
+        _, alone = table(args, recipe(tmp, "without", [], **sections), "memory.budget=2MiB", code=4)  # the least the run can do with
+        rows, _ = table(args, with_judge)
+        weights = rows["judge", "j: weights"]
+        budget = alone + weights // 2
+        expect(weights > 2**24, f"the judge's weights are {weights} bytes")
+        rows, total = table(args, with_judge, f"memory.budget={budget}")
+        expect(total <= budget, f"with the judge {total} of {budget}")
+        run_ok([args.grpo_train, with_judge, f"memory.budget={budget}", "--quiet"], timeout=300)
+        peak = metrics_of(os.path.join(tmp, "with"))[-1]["memory_peak_bytes"]
+        expect(peak <= 1.05 * budget and peak < alone + weights, f"peak {peak} of {budget}")
+        expect_verdicts(args, tmp, os.path.join(tmp, "with"), "j", other, "fp8_block", least=3)
+        r = start([args.grpo_train, with_judge, "memory.budget=50MiB", "train.micro_tokens=256", "--check"])
+        expect(r.code == 4 and '"j: weights" takes' in r.err and r.err.count("\n") == 1, r.describe())
+        mib = 2**20
+        return f"alone at least {alone / mib:.1f} MiB, judge {weights / mib:.1f} MiB, budget {budget / mib:.1f} MiB, peak {peak / mib:.1f} MiB"
+
+
+def what_cannot_judge_is_refused(args):
+    with scratch() as tmp:
+        for more, code, word in (({"model": os.path.join(tmp, "none")}, 3, "none"), ({"model": os.path.join(MODELS, "qwen3"), "max_new_tokens": 10**6}, 2, "max_new_tokens"),
+                                 ({"model": os.path.join(MODELS, "qwen3"), "weights": "fp8_tensor"}, 2, "fp8_tensor")):
+            r = start([args.grpo_train, recipe(tmp, "r", [judge(**more)]), "--check"])
+            expect(r.code == code and word in r.err and r.err.count("\n") == 1, r.describe())
+
+
 def main():
     args = arguments(__doc__)
     report = Report()
-    for name, function in (("self is the base", self_is_the_base_without_the_adapter), ("draws", draws_are_keyed), ("on_error", failures_follow_on_error),
-                           ("evaluation", evaluations_are_judged), ("plan of self", self_adds_no_weights)):
+    checks = [("self is the base", self_is_the_base_without_the_adapter), ("draws", draws_are_keyed), ("on_error", failures_follow_on_error),
+              ("evaluation", evaluations_are_judged), ("plan of self", self_adds_no_weights)]
+    checks += [(f"a model of {scheme}", a_model_says_what_it_says_alone, scheme) for scheme in ("fp8_block", "fp8_channel", "bf16", "fp8_tensor")]
+    checks += [("budget", a_budget_that_cannot_hold_both), ("refused", what_cannot_judge_is_refused)]
+    for name, function, *more in checks:
         if args.only in name:
-            report.run(name, function, args)
+            report.run(name, function, args, *more)
     report.end()
 
 

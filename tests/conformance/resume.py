@@ -53,7 +53,8 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
             sections["reward"].append({"type": "environment"})
         if judged:
             sections["reward"] += [{"type": "judge", "name": name, "prompt": "{prompt} {completion}?", "parse": "[0-9]", "range": [0, 9], "max_new_tokens": 32,
-                                    "temperature": 1.0, "on_error": on_error} for name, on_error in (("strict", "zero"), ("kind", "skip"))]
+                                    "temperature": 1.0, "on_error": on_error, **other}
+                                   for name, on_error, other in (("strict", "zero", {}), ("kind", "skip", {"model": os.path.join(MODELS, "qwen3"), "weights": "fp8_block"}))]
         if numerics == "exact":
             sections["data"]["eval"] = sections["data"]["train"]
             sections["eval"] = {"every": 1, "limit": 5, "generations": 3, "temperature": 1.0, "pass_at": [1, 3], "pass_metric": "regex", "best": "reward_mean",
