@@ -67,6 +67,7 @@ static json_t *columns_of(const tdm_reward_sample *s)
     json_t *row = json_copy((json_t *)(uintptr_t)s->row);
     json_t *prompt = json_is_array(s->prompt) ? conversation_text(s->prompt) : json_incref((json_t *)(uintptr_t)s->prompt);
     json_t *completion = s->turns ? conversation_text(s->turns) : json_stringn(s->completion, s->completion_len);
+    if (!completion && !s->turns) completion = json_string("\xef\xbf\xbd"); /* cannot happen: the tokenizer's text is UTF-8 */
     if (row && prompt && completion && json_object_set(row, "prompt", prompt) == 0 && json_object_set(row, "completion", completion) == 0) {
         json_decref(prompt);
         json_decref(completion);

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Judges as rewards: what the judge of a run says is what `tandem generate` says of the same question, wherever it is asked; a reply without a score costs what
 the recipe says; a judge on the policy's own base takes no byte of weights, and a model of its own runs in a budget that could not hold both.
+
+With --device cuda the same on a device; there the check of the budget is left out, whose figures are a CPU's.
 """
 import glob
 import json
@@ -12,6 +14,7 @@ import struct
 
 from harness import MODELS, Report, adapter_section, arguments, expect, metrics_of, newest_checkpoint, read_json, read_jsonl, run_ok, scratch, start, write_jsonl, write_recipe, write_safetensors
 
+DEVICE = "cpu"
 QUESTION, SYSTEM, PARSE, NEW = "{prompt} {completion} {answer}. Digits?", "Judge {answer}.", "[0-9]", 48
 
 
@@ -24,7 +27,7 @@ def recipe(tmp, name, judges, policy="mistral", steps=2, **more):
         "rollout": {"prompts_per_step": 3, "generations": 4, "max_new_tokens": 16},
         "reward": [{"type": "length", "buffer": 10, "max": 16}] + judges,
         "train": {"steps": steps, "lr": 1e-3, "micro_tokens": 256}, "log": {"rollouts": 1, "tensorboard": False, "report": False},
-        "numerics": "exact", "device": "cpu", "output": os.path.join(tmp, name), **more}
+        "numerics": "exact", "device": DEVICE, "output": os.path.join(tmp, name), **more}
     return write_recipe(os.path.join(tmp, name + ".yaml"), sections)
 
 
@@ -61,7 +64,7 @@ def expect_scores(rows, name):
 def replies_of(args, tmp, model, scheme, rows):
     questions = os.path.join(tmp, "questions.jsonl")
     write_jsonl(questions, [{"messages": [{"role": "system", "content": fill(SYSTEM, row)}, {"role": "user", "content": fill(QUESTION, row)}]} for row in rows])
-    out = run_ok([args.tandem, "generate", "--model", model, "--weights", scheme, "--input", questions, "--max-new", str(NEW), "--temperature", "0", "--json", "--device", "cpu"]).out
+    out = run_ok([args.tandem, "generate", "--model", model, "--weights", scheme, "--input", questions, "--max-new", str(NEW), "--temperature", "0", "--json", "--exact", "--device", DEVICE]).out
     return [json.loads(line) for line in out.splitlines()]
 
 
@@ -84,7 +87,7 @@ def self_is_the_base_without_the_adapter(args):
         run_ok([args.grpo_train, path, "--quiet"])
         note = expect_verdicts(args, tmp, run, "j", os.path.join(MODELS, "mistral"), "fp8_block")
         adapter = run_ok([args.tandem, "generate", "--model", os.path.join(MODELS, "mistral"), "--adapter", os.path.join(newest_checkpoint(run), "adapter"), "--weights", "fp8_block",
-                          "--input", os.path.join(tmp, "questions.jsonl"), "--max-new", str(NEW), "--temperature", "0", "--json", "--device", "cpu"]).out
+                          "--input", os.path.join(tmp, "questions.jsonl"), "--max-new", str(NEW), "--temperature", "0", "--json", "--exact", "--device", DEVICE]).out
         said = {row["judges"]["j"] for row in rollouts(run)}
         expect(any(json.loads(line)["text"] not in said for line in adapter.splitlines()), "the adapter changes no reply")
         return note
@@ -203,6 +206,8 @@ def large_model(tmp, name, layers):
 
 
 def a_budget_that_cannot_hold_both(args):
+    if DEVICE != "cpu":
+        return "skipped: its figures are a CPU's"
     with scratch() as tmp:
         policy, other = large_model(tmp, "policy", 6), large_model(tmp, "judge", 5)
         sections = {"model": {"path": policy, "weights": "fp8_block"}, "adapter": {"rank": 4, "alpha": 8}, "train": {"steps": 2, "lr": 1e-3, "micro_tokens": 2048}}
@@ -233,7 +238,9 @@ def what_cannot_judge_is_refused(args):
 
 
 def main():
-    args = arguments(__doc__)
+    global DEVICE
+    args = arguments(__doc__, device=DEVICE)
+    DEVICE = args.device
     report = Report()
     checks = [("self is the base", self_is_the_base_without_the_adapter), ("draws", draws_are_keyed), ("on_error", failures_follow_on_error),
               ("evaluation", evaluations_are_judged), ("plan of self", self_adds_no_weights)]
