@@ -2,7 +2,14 @@
 
 #include <string.h>
 
-static const char *const phase_names[TDM_PHASE_COUNT] = {"always", "rollout", "train", "driver", "host"};
+static bool is_guest(tdm_phase phase) { return phase >= TDM_PHASE_GUEST && phase < TDM_PHASE_GUEST + TDM_GUESTS; }
+
+static const char *phase_name(const tdm_plan *p, tdm_phase phase)
+{
+    static const char *const names[TDM_PHASE_COUNT] = {
+        [TDM_PHASE_ALWAYS] = "always", [TDM_PHASE_ROLLOUT] = "rollout", [TDM_PHASE_TRAIN] = "train", [TDM_PHASE_DRIVER] = "driver", [TDM_PHASE_HOST] = "host"};
+    return is_guest(phase) ? p->guest[phase - TDM_PHASE_GUEST] : names[phase];
+}
 
 void tdm_plan_init(tdm_plan *p) { memset(p, 0, sizeof *p); }
 
@@ -51,9 +58,11 @@ static void assert_no_overlap(const tdm_plan *p)
 void tdm_plan_layout(tdm_plan *p)
 {
     p->phase_offset = lay_phase(p, TDM_PHASE_ALWAYS, 0);
-    const size_t rollout_end = lay_phase(p, TDM_PHASE_ROLLOUT, p->phase_offset);
-    const size_t train_end = lay_phase(p, TDM_PHASE_TRAIN, p->phase_offset);
-    p->slab_bytes = rollout_end > train_end ? rollout_end : train_end;
+    p->slab_bytes = p->phase_offset;
+    for (int phase = TDM_PHASE_ALWAYS + 1; phase < TDM_PHASE_DRIVER; phase++) {
+        const size_t end = lay_phase(p, (tdm_phase)phase, p->phase_offset);
+        if (end > p->slab_bytes) p->slab_bytes = end;
+    }
     p->phase_bytes[TDM_PHASE_HOST] = p->phase_bytes[TDM_PHASE_DRIVER] = 0;
     for (int i = 0; i < p->count; i++)
         if (!laid_out(p->item[i].phase)) p->phase_bytes[p->item[i].phase] += p->item[i].bytes;
@@ -73,8 +82,9 @@ const char *tdm_bytes_text(char buf[24], size_t bytes)
 /* The item that would give most if it shrank, among those that a recipe key can shrink. */
 static const tdm_plan_item *largest_with_hint(const tdm_plan *p)
 {
-    const tdm_phase bigger =
-        p->phase_bytes[TDM_PHASE_ROLLOUT] > p->phase_bytes[TDM_PHASE_TRAIN] ? TDM_PHASE_ROLLOUT : TDM_PHASE_TRAIN;
+    tdm_phase bigger = TDM_PHASE_TRAIN;
+    for (int phase = TDM_PHASE_ALWAYS + 1; phase < TDM_PHASE_DRIVER; phase++)
+        if (p->phase_bytes[phase] > p->phase_bytes[bigger]) bigger = (tdm_phase)phase;
     const tdm_plan_item *best = NULL;
     for (int i = 0; i < p->count; i++) {
         const tdm_plan_item *it = &p->item[i];
@@ -104,9 +114,9 @@ static void print_phase(const tdm_plan *p, tdm_phase phase, FILE *out)
         const tdm_plan_item *it = &p->item[i];
         if (it->phase != phase) continue;
         if (!laid_out(phase))
-            fprintf(out, "%-8s %-28s %14s  %16zu  %s\n", phase_names[phase], it->name, "-", it->bytes, tdm_bytes_text(text, it->bytes));
+            fprintf(out, "%-8s %-28s %14s  %16zu  %s\n", phase_name(p, phase), it->name, "-", it->bytes, tdm_bytes_text(text, it->bytes));
         else
-            fprintf(out, "%-8s %-28s %14zu  %16zu  %s\n", phase_names[phase], it->name, it->offset, it->bytes,
+            fprintf(out, "%-8s %-28s %14zu  %16zu  %s\n", phase_name(p, phase), it->name, it->offset, it->bytes,
                     tdm_bytes_text(text, it->bytes));
     }
 }
@@ -116,10 +126,13 @@ void tdm_plan_print(const tdm_plan *p, size_t budget_bytes, FILE *out)
     char a[24], b[24], c[24];
     fprintf(out, "%-8s %-28s %14s  %16s\n", "phase", "region", "offset", "bytes");
     for (int phase = 0; phase < TDM_PHASE_COUNT; phase++) print_phase(p, (tdm_phase)phase, out);
-    fprintf(out, "\nphase region: rollout %s over train %s, at the same addresses\n", tdm_bytes_text(a, p->phase_bytes[TDM_PHASE_ROLLOUT]),
+    fprintf(out, "\nphase region: rollout %s over train %s", tdm_bytes_text(a, p->phase_bytes[TDM_PHASE_ROLLOUT]),
             tdm_bytes_text(b, p->phase_bytes[TDM_PHASE_TRAIN]));
+    for (int g = 0; g < TDM_GUESTS; g++)
+        if (p->guest[g]) fprintf(out, " over %s %s", p->guest[g], tdm_bytes_text(a, p->phase_bytes[TDM_PHASE_GUEST + g]));
+    fprintf(out, ", at the same addresses\n");
     const tdm_phase beside = p->device ? TDM_PHASE_DRIVER : TDM_PHASE_HOST;
-    fprintf(out, "slab %s + %s %s = predicted peak %s (%zu bytes)\n", tdm_bytes_text(a, p->slab_bytes), phase_names[beside],
+    fprintf(out, "slab %s + %s %s = predicted peak %s (%zu bytes)\n", tdm_bytes_text(a, p->slab_bytes), phase_name(p, beside),
             tdm_bytes_text(b, p->phase_bytes[beside]), tdm_bytes_text(c, p->total_bytes), p->total_bytes);
     fprintf(out, "memory.budget %s: %s\n", tdm_bytes_text(a, budget_bytes), p->total_bytes <= budget_bytes ? "fits" : "DOES NOT FIT");
     if (p->total_bytes > budget_bytes) {

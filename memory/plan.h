@@ -1,7 +1,8 @@
 /* The plan: every byte of the slab, computed, printed and checked before anything is loaded.
  *
  *   [ always: weights | adapter, optimizer | workspace ][ phase region: rollout layout  \  the same bytes,
- *                                                                       train layout    /  one phase at a time ]
+ *                                                                       train layout    /  one phase at a time;
+ *                                                                       a guest's, where a second model takes turns ]
  *   driver: what a device keeps beside the slab (context, code, recorded graphs); counted, not laid out. On a device the budget is the
  *         device's and host bytes do not count against it.
  *   host: what the process needs beside the slab (tokenizer, tables, the program itself); counted, not laid out.
@@ -14,7 +15,11 @@
 
 #include "kernels/base.h"
 
-typedef enum tdm_phase { TDM_PHASE_ALWAYS, TDM_PHASE_ROLLOUT, TDM_PHASE_TRAIN, TDM_PHASE_DRIVER, TDM_PHASE_HOST, TDM_PHASE_COUNT } tdm_phase;
+/* Guests are models that take turns in the phase region, each with a layout of its own. */
+enum { TDM_GUESTS = 4 };
+typedef enum tdm_phase {
+    TDM_PHASE_ALWAYS, TDM_PHASE_ROLLOUT, TDM_PHASE_TRAIN, TDM_PHASE_GUEST, TDM_PHASE_DRIVER = TDM_PHASE_GUEST + TDM_GUESTS, TDM_PHASE_HOST, TDM_PHASE_COUNT
+} tdm_phase;
 
 typedef struct tdm_plan_item {
     char name[48];
@@ -30,9 +35,10 @@ typedef struct tdm_plan {
     int count;
     size_t phase_bytes[TDM_PHASE_COUNT]; /* sums, after layout */
     size_t phase_offset;                 /* where the phase region begins */
-    size_t slab_bytes;                   /* always + max(rollout, train) */
+    size_t slab_bytes;                   /* always + the greatest layout */
     size_t total_bytes;                  /* slab + host: the predicted peak resident set; on a device slab + driver */
     bool device;                         /* set by the caller after init */
+    const char *guest[TDM_GUESTS];       /* what a guest is ("judge"): its layout's name; set by the caller after init */
 } tdm_plan;
 
 void tdm_plan_init(tdm_plan *p);

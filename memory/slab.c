@@ -19,7 +19,7 @@ void tdm_slab_close(tdm_slab *s)
 
 void *tdm_slab_at(const tdm_slab *s, const tdm_plan *plan, int item)
 {
-    TDM_ASSERT(item >= 0 && item < plan->count && plan->item[item].phase != TDM_PHASE_HOST);
+    TDM_ASSERT(item >= 0 && item < plan->count && plan->item[item].phase < TDM_PHASE_DRIVER);
     return s->base + plan->item[item].offset;
 }
 

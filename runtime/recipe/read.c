@@ -83,7 +83,7 @@ static tdm_status find_kind(struct filling *f, const char *name, const tdm_yaml_
         if (i > 0) *kind = TDM_REWARD_PYTHON + (tdm_reward_kind)(i - 1);
     }
     if (found) return TDM_OK;
-    return TDM_YAML_FAIL(f->err, n, "write type: number, exact, regex, format, length, environment or model, or python:, command: or plugin:",
+    return TDM_YAML_FAIL(f->err, n, "write type: number, exact, regex, format, length, environment, model or judge, or python:, command: or plugin:",
                          "%s has no type", name);
 }
 

@@ -8,6 +8,8 @@
 #ifndef TANDEM_RUNTIME_RECIPE_RECIPE_H
 #define TANDEM_RUNTIME_RECIPE_RECIPE_H
 
+#include <string.h>
+
 #include "kernels/ops.h"
 #include "memory/weights.h"
 #include "train/advantage.h"
@@ -29,10 +31,12 @@ typedef enum tdm_device { TDM_DEVICE_AUTO, TDM_DEVICE_CPU, TDM_DEVICE_CUDA } tdm
 extern const char *const tdm_device_names[]; /* as tdm_backend_open takes them; NULL-terminated */
 typedef enum tdm_numerics { TDM_NUMERICS_FAST, TDM_NUMERICS_EXACT } tdm_numerics;
 typedef enum tdm_reward_kind {
-    TDM_REWARD_NUMBER, TDM_REWARD_EXACT, TDM_REWARD_REGEX, TDM_REWARD_FORMAT, TDM_REWARD_LENGTH, TDM_REWARD_ENVIRONMENT, TDM_REWARD_MODEL, /* `type:` */
-    TDM_REWARD_PYTHON, TDM_REWARD_COMMAND, TDM_REWARD_PLUGIN                                     /* by the key that names the source */
+    TDM_REWARD_NUMBER, TDM_REWARD_EXACT, TDM_REWARD_REGEX, TDM_REWARD_FORMAT, TDM_REWARD_LENGTH, TDM_REWARD_ENVIRONMENT, TDM_REWARD_MODEL,
+    TDM_REWARD_JUDGE,                                          /* `type:` */
+    TDM_REWARD_PYTHON, TDM_REWARD_COMMAND, TDM_REWARD_PLUGIN   /* by the key that names the source */
 } tdm_reward_kind;
-typedef enum tdm_on_error { TDM_ON_ERROR_STOP, TDM_ON_ERROR_ZERO } tdm_on_error;
+enum { TDM_REWARD_KINDS = TDM_REWARD_PLUGIN + 1 };
+typedef enum tdm_on_error { TDM_ON_ERROR_STOP, TDM_ON_ERROR_ZERO, TDM_ON_ERROR_SKIP } tdm_on_error;
 typedef enum tdm_environment_error { TDM_ENVIRONMENT_STOP, TDM_ENVIRONMENT_ZERO, TDM_ENVIRONMENT_SKIP } tdm_environment_error;
 typedef enum tdm_render { TDM_RENDER_TOOL, TDM_RENDER_USER, TDM_RENDER_TEXT } tdm_render; /* of an observation: a turn of this role, or as it is */
 
@@ -139,6 +143,15 @@ typedef struct tdm_recipe_reward {
     int64_t workers;         /* processes a batch is divided among */
     int64_t max, buffer;     /* length, in tokens: reward falls over the last `buffer` of `max` tokens */
     double penalty;          /* length: factor on the penalty */
+    /* judge */
+    const char *model;       /* "self": the base with the adapter off; else a folder or .gguf */
+    tdm_scheme weights;      /* of a model of its own */
+    const char *system, *prompt; /* templates: "{prompt}", "{completion}", "{column}" */
+    const char *parse;       /* pattern of the score in the reply */
+    double range[2];         /* of the score: becomes 0 to 1 */
+    int64_t max_prompt_tokens; /* 0: what the template, data.max_prompt_tokens and rollout.max_new_tokens come to */
+    int64_t max_new_tokens;
+    double temperature;
 } tdm_recipe_reward;
 
 typedef struct tdm_recipe_importance {
@@ -256,6 +269,7 @@ static inline bool tdm_algorithm_supervised(tdm_algorithm a) { return a != TDM_A
 /* Whether those are preferences. */
 static inline bool tdm_algorithm_prefers(tdm_algorithm a) { return a >= TDM_ALGORITHM_DPO && a <= TDM_ALGORITHM_REWARD; }
 
+static inline bool tdm_reward_judges_by_itself(const tdm_recipe_reward *w) { return w->kind == TDM_REWARD_JUDGE && strcmp(w->model, "self") == 0; }
 /* Whether rollouts have turns. */
 static inline bool tdm_recipe_has_environment(const tdm_recipe *r) { return r->environment.python[0] || r->environment.command.count > 0; }
 

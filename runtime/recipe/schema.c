@@ -28,13 +28,13 @@ static const char *const offloads[] = {"none", "optimizer", "activations", NULL}
 static const char *const places[] = {"device", "host", NULL};
 const char *const tdm_device_names[] = {"auto", "cpu", "cuda", NULL};
 static const char *const numerics[] = {"fast", "exact", NULL};
-static const char *const on_errors[] = {"stop", "zero", NULL};
-const char *const tdm_reward_kind_names[] = {"number", "exact", "regex", "format", "length", "environment", "model", "python", "command", "plugin", NULL};
+static const char *const on_errors[] = {"stop", "zero", "skip", NULL};
+const char *const tdm_reward_kind_names[] = {"number", "exact", "regex", "format", "length", "environment", "model", "judge", "python", "command", "plugin", NULL};
 static const char *const renders[] = {"tool", "user", "text", NULL};
 static const char *const environment_errors[] = {"stop", "zero", "skip", NULL};
-static const char *const reward_types[] = {"number", "exact", "regex", "format", "length", "environment", "model", NULL};
+static const char *const reward_types[] = {"number", "exact", "regex", "format", "length", "environment", "model", "judge", NULL};
 
-static_assert(TDM_SCHEME_FP8_BLOCK == 3 && TDM_ACT_STATIC == 2 && TDM_REWARD_PLUGIN == 9 && TDM_PREFERENCE_ROBUST == 3, "names stand in the order of the enums");
+static_assert(TDM_SCHEME_FP8_BLOCK == 3 && TDM_ACT_STATIC == 2 && TDM_REWARD_PLUGIN == 10 && TDM_PREFERENCE_ROBUST == 3, "names stand in the order of the enums");
 static_assert(sizeof(tdm_scheme) == sizeof(int) && sizeof(tdm_on_error) == sizeof(int), "an enum is stored as an int");
 
 static const tdm_key recipe_keys[] = {
@@ -197,9 +197,9 @@ static const tdm_key recipe_keys[] = {
 #define KIND(k) (1u << TDM_REWARD_##k)
 #define OUTSIDE (KIND(PYTHON) | KIND(COMMAND))
 
-/* `type` is an enum of the first seven kinds; python, command and plugin say theirs by being there. */
+/* `type` is an enum of the first eight kinds; python, command and plugin say theirs by being there. */
 static const tdm_key reward_keys[] = {
-    {"type", TDM_KEY_ENUM, IN(kind), "number", 0, 0, reward_types, 0, KIND(NUMBER) | KIND(EXACT) | KIND(REGEX) | KIND(FORMAT) | KIND(LENGTH) | KIND(ENVIRONMENT) | KIND(MODEL)},
+    {"type", TDM_KEY_ENUM, IN(kind), "number", 0, 0, reward_types, 0, KIND(NUMBER) | KIND(EXACT) | KIND(REGEX) | KIND(FORMAT) | KIND(LENGTH) | KIND(ENVIRONMENT) | KIND(MODEL) | KIND(JUDGE)},
     {"python", TDM_KEY_TEXT, IN(python), "null", 0, 0, NULL, 0, KIND(PYTHON)},
     {"command", TDM_KEY_TEXTS, IN(command), "[]", 0, 0, NULL, 0, KIND(COMMAND)},
     {"plugin", TDM_KEY_TEXT, IN(plugin), "null", 0, 0, NULL, 0, KIND(PLUGIN)},
@@ -211,6 +211,15 @@ static const tdm_key reward_keys[] = {
     {"max", TDM_KEY_INT, IN(max), "0", 0, 1e7, NULL, 0, KIND(LENGTH)},
     {"buffer", TDM_KEY_INT, IN(buffer), "0", 1, 1e7, NULL, 0, KIND(LENGTH)},
     {"penalty", TDM_KEY_FLOAT, IN(penalty), "1.0", 0, 1e6, NULL, 0, KIND(LENGTH)},
+    {"model", TDM_KEY_TEXT, IN(model), "self", 0, 0, NULL, 0, KIND(JUDGE)},
+    {"weights", TDM_KEY_ENUM, IN(weights), "fp8_channel", 0, 0, schemes, 0, KIND(JUDGE)},
+    {"system", TDM_KEY_TEXT, IN(system), "null", 0, 0, NULL, 0, KIND(JUDGE)},
+    {"prompt", TDM_KEY_TEXT, IN(prompt), "null", 0, 0, NULL, 0, KIND(JUDGE)},
+    {"parse", TDM_KEY_TEXT, IN(parse), "null", 0, 0, NULL, 0, KIND(JUDGE)},
+    {"range", TDM_KEY_BETAS, IN(range), "[0.0, 1.0]", -1e9, 1e9, NULL, 0, KIND(JUDGE)},
+    {"max_prompt_tokens", TDM_KEY_INT, IN(max_prompt_tokens), "0", 0, 1e7, NULL, 0, KIND(JUDGE)},
+    {"max_new_tokens", TDM_KEY_INT, IN(max_new_tokens), "256", 1, 1e7, NULL, 0, KIND(JUDGE)},
+    {"temperature", TDM_KEY_FLOAT, IN(temperature), "0.0", 0, 100, NULL, 0, KIND(JUDGE)},
     {"interpreter", TDM_KEY_TEXT, IN(interpreter), "python3", 0, 0, NULL, TDM_KEY_FREE, KIND(PYTHON)},
     {"timeout_s", TDM_KEY_FLOAT, IN(timeout_s), "60", 0, 86400, NULL, TDM_KEY_ABOVE_MIN | TDM_KEY_FREE, OUTSIDE},
     {"workers", TDM_KEY_INT, IN(workers), "1", 1, 256, NULL, TDM_KEY_FREE, OUTSIDE},

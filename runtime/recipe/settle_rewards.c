@@ -61,6 +61,23 @@ static tdm_status check_python(const struct spot *s)
     return TDM_OK;
 }
 
+static tdm_status check_judge(const struct spot *s)
+{
+    const tdm_recipe_reward *w = s->w;
+    if (tdm_algorithm_supervised(s->r->train.algorithm))
+        return refuse(s, "type", "remove it, or use train.algorithm: grpo", "a judge judges completions that are sampled, and this algorithm samples none");
+    if (s->r->rollout.replay[0]) return refuse(s, "type", "remove it; a replay has its rewards in the file", "a judge judges completions that are sampled");
+    if (!w->model[0]) return refuse(s, "model", "write self, or a model's folder or .gguf", "model is empty");
+    if (!w->prompt[0]) return refuse(s, "prompt", "write what the judge is asked, with {prompt} and {completion}", "no prompt");
+    if (!strstr(w->prompt, "{completion}")) return refuse(s, "prompt", "write {completion} where the answer belongs", "the prompt does not show {completion} to the judge");
+    if (!w->parse[0]) return refuse(s, "parse", "give a pattern of the score, as in 'Score: ([0-9]+)'", "no parse");
+    if (w->range[0] >= w->range[1]) return refuse(s, "range", "write the lowest and the highest score", "range is empty");
+    if (!tdm_reward_judges_by_itself(w) && s->r->numerics == TDM_NUMERICS_EXACT && w->weights == TDM_SCHEME_FP8_TENSOR)
+        return refuse(s, "weights", "use fp8_channel or fp8_block, or numerics: fast", "exact cannot take the dynamic scales of fp8_tensor: they depend on the batch");
+    if (!tdm_reward_judges_by_itself(w) || w->weights == TDM_SCHEME_FP8_CHANNEL) return TDM_OK; /* the default says nothing */
+    return refuse(s, "weights", "remove it, or set model.weights", "weights are of a judge with a model of its own, and model: self reads the base's");
+}
+
 static tdm_status check_kind(const struct spot *s)
 {
     tdm_recipe_reward *w = s->w;
@@ -74,6 +91,7 @@ static tdm_status check_kind(const struct spot *s)
         return tdm_recipe_has_environment(s->r) ? TDM_OK
                                                 : refuse(s, "type", "give environment.python or environment.command", "it is what an environment gives, and there is none");
     case TDM_REWARD_MODEL: return check_model(s);
+    case TDM_REWARD_JUDGE: return check_judge(s);
     case TDM_REWARD_PYTHON: return check_python(s);
     case TDM_REWARD_COMMAND: return w->command.count ? TDM_OK : refuse(s, "command", "write [\"program\", \"argument\"]", "command is empty");
     case TDM_REWARD_PLUGIN: return TDM_OK;

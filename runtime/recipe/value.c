@@ -249,9 +249,11 @@ static tdm_status read_targets(const struct reading *r, bool *target)
 
 static tdm_status read_betas(const struct reading *r, double *betas)
 {
-    tdm_status st = expect_list(r, "two numbers", "write [0.9, 0.999]");
+    char hint[96];
+    snprintf(hint, sizeof hint, "write %s", r->k->fallback);
+    tdm_status st = expect_list(r, "two numbers", hint);
     if (st == TDM_OK && r->n->count != 2)
-        st = TDM_YAML_FAIL(r->err, r->n, "write [0.9, 0.999]", "%s wants two numbers, found %lld", r->name, (long long)r->n->count);
+        st = TDM_YAML_FAIL(r->err, r->n, hint, "%s wants two numbers, found %lld", r->name, (long long)r->n->count);
     for (int i = 0; i < 2 && st == TDM_OK; i++) st = read_number(r, r->n->items[i], &betas[i]);
     return st;
 }

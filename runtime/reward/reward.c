@@ -23,8 +23,8 @@ struct tdm_rewards {
     int64_t count;
     tdm_worker **all;   /* every worker of every source */
     int64_t workers;
-    tdm_reward_scorer *scorer;
-    void *scorer_ctx;
+    tdm_reward_scorer *scorer[TDM_REWARD_KINDS]; /* of those that a model of this process scores */
+    void *scorer_ctx[TDM_REWARD_KINDS];
 };
 
 static bool is_process(const tdm_recipe_reward *w) { return w->kind == TDM_REWARD_PYTHON || w->kind == TDM_REWARD_COMMAND; }
@@ -38,7 +38,7 @@ static tdm_status open_source(tdm_rewards *s, source *src, int64_t i, tdm_error 
     tdm_recipe_where(s->r, key, where);
     if (w->kind == TDM_REWARD_ENVIRONMENT) return TDM_OK;
     if (w->kind == TDM_REWARD_PLUGIN) return tdm_plugin_open(&src->plugin, w, where, err);
-    if (w->kind == TDM_REWARD_MODEL) return TDM_OK; /* its scores are attached */
+    if (w->kind == TDM_REWARD_MODEL || w->kind == TDM_REWARD_JUDGE) return TDM_OK; /* its scores are attached */
     if (!is_process(w)) return tdm_rule_open(&src->rule, w, s->r, where, err);
     src->call = calloc((size_t)w->workers, sizeof *src->call);
     if (!src->call) return TDM_FAIL(err, TDM_ERR_OTHER, where, "free host memory", "out of memory for workers");
@@ -79,10 +79,10 @@ done:
     return st;
 }
 
-void tdm_rewards_attach(tdm_rewards *s, tdm_reward_scorer *scorer, void *ctx)
+void tdm_rewards_attach(tdm_rewards *s, tdm_reward_kind kind, tdm_reward_scorer *scorer, void *ctx)
 {
-    s->scorer = scorer;
-    s->scorer_ctx = ctx;
+    s->scorer[kind] = scorer;
+    s->scorer_ctx[kind] = ctx;
 }
 
 void tdm_rewards_close(tdm_rewards *s)
@@ -104,15 +104,16 @@ int64_t tdm_rewards_count(const tdm_rewards *s) { return s->count; }
 const char *tdm_rewards_name(const tdm_rewards *s, int64_t i) { return s->source[i].w->name; }
 double tdm_rewards_weight(const tdm_rewards *s, int64_t i) { return s->source[i].w->weight; }
 
-/* What a failure means: an error, or a warning and zeros for the samples [first, first + count). */
+/* What a failure means: an error, or a warning and zeros or no opinion for the samples [first, first + count). */
 static tdm_status settle(const source *src, tdm_status st, const tdm_error *why, double *out, int64_t first, int64_t count, tdm_error *err)
 {
-    if (src->w->on_error != TDM_ON_ERROR_ZERO) {
+    const bool zero = src->w->on_error == TDM_ON_ERROR_ZERO;
+    if (src->w->on_error == TDM_ON_ERROR_STOP || src->w->kind == TDM_REWARD_JUDGE) { /* what a judge still says is not about a reply */
         if (err && err->status == TDM_OK) *err = *why;
         return st;
     }
-    fprintf(stderr, "warning: %s (%s): 0 for %" PRId64 " samples\n", why->what, why->where, count);
-    for (int64_t i = first; i < first + count; i++) out[i] = 0.0;
+    fprintf(stderr, "warning: %s (%s): %s for %" PRId64 " samples\n", why->what, why->where, zero ? "0" : "no opinion", count);
+    for (int64_t i = first; i < first + count; i++) out[i] = zero ? 0.0 : NAN;
     return TDM_OK;
 }
 
@@ -131,7 +132,7 @@ tdm_status tdm_rewards_score(tdm_rewards *s, const tdm_reward_sample *samples, i
         tdm_status one = TDM_OK;
         if (src->rule) one = tdm_rule_score(src->rule, (uint64_t)1 << i, samples, n, scores + i * n, &why);
         for (int64_t k = 0; src->w->kind == TDM_REWARD_ENVIRONMENT && k < n; k++) scores[i * n + k] = samples[k].given ? samples[k].given[i] : NAN;
-        if (src->w->kind == TDM_REWARD_MODEL) one = s->scorer(s->scorer_ctx, i, samples, n, scores + i * n, &why);
+        if (s->scorer[src->w->kind]) one = s->scorer[src->w->kind](s->scorer_ctx[src->w->kind], i, samples, n, scores + i * n, &why);
         if (src->plugin) one = tdm_plugin_score(src->plugin, samples, n, scores + i * n, &why);
         if (one != TDM_OK) one = settle(src, one, &why, scores + i * n, 0, n, err);
         if (st == TDM_OK) st = one;

@@ -28,12 +28,14 @@ typedef struct tdm_reward_sample {
     const double *given;      /* [rewards_count] what the environment gave, where the reward is of its type; NULL: there is none */
     uint64_t skip;            /* bit (1 << i): reward i does not judge this sample */
     const json_t *row;        /* the dataset's row: an object; its columns fill "{answer}" and reach functions by name */
+    struct { uint32_t step, prompt, sample; } drawn; /* what the sampler's draws were keyed by; step 0: an evaluation */
 } tdm_reward_sample;
 
 tdm_status tdm_rewards_open(tdm_rewards **s, const tdm_recipe *r, tdm_error *err);
-/* Who scores for rewards of type model: reward i's scores of samples [n], those that skip it left alone, into out [n]. Before the first score. */
+/* Who scores for rewards of a kind that a model of this process scores: reward i's scores of samples [n], those that skip it left alone, into out [n].
+ * Before the first score. A judge has applied on_error itself, reply by reply. */
 typedef tdm_status tdm_reward_scorer(void *ctx, int64_t i, const tdm_reward_sample *samples, int64_t n, double *out, tdm_error *err);
-void tdm_rewards_attach(tdm_rewards *s, tdm_reward_scorer *scorer, void *ctx);
+void tdm_rewards_attach(tdm_rewards *s, tdm_reward_kind kind, tdm_reward_scorer *scorer, void *ctx);
 void tdm_rewards_close(tdm_rewards *s); /* NULL: nothing. Workers end within two seconds, or are killed */
 
 int64_t tdm_rewards_count(const tdm_rewards *s);

@@ -78,6 +78,13 @@ static void put_turns(tdm_step_metrics *m, const tdm_job_figures *f, int64_t sam
     tdm_metric_set(m, TDM_METRIC_ENVIRONMENT_S, f->environment_s);
 }
 
+static void put_judges(tdm_step_metrics *m, const tdm_job_figures *f)
+{
+    tdm_metric_set(m, TDM_METRIC_JUDGE_PARSE_FAILED, (double)f->judge_failed);
+    tdm_metric_set(m, TDM_METRIC_JUDGE_TOKENS, (double)f->judge_tokens);
+    tdm_metric_set(m, TDM_METRIC_JUDGE_S, f->judge_s);
+}
+
 /* Groups of the step that say nothing about the policy. */
 static int64_t zero_std(const tdm_job *j)
 {
@@ -106,6 +113,7 @@ static tdm_status log_step(tdm_job *j, double step_s, tdm_error *err)
             tdm_metric_set(&m, TDM_METRIC_GROUPS_DROPPED, (double)f->groups_dropped);
         }
         if (j->turns) put_turns(&m, f, j->sequence_count);
+        if (j->judges) put_judges(&m, f);
         if (tdm_job_policy_learns(j, j->step - 1)) put_policy(&m, j);
         tdm_metric_set(&m, TDM_METRIC_TRUNCATED_FRACTION, share(f->truncated, j->sequence_count));
         tdm_metric_set(&m, TDM_METRIC_ROLLOUT_S, f->rollout_s);

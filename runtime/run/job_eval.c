@@ -112,8 +112,9 @@ static tdm_status batch(tdm_job *j, int64_t *row, tally *t, tdm_error *err)
     /* the adapter has moved: a signal waits until the step is whole */
     TDM_TRY(st, tdm_engine_run(j->session.engine, &j->session.adapter, j->request, rows, NULL, NULL, err), done);
     const int64_t n = rows * size;
-    for (int64_t i = 0; i < n; i++) TDM_TRY(st, tdm_job_reward_sample(j, i, &j->prompt[i / size], &j->reward_sample[i], err), done);
+    for (int64_t i = 0; i < n; i++) TDM_TRY(st, tdm_job_reward_sample(j, i, &j->prompt[i / size], &j->request[i / size], &j->reward_sample[i], err), done);
     TDM_TRY(st, tdm_rewards_score(j->rewards, j->reward_sample, n, t->scores, err), done);
+    tdm_job_judges_leave(j);
     tdm_rewards_combine(j->rewards, t->scores, n, t->total);
     add(t, 0, t->total, n);
     for (int64_t k = 0; k < rewards; k++) add(t, k + 1, t->scores + k * n, n);

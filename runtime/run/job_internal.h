@@ -1,5 +1,5 @@
 /* What the files of the training loop share: job.c (the loop), job_open.c, job_rollout.c, job_turns.c, job_update.c, job_correct.c, job_entropy.c,
- * job_distill.c, job_sft.c, job_preference.c, job_critic.c, job_reward_model.c, job_eval.c, job_save.c. */
+ * job_distill.c, job_sft.c, job_preference.c, job_critic.c, job_reward_model.c, job_judge.c, job_eval.c, job_save.c. */
 #ifndef TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 #define TANDEM_RUNTIME_RUN_JOB_INTERNAL_H
 
@@ -43,20 +43,25 @@ typedef struct tdm_job_figures {
     int64_t gen_batches, groups_dropped;
     int64_t turns, turns_max, observation_tokens, environment_errors; /* completion_tokens and longest are without observations */
     double environment_s;
+    int64_t judge_tokens, judge_failed; /* of questions and replies; replies without a score */
+    double judge_s;                     /* of reward_s */
 } tdm_job_figures;
 
 typedef struct tdm_job_turns tdm_job_turns;
+typedef struct tdm_job_judges tdm_job_judges;
 
 typedef struct tdm_job {
     const tdm_recipe *r;
     const tdm_job_options *o;
     tdm_language language;
+    tdm_language plain;         /* the same, with the model's own end tokens whatever the recipe says; not owned */
     tdm_session session;
     tdm_mixture *data;          /* NULL: a replay */
     tdm_dataset *eval;          /* NULL: none */
     tdm_replay replay;
     tdm_rewards *rewards;
     tdm_job_turns *turns;       /* NULL: no environment */
+    tdm_job_judges *judges;     /* NULL: no reward of type judge */
     tdm_sequences sequences;
     tdm_stops stops;
     /* sizes of a step */
@@ -104,6 +109,7 @@ typedef struct tdm_job {
     float *entropies;           /* top_entropy_quantile: [tokens of a step] */
     tdm_preference_sequence *preferred; /* preferences: [samples] */
     tdm_job_figures fig;
+    bool judging;               /* what judges do is of the step, not of an evaluation */
     /* the evaluation of the step at hand; eval_count 0: none */
     int64_t eval_rows, eval_count;
     char (*eval_keys)[80];      /* [1 + rewards + pass_at] "eval/reward_mean", "eval/NAME", "eval/pass@8" */
@@ -142,8 +148,8 @@ tdm_status tdm_job_rollout(tdm_job *j, tdm_error *err);
 /* advantage [samples] of rewards, which may be in its place. */
 void tdm_job_advantages(tdm_job *j, const double *reward);
 tdm_status tdm_job_log_rollouts(tdm_job *j, tdm_error *err);
-/* Decodes sequence i, an answer to p, for the rewards. */
-tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p, tdm_reward_sample *out, tdm_error *err);
+/* Decodes sequence i, an answer to p by request q, for the rewards. */
+tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p, const tdm_request *q, tdm_reward_sample *out, tdm_error *err);
 /* Encodes one prompt of data, a part of data.train or data.eval (of NULL); *fits: false when it is longer than data.max_prompt_tokens. */
 tdm_status tdm_job_prompt_make(tdm_job *j, const tdm_dataset *data, const tdm_recipe_source *of, int64_t row, tdm_job_prompt *p, bool *fits, tdm_error *err);
 void tdm_job_prompt_clear(tdm_job_prompt *p);
@@ -159,6 +165,15 @@ void tdm_job_turns_reward(const tdm_job *j, int64_t n, tdm_reward_sample *out);
 const json_t *tdm_job_turns_record(const tdm_job *j, int64_t n); /* for the rollout file; NULL: no turns */
 void tdm_job_turns_count(const tdm_job *j, tdm_job_figures *f);
 double tdm_job_turns_s(const tdm_job *j); /* seconds the environment was at work since begin */
+/* job_judge.c: rewards of type judge; without one they do nothing. */
+tdm_status tdm_job_judges_open(tdm_job *j, const tdm_model_config *c, tdm_error *err); /* rewards are open, sizes settled */
+void tdm_job_judges_close(tdm_job *j);
+tdm_status tdm_job_judges_try(tdm_job *j, const tdm_job_prompt *p, tdm_error *err); /* whether a question about this prompt can be asked */
+void tdm_job_judges_need(tdm_job *j, tdm_session_spec *s); /* what the engine is opened for besides */
+tdm_status tdm_job_judges_load(tdm_job *j, tdm_error *err);      /* the session is loaded */
+tdm_status tdm_job_judges_expect(tdm_job *j, tdm_error *err);    /* a rollout begins: the first guest's weights may come */
+void tdm_job_judges_leave(tdm_job *j);                           /* the region is the rollout's again */
+const json_t *tdm_job_judges_record(const tdm_job *j, int64_t n); /* for the rollout file; NULL: no judges */
 /* job_eval.c: data.eval; without one they do nothing, and _eval is not called. */
 tdm_status tdm_job_eval_open(tdm_job *j, tdm_error *err); /* after the rewards are opened */
 void tdm_job_eval_close(tdm_job *j);

@@ -138,6 +138,7 @@ static void session_spec(tdm_job *j, const tdm_model_config *c, tdm_session_spec
     s->engine = (tdm_engine_spec){.sequences = tdm_min_i64(running, j->samples), .samples = j->samples, .requests = j->groups, .context = j->context,
                                   .batch_tokens = tdm_max_i64(512, tdm_min_i64(running, j->samples)),
                                   .head_rows = tdm_min_i64(128, tdm_min_i64(running, j->samples)), .turns = tdm_recipe_has_environment(r)};
+    tdm_job_judges_need(j, s);
     const int64_t context = tdm_max_i64(j->context, j->scored_context), micro = tdm_max_i64(tdm_min_i64(r->train.micro_tokens, j->samples * context), context);
     s->trainer = (tdm_trainer_spec){.micro_tokens = micro, .sequences = tdm_min_i64(j->samples, tdm_max_i64(16, micro / 16)), .context = context,
                                     .head_rows = 128, .checkpointing = r->train.checkpointing == TDM_CHECKPOINTING_LAYER || offload, .offload = offload,
@@ -250,8 +251,12 @@ static tdm_status try_first_row(tdm_job *j, tdm_error *err)
     for (int64_t i = 0; st == TDM_OK && i < j->r->data.source_count; i++) {
         st = tdm_job_prompt_make(j, tdm_mixture_part(j->data, i), &j->r->data.source[i], 0, &p, &fits, err);
         if (st == TDM_OK) st = tdm_job_turns_try(j, p.messages, err);
+        if (st == TDM_OK) st = tdm_job_judges_try(j, &p, err);
     }
-    if (st == TDM_OK && j->eval) st = tdm_job_prompt_make(j, j->eval, NULL, 0, &p, &fits, err);
+    if (st == TDM_OK && j->eval) {
+        st = tdm_job_prompt_make(j, j->eval, NULL, 0, &p, &fits, err);
+        if (st == TDM_OK) st = tdm_job_judges_try(j, &p, err);
+    }
     tdm_job_prompt_clear(&p);
     tdm_text_free(&p.text);
     tdm_ids_free(&p.ids);
@@ -275,6 +280,7 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     const tdm_model_config *c = tdm_model_file_config(file);
     tdm_recipe_fit_context(r, c->context);
     TDM_TRY(st, tdm_language_open(&j->language, file, err), done);
+    j->plain = j->language;
     if (r->rollout.ignore_eos) j->language.eos_count = 0; /* those of the recipe still end a completion */
     if (r->rollout.stop_token_ids.count > (int64_t)TDM_COUNT(j->language.eos) - j->language.eos_count) {
         st = TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(r, "rollout.stop_token_ids", where), "use rollout.stop for some of them",
@@ -290,6 +296,7 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     TDM_TRY(st, check_context(j, c, err), done);
     TDM_TRY(st, step_tables(j, err), done);
     TDM_TRY(st, tdm_job_turns_open(j, err), done);
+    TDM_TRY(st, tdm_job_judges_open(j, c, err), done);
     TDM_TRY(st, try_first_row(j, err), done);
     tdm_stops_init(&j->stops, &j->language, r->rollout.stop.items);
     if (tdm_job_ppo(j)) add_critic(j);
@@ -306,6 +313,7 @@ tdm_status tdm_job_open(tdm_job *j, tdm_recipe *r, const tdm_job_options *o, tdm
     TDM_TRY(st, tdm_session_load(&j->session, err), done);
     TDM_TRY(st, check_exact(j, err), done);
     TDM_TRY(st, tdm_sequences_open(&j->sequences, &store, err), done);
+    TDM_TRY(st, tdm_job_judges_load(j, err), done);
     TDM_TRY(st, tdm_weights_hash(j->session.weights, &j->base_hash, err), done);
 done:
     tdm_model_file_close(file);
@@ -349,5 +357,6 @@ void tdm_job_close(tdm_job *j)
     tdm_job_eval_close(j);
     tdm_mixture_close(j->data);
     tdm_session_close(&j->session);
+    tdm_job_judges_close(j);
     tdm_language_close(&j->language);
 }

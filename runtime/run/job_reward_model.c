@@ -50,7 +50,7 @@ tdm_status tdm_job_models_open(tdm_job *j, const tdm_model_config *c, tdm_error 
     j->score = calloc(n, sizeof *j->score);
     if (!j->scored || !j->scored_tokens || !j->scored_item || !j->score)
         return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for what reward models score");
-    tdm_rewards_attach(j->rewards, tdm_job_models_score, j);
+    tdm_rewards_attach(j->rewards, TDM_REWARD_MODEL, tdm_job_models_score, j);
     return TDM_OK;
 }
 

@@ -124,6 +124,7 @@ static tdm_status generate(tdm_job *j, int64_t fresh, tdm_error *err)
     tdm_job_turns_begin(j, j->r->rollout.generations, false);
     for (int64_t k = 0; k < fresh; k++) TDM_TRY(st, ask(j, j->fresh[k], drawn + k, &j->request[k], err), done);
     tick t = {.j = j, .total = fresh * j->r->rollout.generations};
+    TDM_TRY(st, tdm_job_judges_expect(j, err), done);
     TDM_TRY(st, tdm_engine_run(j->session.engine, &j->session.adapter, j->request, fresh, on_tick, &t, err), done);
     f->gen_batches++;
     f->environment_s += tdm_job_turns_s(j);
@@ -158,7 +159,7 @@ static void replay_step(tdm_job *j)
     j->group_start[j->groups] = j->sequence_count = n;
 }
 
-tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p, tdm_reward_sample *out, tdm_error *err)
+tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p, const tdm_request *q, tdm_reward_sample *out, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     const tdm_sequence *s = &j->sequences.seq[i];
@@ -167,7 +168,8 @@ tdm_status tdm_job_reward_sample(tdm_job *j, int64_t i, const tdm_job_prompt *p,
     TDM_TRY(st, tdm_text_append(text, "", 0, err), done);
     TDM_TRY(st, tdm_language_text(&j->language, s->tokens + s->prompt, tdm_sequence_completion(s), text, err), done);
     *out = (tdm_reward_sample){.prompt = p->messages, .completion = text->data, .completion_len = text->len,
-                               .ids = s->tokens + s->prompt, .ids_count = tdm_sequence_completion(s), .skip = p->skip, .row = p->row};
+                               .ids = s->tokens + s->prompt, .ids_count = tdm_sequence_completion(s), .skip = p->skip, .row = p->row,
+                               .drawn = {q->step, q->prompt_index, (uint32_t)(s - q->sequence)}};
     tdm_job_turns_reward(j, i, out);
 done:
     return st;
@@ -181,9 +183,10 @@ static tdm_status reward(tdm_job *j, int64_t fresh, tdm_error *err)
     const int64_t size = j->r->rollout.generations, n = fresh * size;
     for (int64_t k = 0; k < n; k++) {
         const int64_t g = j->fresh[k / size];
-        TDM_TRY(st, tdm_job_reward_sample(j, j->group_start[g] + k % size, &j->prompt[g], &j->reward_sample[k], err), done);
+        TDM_TRY(st, tdm_job_reward_sample(j, j->group_start[g] + k % size, &j->prompt[g], &j->request[k / size], &j->reward_sample[k], err), done);
     }
     TDM_TRY(st, tdm_rewards_score(j->rewards, j->reward_sample, n, j->fresh_scores, err), done);
+    tdm_job_judges_leave(j);
     for (int64_t w = 0; w < tdm_rewards_count(j->rewards); w++)
         for (int64_t k = 0; k < n; k++)
             j->scores[w * j->sequence_count + j->group_start[j->fresh[k / size]] + k % size] = j->fresh_scores[w * n + k];
@@ -311,7 +314,7 @@ tdm_status tdm_job_log_rollouts(tdm_job *j, tdm_error *err)
                 .completion_count = tdm_sequence_completion(s), .logprobs = s->logprob, .reward = j->total[i],
                 .advantage = j->advantage[i], .reward_names = names, .reward_values = values, .reward_count = shown,
                 .truncated = s->finish == TDM_FINISH_LENGTH, .mask = j->sequences.mask ? j->sequences.mask[i] : NULL,
-                .turns = tdm_job_turns_record(j, i)};
+                .turns = tdm_job_turns_record(j, i), .judges = tdm_job_judges_record(j, i)};
             st = tdm_rollout_log_put(&log, &rec, err);
             if (st != TDM_OK) {
                 tdm_rollout_log_abort(&log);

@@ -24,7 +24,8 @@ typedef enum tdm_metric {
     TDM_METRIC_CRITIC_VF_EXPLAINED_VAR, TDM_METRIC_CRITIC_GRAD_NORM, TDM_METRIC_CRITIC_LR,
     TDM_METRIC_REWARDS_CHOSEN, TDM_METRIC_REWARDS_REJECTED, TDM_METRIC_REWARDS_ACCURACIES, TDM_METRIC_REWARDS_MARGINS,
     TDM_METRIC_LOGPS_CHOSEN, TDM_METRIC_LOGPS_REJECTED, TDM_METRIC_NLL_LOSS, TDM_METRIC_LOG_ODDS_RATIO, TDM_METRIC_LOG_ODDS_CHOSEN,
-    TDM_METRIC_ROLLOUT_S, TDM_METRIC_ENVIRONMENT_S, TDM_METRIC_REWARD_S,
+    TDM_METRIC_JUDGE_PARSE_FAILED, TDM_METRIC_JUDGE_TOKENS,
+    TDM_METRIC_ROLLOUT_S, TDM_METRIC_ENVIRONMENT_S, TDM_METRIC_REWARD_S, TDM_METRIC_JUDGE_S,
     TDM_METRIC_TRAIN_S, TDM_METRIC_FLIP_S, TDM_METRIC_STEP_S,
     TDM_METRIC_ROLLOUT_TOKENS_PER_S, TDM_METRIC_TRAIN_TOKENS_PER_S, TDM_METRIC_MEMORY_PEAK_BYTES, TDM_METRIC_COUNT
 } tdm_metric;
@@ -91,6 +92,7 @@ typedef struct tdm_rollout_record {
     int64_t reward_count;
     bool truncated;
     const uint8_t *mask;               /* [completion_count] 1: sampled, 0: observed; NULL: left out */
+    const json_t *judges;              /* replies by the reward's name; NULL: left out */
     const json_t *turns;               /* the completion as messages, with tokens and rewards; NULL: left out */
 } tdm_rollout_record;
 

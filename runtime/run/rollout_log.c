@@ -40,6 +40,17 @@ static void put_number(tdm_writer *t, double v)
     else tdm_writer_puts(t, "null");
 }
 
+/* Nothing for NULL. */
+static tdm_status put_value(tdm_writer *t, const char *key, const json_t *v, const char *where, tdm_error *err)
+{
+    if (!v) return TDM_OK;
+    char *text = json_dumps(v, JSON_COMPACT);
+    if (!text) return TDM_FAIL(err, TDM_ERR_OTHER, where, "free host memory", "out of memory for a completion's %s", key);
+    tdm_writer_printf(t, ",\"%s\":%s", key, text);
+    free(text);
+    return TDM_OK;
+}
+
 tdm_status tdm_rollout_log_put(tdm_rollout_log *log, const tdm_rollout_record *r, tdm_error *err)
 {
     tdm_writer *t = &log->line;
@@ -75,15 +86,14 @@ tdm_status tdm_rollout_log_put(tdm_rollout_log *log, const tdm_rollout_record *r
         for (int64_t i = 0; i < r->completion_count; i++) tdm_writer_puts(t, i ? r->mask[i] ? ",1" : ",0" : r->mask[i] ? "1" : "0");
         tdm_writer_puts(t, "]");
     }
-    if (r->turns) {
-        char *turns = json_dumps(r->turns, JSON_COMPACT);
-        if (!turns) return TDM_FAIL(err, TDM_ERR_OTHER, log->path, "free host memory", "out of memory for the turns of a completion");
-        tdm_writer_printf(t, ",\"turns\":%s", turns);
-        free(turns);
-    }
+    tdm_status st = TDM_OK;
+    TDM_TRY(st, put_value(t, "judges", r->judges, log->path, err), done);
+    TDM_TRY(st, put_value(t, "turns", r->turns, log->path, err), done);
     tdm_writer_puts(t, "}\n");
-    tdm_status st = tdm_writer_check(t, log->path, err);
-    return st != TDM_OK ? st : tdm_file_put(&log->file, t->data, t->len, err);
+    TDM_TRY(st, tdm_writer_check(t, log->path, err), done);
+    st = tdm_file_put(&log->file, t->data, t->len, err);
+done:
+    return st;
 }
 
 tdm_status tdm_rollout_log_close(tdm_rollout_log *log, tdm_error *err)

@@ -18,6 +18,14 @@ static tdm_limits limits_of(const tdm_session *s)
                         .context = tdm_max_i64(p->rollout ? p->engine.context : 0, p->train ? p->trainer.context : 0)};
 }
 
+/* What the workspace is made for: every model that uses the stream. */
+static tdm_limits limits_of_all(const tdm_session *s)
+{
+    tdm_limits limits = limits_of(s);
+    tdm_guests_limits(s, &limits);
+    return limits;
+}
+
 static size_t adapter_bytes(const tdm_session *s)
 {
     if (!s->has_adapter) return 0;
@@ -30,8 +38,8 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
     tdm_status st = TDM_OK;
     tdm_session_spec *p = &s->spec;
     tdm_plan *plan = &s->plan;
-    const tdm_limits limits = limits_of(s);
-    size_t weights;
+    const tdm_limits limits = limits_of_all(s);
+    size_t weights, loading = tdm_weights_loading_bytes(s->config, p->threads, s->be->device);
     TDM_TRY(st, tdm_weights_bytes(s->file, &p->weights, &weights, err), done);
     tdm_plan_init(plan);
     plan->device = s->be->device;
@@ -39,7 +47,7 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
     s->item_adapter = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "adapter, optimizer", adapter_bytes(s), "lower adapter.rank");
     tdm_roles_plan(s);
     s->item_workspace = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "workspace", s->be->workspace_bytes(&limits, p->threads), "lower train.micro_tokens");
-    s->item_tables = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "RoPE tables", tdm_model_table_bytes(s->config, limits.context), "");
+    s->item_tables = tdm_plan_add(plan, TDM_PHASE_ALWAYS, "RoPE tables", tdm_model_table_bytes(s->config, limits_of(s).context), "");
     size_t host = p->host_bytes, offloaded = 0;
     if (p->rollout) {
         s->item_kv = tdm_plan_add(plan, TDM_PHASE_ROLLOUT, "kv pages", tdm_kv_cache_bytes(s->be, s->config, p->kv_dtype, p->engine.kv_pages),
@@ -57,13 +65,13 @@ static tdm_status make_plan(tdm_session *s, tdm_error *err)
         host += b.host;
         offloaded = b.offload;
     }
+    TDM_TRY(st, tdm_guests_plan(s, &host, &loading, err), done);
     const size_t embedding = tdm_weights_host_bytes(s->file, &p->weights);
     if (embedding) tdm_plan_add(plan, TDM_PHASE_HOST, "input embedding", embedding, "");
     if (offloaded) tdm_plan_add(plan, TDM_PHASE_HOST, "inputs of layers", offloaded, "lower train.micro_tokens");
     if (s->be->device) tdm_plan_add(plan, TDM_PHASE_DRIVER, s->there ? "context, code, graphs" : "context, code, graphs; typical", s->driver_bytes, "");
     tdm_plan_add(plan, TDM_PHASE_HOST, "program, tokenizer, data", tdm_process_resident_bytes(), "");
     /* what loading takes is given back before the sequences and tables are made */
-    const size_t loading = tdm_weights_loading_bytes(s->config, p->threads, s->be->device);
     tdm_plan_add(plan, TDM_PHASE_HOST, "sequences, tables", host > loading ? host : loading, "lower rollout.prompts_per_step or generations");
     tdm_plan_layout(plan);
 done:
@@ -120,6 +128,9 @@ static tdm_status choose(tdm_session *s, tdm_error *err)
         p->trainer.head_rows = least;
         TDM_TRY(st, choose_head_rows(s, err), done);
     }
+    if (p->guest_count == 0) goto done;
+    tdm_guests_choose_pages(s);
+    st = make_plan(s, err);
 done:
     return st;
 }
@@ -138,11 +149,12 @@ done:
 }
 
 /* What the driver takes after the plan is made: kernels load when they are first launched (56 MiB in all, as seen on Hopper), and recorded
- * graphs hold their launches' arguments in device memory, about 256 KiB for a layer's over the buckets of a run. */
+ * graphs hold their launches' arguments in device memory, about 256 KiB for a layer's over the buckets of a run, once for each of
+ * the adapters its engine runs with. */
 static size_t late_bytes(const tdm_session *s)
 {
-    const size_t code = (size_t)56 << 20, graphs = (size_t)s->config->layers * (256u << 10);
-    return code + (s->spec.rollout && s->be->capture_begin ? graphs : 0);
+    const size_t code = (size_t)56 << 20, runs = (size_t)(s->config->layers * (s->spec.without_adapter ? 2 : 1) + tdm_guests_layers(s));
+    return code + (s->spec.rollout && s->be->capture_begin ? runs * (256u << 10) : 0);
 }
 
 static tdm_status available_on_device(const tdm_session *s, size_t *bytes, tdm_error *err)
@@ -197,6 +209,7 @@ tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_er
     }
     TDM_TRY(st, tdm_weights_check_options(s->config, &p->weights, &p->where.weights, err), done);
     TDM_TRY(st, describe_adapters(s, err), done);
+    TDM_TRY(st, tdm_guests_check(s, err), done);
     p->trainer.forward_only = p->forward_only;
     TDM_TRY(st, measure_machine(s, err), done);
     TDM_TRY(st, choose(s, err), done);
@@ -268,12 +281,14 @@ tdm_status tdm_session_load(tdm_session *s, tdm_error *err)
                                        .scratch = tdm_slab_at(&s->slab, plan, s->item_scratch)};
         TDM_TRY(st, tdm_trainer_open(&s->trainer, &s->model, &p->trainer, &r, err), done);
     }
+    TDM_TRY(st, tdm_guests_load(s, err), done);
 done:
     return st;
 }
 
 void tdm_session_close(tdm_session *s)
 {
+    tdm_guests_close(s);
     tdm_trainer_close(s->trainer);
     tdm_engine_close(s->engine);
     tdm_weights_close(s->weights);
@@ -289,6 +304,6 @@ const tdm_adapter *tdm_session_adapter(const tdm_session *s) { return s->has_ada
 
 void tdm_session_enter(tdm_session *s, tdm_phase phase)
 {
-    (void)phase; /* the layouts differ in who wrote last, not in where anything lies */
+    tdm_guests_leave(s, phase); /* the layouts differ in who wrote last, not in where anything lies */
     tdm_slab_flip(&s->slab, &s->plan);
 }

@@ -5,6 +5,7 @@
 
 #include "infer/engine.h"
 #include "memory/slab.h"
+#include "runtime/run/guest_model.h"
 #include "train/optimizer.h"
 #include "train/peft.h"
 #include "train/trainer.h"
@@ -43,6 +44,8 @@ typedef struct tdm_session_spec {
     uint64_t adapter_seed;
     const tdm_role_spec *roles;    /* [role_count], borrowed until load */
     int role_count;
+    tdm_guest *guests;             /* [guest_count], opened, borrowed until close: other models that take turns in the phase region */
+    int guest_count;
     bool rollout, train, forward_only; /* which layouts are needed; forward_only: a train layout without a tape */
     tdm_engine_spec engine;        /* kv_pages 0: chosen by the plan; rank is filled in */
     tdm_trainer_spec trainer;      /* rank is filled in; checkpointing: see below */
@@ -54,10 +57,11 @@ typedef struct tdm_session_spec {
     size_t host_bytes;             /* host memory the caller will use besides */
     int threads;
     bool plan_only;                /* nothing will be loaded: a device that is planned for need not be there */
+    bool without_adapter;          /* the engine also runs with the adapter off */
     bool random_weights;           /* model gives the shapes (a config.json, or its folder), weights are drawn */
 } tdm_session_spec;
 
-typedef struct tdm_session {
+struct tdm_session {
     tdm_session_spec spec;         /* as resolved */
     const tdm_backend *be;
     tdm_model_file *file;
@@ -80,7 +84,7 @@ typedef struct tdm_session {
     tdm_engine *engine;
     tdm_trainer *trainer;
     int item_weights, item_tables, item_adapter, item_workspace, item_kv, item_rollout, item_tape, item_train_kv, item_scratch;
-} tdm_session;
+};
 
 /* Reads headers, makes the plan. The session is usable for printing it; nothing big is allocated. */
 tdm_status tdm_session_plan(tdm_session *s, const tdm_session_spec *spec, tdm_error *err);
@@ -91,7 +95,7 @@ void tdm_session_close(tdm_session *s);
 const tdm_adapter *tdm_session_adapter(const tdm_session *s);
 /* Bytes of the memory that memory.budget speaks of, at most so far: this process's resident set, or what it holds of the device. */
 size_t tdm_session_peak_bytes(tdm_session *s);
-/* Enters a phase. Both layouts lie over the same bytes, so nothing moves. */
+/* Enters a phase. All layouts lie over the same bytes, so nothing moves; a guest's is entered by tdm_guest_enter, which brings its weights. */
 void tdm_session_enter(tdm_session *s, tdm_phase phase);
 /* Copies a PEFT adapter's tensors (NULL: fresh ones) into the masters and publishes them. */
 tdm_status tdm_session_take_adapter(tdm_session *s, const tdm_peft *p, tdm_error *err);

@@ -14,7 +14,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 MODELS = os.path.join(ROOT, "tests", "golden", "data", "models")
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-TIMING = ("rollout_s", "environment_s", "reward_s", "train_s", "flip_s", "step_s", "rollout_tokens_per_s", "train_tokens_per_s", "memory_peak_bytes")
+TIMING = ("rollout_s", "environment_s", "reward_s", "judge_s", "train_s", "flip_s", "step_s", "rollout_tokens_per_s", "train_tokens_per_s", "memory_peak_bytes")
 
 
 # On a machine that others use too, a thread that spins at a barrier takes the time of the thread it waits for.

@@ -19,6 +19,7 @@ CASES = {  # name: recipe, overrides
     "addition": ("configs/smollm2_addition.yaml", []),
     "addition bf16": ("configs/smollm2_addition.yaml", ["model.weights=bf16"]),
     "addition, 4 prompts": ("configs/smollm2_addition.yaml", ["rollout.prompts_per_step=4", "train.micro_tokens=512"]),
+    "judged": ("configs/smollm2_judge.yaml", []),
     "gsm8k": ("configs/smollm2_gsm8k.yaml", []),
     "gsm8k bf16": ("configs/smollm2_gsm8k.yaml", ["model.weights=bf16"]),
     "ppo": ("configs/smollm2_addition.yaml", ["train.algorithm=ppo"]),

@@ -35,7 +35,7 @@ class Game:
 
 
 def recipe(tmp, name, model, algorithm, numerics, optimizer):
-    turns, algorithm = algorithm == "turns", algorithm.replace("turns", "grpo")
+    turns, judged, algorithm = algorithm == "turns", algorithm == "judge", "grpo" if algorithm in ("turns", "judge") else algorithm
     sections = {
         "model": {"path": os.path.join(MODELS, model), "weights": "fp8_block"}, "adapter": {"rank": 4 if optimizer == "adamw" else 43, "alpha": 8},
         "data": {"train": os.path.join(tmp, algorithm + ".jsonl"), "shuffle": True},
@@ -51,6 +51,10 @@ def recipe(tmp, name, model, algorithm, numerics, optimizer):
             sections["environment"] = {"python": os.path.join(tmp, "game.py:Game"), "max_turns": 3, "max_observation_tokens": 8, "workers": 2}
             sections["rollout"].update(max_new_tokens=60, stop=["a", "e", "i"])
             sections["reward"].append({"type": "environment"})
+        if judged:
+            sections["reward"] += [{"type": "judge", "name": name, "prompt": "{prompt} {completion}?", "parse": "[0-9]", "range": [0, 9], "max_new_tokens": 32,
+                                    "temperature": 1.0, "on_error": on_error, **other}
+                                   for name, on_error, other in (("strict", "zero", {}), ("kind", "skip", {"model": os.path.join(MODELS, "qwen3"), "weights": "fp8_block"}))]
         if numerics == "exact":
             sections["train"].update(use_adaptive_entropy=True, entropy_target=5.4)
             sections["data"]["eval"] = sections["data"]["train"]
@@ -231,7 +235,7 @@ def main():
                                                   ("llama3", "dpo", "exact", "adamw"), ("qwen2", "kto", "fast", "adamw"),
                                                   ("qwen3", "grpo", "exact", "adamw_8bit"), ("llama3", "ppo", "exact", "adamw"),
                                                   ("qwen3", "ppo", "fast", "adamw_8bit"), ("qwen2", "reward", "fast", "adamw"), ("qwen3", "distill", "exact", "adamw"), ("llama3", "distill", "fast", "adamw"),
-                                                  ("llama3", "turns", "exact", "adamw"), ("qwen2", "turns", "fast", "adamw")):
+                                                  ("llama3", "turns", "exact", "adamw"), ("qwen2", "turns", "fast", "adamw"), ("mistral", "judge", "exact", "adamw")):
         name = f"{model}/{algorithm}/{numerics}/{optimizer}"
         if args.only in name:
             report.run(name, survives_kills, args, model, algorithm, numerics, optimizer, args.kills)

@@ -1,8 +1,9 @@
-/* A pattern, an answer template and a completion, between zero bytes, through every reward by rule: an error when the rule is opened, or
+/* A pattern, an answer template and a completion, between zero bytes, through every reward by rule and a judge's question and reply: an error when the rule is opened, or
  * a finite reward in bounded time. */
 #include <math.h>
 
 #include "fuzz_files.h"
+#include "runtime/reward/judge.h"
 #include "runtime/reward/reward_internal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -25,6 +26,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         } else if (err.what[0] == 0) abort();
         tdm_rule_close(rule);
     }
+    const tdm_recipe_reward w = {.kind = TDM_REWARD_JUDGE, .name = "fuzz", .prompt = answer, .system = "", .parse = pattern, .range = {0, 10}};
+    tdm_judge *judge = NULL;
+    tdm_error err = {0};
+    if (tdm_judge_open(&judge, &w, "fuzz.yaml:1:1", &err) == TDM_OK) {
+        json_t *messages = NULL;
+        if (tdm_judge_read(judge, completion, rest.len, rest.len % 2, &value) && !(value >= 0 && value <= 1)) abort();
+        if (tdm_judge_ask(judge, &sample, "fuzz", &messages, &err) != TDM_OK && err.what[0] == 0) abort();
+        json_decref(messages);
+    }
+    tdm_judge_close(judge);
     json_decref(row);
     free(pattern);
     free(answer);

@@ -70,6 +70,7 @@ static const char full[] =
     "reward:\n  - {type: number, weight: 0.5}\n  - {type: number, answer: \"{gold}\"}\n  - {type: format, pattern: '^<a>\\d+</a>$', name: shape}\n"
     "  - {type: length, buffer: 32, penalty: 0.5}\n  - {python: rewards/f.py:score, timeout_s: 5, workers: 2, on_error: zero}\n"
     "  - {command: [./judge.sh, --fast], weight: -1}\n  - {plugin: ./libreward.so}\n"
+    "  - {type: judge, name: helpful, system: 'Be {kind}.', prompt: \"{prompt}\\n{completion}\", parse: '\\d+', range: [-1.5, 10], temperature: 0.5, on_error: skip}\n"
     "train: {loss: gspo, lr: 1e-5, schedule: cosine, warmup_steps: 3, betas: [0.9, 0.95], clip_high: .28, kl: 1E-3, advantage: leave_one_out, "
     "importance: {correction: mask, cap: 3}, micro_tokens: 512, eps: 3.0000000000000004e-7}\n"
     "memory: {budget: 1.5GiB, kv: fp8, embedding: host}\nseed: 1234567890123456789\noutput: \"runs/x: y\"\n";
@@ -89,7 +90,7 @@ static void values_arrive_as_written(void **state)
     assert_true(r->adapter.target[TDM_PROJ_Q] && r->adapter.target[TDM_PROJ_V] && !r->adapter.target[TDM_PROJ_K]);
     assert_string_equal(r->rollout.stop.items[0], "\n\n");
     assert_int_equal(r->rollout.stop_token_ids.items[0], 7);
-    assert_int_equal(r->reward_count, 7);
+    assert_int_equal(r->reward_count, 8);
     assert_string_equal(r->reward[1].name, "number_2");
     assert_string_equal(r->reward[2].pattern, "^<a>\\d+</a>$");
     assert_int_equal(r->reward[3].max, 256);
@@ -98,6 +99,8 @@ static void values_arrive_as_written(void **state)
     assert_string_equal(r->reward[5].name, "judge");
     assert_string_equal(r->reward[5].command.items[1], "--fast");
     assert_string_equal(r->reward[6].name, "libreward");
+    assert_string_equal(r->reward[7].model, "self");
+    assert_true(r->reward[7].range[0] == -1.5 && r->reward[7].range[1] == 10 && r->reward[7].on_error == TDM_ON_ERROR_SKIP);
     tdm_recipe_close(r);
 }
 

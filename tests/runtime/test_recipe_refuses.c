@@ -14,6 +14,8 @@
 #include "runtime/recipe/yaml.h"
 #include "testing/recipe_case.h"
 
+#define JUDGE "model: {path: m}\ndata: {train: t}\nreward: [{type: judge"
+
 static const struct { const char *text, *line; } broken[] = {
     {"", "nothing in it (a.yaml): start from a recipe in configs/"},
     {"# only a comment\n", "nothing in it (a.yaml): start from a recipe in configs/"},
@@ -127,10 +129,22 @@ static const struct { const char *text, *line; } broken[] = {
     {"model: {path: m}\ndata: {train: t}\nreward: {type: number}\n", "reward wants a list, found a mapping (a.yaml:3:9): start each reward with a dash"},
     {"model: {path: m}\ndata: {train: t}\nreward: [number]\n", "reward[0] wants keys, found number (a.yaml:3:10): write its keys below it, indented"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{weight: 1}]\n",
-     "reward[0] has no type (a.yaml:3:10): write type: number, exact, regex, format, length, environment or model, or python:, command: or plugin:"},
+     "reward[0] has no type (a.yaml:3:10): write type: number, exact, regex, format, length, environment, model or judge, or python:, command: or plugin:"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, python: a.py:f}]\n", "reward[0] has both type and python (a.yaml:3:25): make them two rewards"},
+    {JUDGE "}]\n", "reward[0]: no prompt (a.yaml:3:10): write what the judge is asked, with {prompt} and {completion}"},
+    {JUDGE ", prompt: 'Is it good?'}]\n",
+     "reward[0]: the prompt does not show {completion} to the judge (a.yaml:3:32): write {completion} where the answer belongs"},
+    {JUDGE ", prompt: '{completion}'}]\n", "reward[0]: no parse (a.yaml:3:10): give a pattern of the score, as in 'Score: ([0-9]+)'"},
+    {JUDGE ", prompt: '{completion}', parse: x, range: [1, 1]}]\n", "reward[0]: range is empty (a.yaml:3:65): write the lowest and the highest score"},
+    {JUDGE ", prompt: '{completion}', parse: x, range: [1]}]\n", "reward[0].range wants two numbers, found 1 (a.yaml:3:65): write [0.0, 1.0]"},
+    {JUDGE ", prompt: '{completion}', parse: x, weights: fp8_block}]\n",
+     "reward[0]: weights are of a judge with a model of its own, and model: self reads the base's (a.yaml:3:67): remove it, or set model.weights"},
+    {JUDGE ", prompt: '{completion}', parse: x}]\nrollout: {replay: r}\n",
+     "reward[0]: a judge judges completions that are sampled (a.yaml:3:17): remove it; a replay has its rewards in the file"},
+    {JUDGE ", prompt: '{completion}', parse: x}]\ntrain: {algorithm: sft}\n",
+     "reward[0]: a judge judges completions that are sampled, and this algorithm samples none (a.yaml:3:17): remove it, or use train.algorithm: grpo"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: numbr}]\n",
-     "reward[0].type is numbr, not one of number, exact, regex, format, length, environment, model (a.yaml:3:17): did you mean \"number\"?"},
+     "reward[0].type is numbr, not one of number, exact, regex, format, length, environment, model, judge (a.yaml:3:17): did you mean \"number\"?"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, patern: x}]\n", "unknown key \"patern\" in reward[0] (a.yaml:3:25): did you mean \"pattern\"?"},
     {"model: {path: m}\ndata: {train: t}\nreward: [{type: number, pattern: x}]\n",
      "reward[0].pattern means nothing to a number reward (a.yaml:3:25): it belongs to regex format"},

@@ -37,7 +37,7 @@ static void a_line_has_the_keys_of_the_design_in_its_order(void **state)
         "rollout_is_batch_norm_factor", "rollout_rs_masked_fraction", "rollout_rs_seq_masked_fraction", "rollout_is_veto_fraction", "off_policy",
         "critic/vf_loss", "critic/vf_clipfrac", "critic/values/mean",
         "critic/returns/mean", "critic/vf_explained_var", "critic/grad_norm", "critic/lr", "rewards/chosen", "rewards/rejected", "rewards/accuracies",
-        "rewards/margins", "logps/chosen", "logps/rejected", "nll_loss", "log_odds_ratio", "log_odds_chosen", "rollout_s", "environment_s", "reward_s", "train_s", "flip_s", "step_s", "rollout_tokens_per_s", "train_tokens_per_s", "memory_peak_bytes", "reward/number",
+        "rewards/margins", "logps/chosen", "logps/rejected", "nll_loss", "log_odds_ratio", "log_odds_chosen", "judge/parse_failed", "judge_tokens", "rollout_s", "environment_s", "reward_s", "judge_s", "train_s", "flip_s", "step_s", "rollout_tokens_per_s", "train_tokens_per_s", "memory_peak_bytes", "reward/number",
         "reward/format"};
     char *dir = test_scratch_new(), *path = test_path(dir, "metrics.jsonl");
     tdm_metrics_log log;
