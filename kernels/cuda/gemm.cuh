@@ -101,6 +101,16 @@ TDM_DEVICE uint32_t tdm_codes_f16(uint32_t two)
     const __half2_raw h = __nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)two, __NV_E4M3);
     return (uint32_t)h.x | (uint32_t)h.y << 16;
 }
+// Four codes as two pairs of halves, without masks in between.
+TDM_DEVICE void tdm_codes_f16(uint32_t &low, uint32_t &high, uint32_t four)
+{
+#if __CUDA_ARCH__ >= 890
+    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h;}" : "=r"(low), "=r"(high) : "r"(four));
+#else
+    low = tdm_codes_f16(four & 0xffffu);
+    high = tdm_codes_f16(four >> 16);
+#endif
+}
 TDM_DEVICE float2 tdm_codes_f32(uint32_t two)
 {
     return __half22float2(__half2(__nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)two, __NV_E4M3)));

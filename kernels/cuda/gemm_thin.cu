@@ -78,22 +78,6 @@ template <bool CODES> struct lane_rows {
     }
 };
 
-// Four codes as two pairs of halves, without masks in between.
-TDM_DEVICE void widen(uint32_t &low, uint32_t &high, uint32_t codes)
-{
-    asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.rn.f16x2.e4m3x2 %0, l; cvt.rn.f16x2.e4m3x2 %1, h;}" : "=r"(low), "=r"(high) : "r"(codes));
-}
-// tile.cuh's operands, with that.
-template <bool CODES, bool F16> TDM_DEVICE void thin_operands(uint32_t (&out)[4], const raw<CODES> &r, int half)
-{
-    if constexpr (CODES && F16) {
-        widen(out[0], out[1], half ? r.v[0].z : r.v[0].x);
-        widen(out[2], out[3], half ? r.v[0].w : r.v[0].y);
-    } else {
-        operands<CODES, F16>(out, r, half);
-    }
-}
-
 // acc += the product over one chunk. An instruction waits for the one before it on the same sums, so some groups of 8 rows take turns.
 template <class S> TDM_DEVICE void multiply_chunk(float (&acc)[S::MT][S::NT][4], const char *x, const char *w)
 {
@@ -108,7 +92,7 @@ template <class S> TDM_DEVICE void multiply_chunk(float (&acc)[S::MT][S::NT][4],
             raw<S::WC> r;
             read_row<S::WC, S::BN>(r, w, 0, m * 16 + i * 8 + g, c);
 #pragma unroll
-            for (int half = 0; half < 2; half++) thin_operands<S::WC, F16>(a[m][i][half], r, half);
+            for (int half = 0; half < 2; half++) operands<S::WC, F16>(a[m][i][half], r, half);
         }
 #pragma unroll
     for (int first = 0; first < S::NT; first += TURNS) {
@@ -119,7 +103,7 @@ template <class S> TDM_DEVICE void multiply_chunk(float (&acc)[S::MT][S::NT][4],
         for (int half = 0; half < 2; half++) {
             uint32_t b[TURNS][4];
 #pragma unroll
-            for (int n = 0; n < TURNS; n++) thin_operands<S::XC, F16>(b[n], r[n], half);
+            for (int n = 0; n < TURNS; n++) operands<S::XC, F16>(b[n], r[n], half);
 #pragma unroll
             for (int s = 0; s < 2; s++)
 #pragma unroll

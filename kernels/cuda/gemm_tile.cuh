@@ -77,9 +77,14 @@ template <bool CODES, bool F16> TDM_DEVICE void operands(uint32_t (&out)[4], con
         out[0] = r.v[half].x, out[1] = r.v[half].y, out[2] = r.v[half].z, out[3] = r.v[half].w;
     } else {
         const uint32_t low = half ? r.v[0].z : r.v[0].x, high = half ? r.v[0].w : r.v[0].y;
+        if constexpr (F16) {
+            tdm_codes_f16(out[0], out[1], low);
+            tdm_codes_f16(out[2], out[3], high);
+            return;
+        }
         const uint32_t two[4] = {low & 0xffffu, low >> 16, high & 0xffffu, high >> 16};
 #pragma unroll
-        for (int i = 0; i < 4; i++) out[i] = F16 ? tdm_codes_f16(two[i]) : tdm_codes_bf16(two[i]);
+        for (int i = 0; i < 4; i++) out[i] = tdm_codes_bf16(two[i]);
     }
 }
 
