@@ -7,7 +7,7 @@ enum { REPEATS = 7, STEPS = 1 << 20, CHAINS = 12 };
 
 typedef struct probe_job {
     const char *region;
-    size_t bytes;
+    size_t piece; /* bytes that a thread reads at a time */
 } probe_job;
 
 /* CHAINS independent accumulators hide the latency of the instruction. Returns the FLOPs of one call. */
@@ -52,8 +52,8 @@ static void read_bytes(void *ctx, int64_t first, int64_t last, int thread)
     uint64_t sum = 0;
     (void)thread;
     for (int64_t part = first; part < last; part++) {
-        const char *p = j->region + (size_t)part * (1 << 20);
-        for (size_t i = 0; i < 1 << 20; i += 64) {
+        const char *p = j->region + (size_t)part * j->piece;
+        for (size_t i = 0; i < j->piece; i += 64) {
             uint64_t v[8];
             memcpy(v, p + i, sizeof v);
             sum += v[0] ^ v[1] ^ v[2] ^ v[3] ^ v[4] ^ v[5] ^ v[6] ^ v[7];
@@ -64,7 +64,8 @@ static void read_bytes(void *ctx, int64_t first, int64_t last, int thread)
 
 tdm_status TDM_CPU(probe)(tdm_stream *s, const void *region, size_t bytes, double *gflops, double *gbps, tdm_error *err)
 {
-    probe_job j = {.region = region, .bytes = bytes};
+    probe_job j = {.region = region, .piece = bytes < 1 << 20 ? bytes / 64 * 64 : 1 << 20};
+    const int64_t parts = j.piece ? (int64_t)(bytes / j.piece) : 0;
     (void)err;
     *gflops = *gbps = 0.0;
     for (int r = 0; r < REPEATS; r++) {
@@ -73,9 +74,8 @@ tdm_status TDM_CPU(probe)(tdm_stream *s, const void *region, size_t bytes, doubl
         const double rate = 1e-9 * (double)s->threads * STEPS * CHAINS * FLOPS_A_STEP / (tdm_now_s() - start);
         if (rate > *gflops) *gflops = rate;
         start = tdm_now_s();
-        const int64_t parts = (int64_t)(bytes >> 20);
         tdm_cpu_parallel(s, parts, 1, read_bytes, &j);
-        const double speed = 1e-9 * (double)parts * (1 << 20) / (tdm_now_s() - start);
+        const double speed = 1e-9 * (double)parts * (double)j.piece / (tdm_now_s() - start);
         if (speed > *gbps) *gbps = speed;
     }
     return TDM_OK;

@@ -215,7 +215,7 @@ def a_budget_that_cannot_hold_both(args):
         _, alone = table(args, recipe(tmp, "without", [], **sections), "memory.budget=2MiB", code=4)  # the least the run can do with
         rows, _ = table(args, with_judge)
         weights = rows["judge", "j: weights"]
-        budget = alone + weights // 2
+        budget = alone + weights * 3 // 4  # less than both
         expect(weights > 2**24, f"the judge's weights are {weights} bytes")
         rows, total = table(args, with_judge, f"memory.budget={budget}")
         expect(total <= budget, f"with the judge {total} of {budget}")
