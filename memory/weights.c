@@ -17,7 +17,10 @@ tdm_status tdm_weights_bytes(const tdm_model_file *f, const tdm_weights_options 
 size_t tdm_weights_host_bytes(const tdm_model_file *f, const tdm_weights_options *o)
 {
     const tdm_model_config *c = tdm_model_file_config(f);
-    return o->embedding_on_host ? tdm_align_up((size_t)(c->vocab * c->width) * sizeof(uint16_t), 64) : 0;
+    const size_t n = (size_t)(c->vocab * c->width);
+    if (!o->embedding_on_host) return 0;
+    if (!o->fp8_embedding) return tdm_align_up(n * sizeof(uint16_t), 64);
+    return tdm_align_up(n, 64) + tdm_align_up((size_t)c->vocab * sizeof(float), 64);
 }
 
 static tdm_status fill(const tdm_weights_plan *p, const tdm_region *region, tdm_error *err)
@@ -36,6 +39,7 @@ static tdm_status fill_embedding(const tdm_weights_plan *p, const tdm_backend *b
     if (st != TDM_OK) return st;
     p->w->host_bytes = p->host_bytes;
     p->w->embedding.codes.data = p->w->host;
+    if (p->w->embedding.scheme != TDM_SCHEME_BF16) p->w->embedding.scale.data = (char *)p->w->host + p->matrices[0].scale_at;
     return fill(&embedding, &(tdm_region){p->w->host, p->host_bytes, NULL, NULL}, err);
 }
 

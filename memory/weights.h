@@ -25,7 +25,9 @@ typedef struct tdm_weights_options {
     tdm_scheme scheme;      /* ignored for a checkpoint that is FP8 already: its own scheme is kept, without requantization */
     bool scheme_given;      /* the user named one: a checkpoint stored in another FP8 scheme is then refused */
     tdm_act_quant act;
-    bool pow2;
+    bool pow2_weights;      /* scales made here are rounded up to powers of two */
+    bool pow2_acts;         /* so are dynamic activation scales */
+    bool fp8_head, fp8_embedding; /* e4m3 by row, their activations BF16, whatever the scheme is; the two are one where the head is tied */
     int64_t first_layers_bf16, last_layers_bf16;
     const char *const *keep_bf16; /* names or substrings of modules that stay BF16 ("lm_head"); NULL-terminated, or NULL */
     bool embedding_on_host; /* the embedding in host_open's memory, from which a device's embed reads its rows; not where the head is tied to it */
@@ -34,7 +36,7 @@ typedef struct tdm_weights_options {
 
 /* Where a person chose these, for errors ("a.yaml:5:3"). */
 typedef struct tdm_weights_where {
-    const char *first_layers_bf16, *last_layers_bf16, *keep_bf16;
+    const char *first_layers_bf16, *last_layers_bf16, *keep_bf16, *fp8_head;
 } tdm_weights_where;
 
 typedef struct tdm_layer_weights {

@@ -79,7 +79,8 @@ static void list_matrix(loader *l, const tdm_matrix_plan *m)
                              .rows = w->codes.rows,
                              .cols = w->codes.cols,
                              .at = m->codes_at,
-                             .scale_at = m->scale_at});
+                             .scale_at = m->scale_at,
+                             .pow2 = l->plan->options->pow2_weights});
     add_piece(l, (tdm_piece){
                      .kind = TDM_PIECE_SCALES, .t = m->scale, .w = w, .rows = 1, .cols = w->scale.rows * w->scale.cols, .at = m->scale_at});
     add_piece(l, (tdm_piece){.kind = TDM_PIECE_INPUT_SCALE, .t = m->input_scale, .w = w, .rows = 1, .cols = 1});
@@ -188,7 +189,7 @@ static float *place_scales(loader *l, const tdm_piece *p, int64_t row, int64_t r
     if (count == 0) return NULL;
     float *scale = (float *)(void *)place(l, &l->scales, p->scale_at + (size_t)first * sizeof(float), (size_t)count * sizeof(float),
                                           row + rows == p->rows || p->w->scheme == TDM_SCHEME_FP8_TENSOR);
-    if (p->w->scheme == TDM_SCHEME_FP8_TENSOR) *scale = tdm_fp8_scale(p->amax, p->w->pow2);
+    if (p->w->scheme == TDM_SCHEME_FP8_TENSOR) *scale = tdm_fp8_scale(p->amax, p->pow2);
     return scale;
 }
 

@@ -218,6 +218,11 @@ tdm_status tdm_weights_check_options(const tdm_model_config *c, const tdm_weight
     tdm_status st = TDM_OK;
     TDM_TRY(st, check_layers(c, o->first_layers_bf16, "first", where->first_layers_bf16, err), done);
     TDM_TRY(st, check_layers(c, o->last_layers_bf16, "last", where->last_layers_bf16, err), done);
+    if (c->tied_head && o->fp8_head != o->fp8_embedding) {
+        st = TDM_FAIL(err, TDM_ERR_RECIPE, where->fp8_head, "set model.lm_head and model.embedding to the same",
+                      "this model's head is its embedding, and %s alone is to be FP8", o->fp8_head ? "model.lm_head" : "model.embedding");
+        goto done;
+    }
     for (const char *const *name = o->keep_bf16; name && *name; name++) {
         if (names_a_module(c, *name)) continue;
         st = TDM_FAIL(err, TDM_ERR_RECIPE, where->keep_bf16, "modules are called lm_head, or model.layers.0.mlp.down_proj, or hold a part of such a name",

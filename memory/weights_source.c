@@ -49,7 +49,15 @@ static bool matches_any(const char *const *list, const char *module)
     return false;
 }
 
-/* The head and the embedding stay BF16 always; the recipe adds first and last layers and modules by name. */
+/* The head and the embedding, where the recipe asks for it. Their scale is a row's, for one row is looked up. */
+static bool quantized_apart(const tdm_weights_plan *p, const tdm_matrix_plan *m)
+{
+    const tdm_weights_options *o = p->options;
+    const bool embedding = m->w == &p->w->embedding;
+    return embedding ? o->fp8_embedding || (o->fp8_head && p->w->config.tied_head) : m->w == &p->w->head && o->fp8_head;
+}
+
+/* The head and the embedding stay BF16 unless named by themselves; the recipe adds first and last layers and modules by name. */
 static bool stays_bf16(const tdm_weights_plan *p, const char *module, int64_t layer)
 {
     const tdm_weights_options *o = p->options;
@@ -66,13 +74,19 @@ static tdm_status scheme_of_float(tdm_weights_plan *p, tdm_matrix_plan *m, const
     if (m->weight->elem == TDM_ELEM_E4M3)
         return TDM_FAIL(err, TDM_ERR_INPUT, where, "is quantization_config missing in config.json?",
                         "FP8 codes in a checkpoint that does not say it is FP8");
-    m->w->scheme = stays_bf16(p, module, layer) ? TDM_SCHEME_BF16 : o->scheme;
     m->stored = TDM_SCHEME_BF16;
+    if (quantized_apart(p, m)) {
+        m->w->scheme = TDM_SCHEME_FP8_CHANNEL;
+        m->w->act = TDM_ACT_NONE;
+        m->w->pow2 = o->pow2_acts;
+        return TDM_OK;
+    }
+    m->w->scheme = stays_bf16(p, module, layer) ? TDM_SCHEME_BF16 : o->scheme;
     m->w->act = m->w->scheme == TDM_SCHEME_BF16 ? TDM_ACT_NONE : o->act;
     if (m->w->act == TDM_ACT_STATIC)
         return TDM_FAIL(err, TDM_ERR_RECIPE, where, "use model.activations: dynamic, or a calibrated checkpoint",
                         "static activation scales, which only a calibrated FP8 checkpoint has");
-    m->w->pow2 = o->pow2 && m->w->scheme != TDM_SCHEME_BF16;
+    m->w->pow2 = o->pow2_acts && m->w->scheme != TDM_SCHEME_BF16;
     return TDM_OK;
 }
 
@@ -133,7 +147,7 @@ static tdm_status scheme_of_fp8(tdm_weights_plan *p, tdm_matrix_plan *m, const c
     m->stored = how->stored;
     m->w->scheme = how->scheme;
     m->w->act = o->act == TDM_ACT_NONE ? TDM_ACT_NONE : how->act; /* BF16 activations suit any weight */
-    m->w->pow2 = o->pow2;
+    m->w->pow2 = o->pow2_acts;
     TDM_TRY(st, take_scale(p, module, "weight_scale", "weight_scale_inv", &m->scale, err), done);
     TDM_TRY(st, check_scale_shape(m->scale, m->stored, t->shape[0], t->shape[1], err), done);
     if (how->act == TDM_ACT_STATIC) {
@@ -151,7 +165,7 @@ tdm_status tdm_weights_scheme(tdm_weights_plan *p, tdm_matrix_plan *m, const cha
     tdm_fp8_module how = {0};
     char where[512];
     const tdm_fp8_checkpoint *q = tdm_model_file_fp8(p->file);
-    if (!q) return scheme_of_float(p, m, module, layer, err);
+    if (!q || (quantized_apart(p, m) && m->weight->elem != TDM_ELEM_E4M3)) return scheme_of_float(p, m, module, layer, err);
     if (layer >= 0) {
         /* quantization_config names modules as the file does */
         snprintf(where, sizeof where, "%.*s", (int)(strlen(m->weight->stored) - strlen(".weight")), m->weight->stored);

@@ -88,7 +88,7 @@ static void quantize(const tdm_unit *u, const float *x, int64_t row, int64_t row
                                                          by_block(u->p) ? tdm_ceil_div(u->cols, TDM_FP8_BLOCK) : 1, w->scale.cols},
                                                .x = {x, TDM_DTYPE_F32, rows, u->cols, u->cols},
                                                .scheme = w->scheme,
-                                               .pow2 = w->pow2,
+                                               .pow2 = u->p->pow2,
                                                .tensor_amax = u->p->amax});
 }
 

@@ -21,6 +21,7 @@ typedef struct tdm_piece {
     int64_t rows, cols;   /* in the region; scales are one row */
     size_t at, scale_at;  /* in the region; scale_at for QUANTIZE alone */
     float amax;           /* of a matrix with one scale, once it is known */
+    bool pow2;            /* QUANTIZE: scales are rounded up to powers of two */
     bool one;             /* F32: the file holds w, which is rounded to BF16 as all vectors are, not 1 + w */
 } tdm_piece;
 

@@ -131,19 +131,14 @@ done:
  * hash must agree. */
 static void base_of_run(const tdm_recipe *r, const request *q, tdm_session_spec *spec, bool *as_trained)
 {
-    const tdm_recipe_model *m = &r->model;
     const tdm_model_options *o = &q->model;
-    tdm_weights_options *w = &spec->weights;
-    *as_trained = !o->weights && !o->keep_bf16 && !o->first_bf16 && !o->last_bf16 && !o->pow2;
+    const tdm_act_quant act = spec->weights.act;
+    *as_trained = !o->weights && !o->keep_bf16 && !o->first_bf16 && !o->last_bf16 && !o->pow2 && !o->pow2_weights &&
+                   !o->pow2_acts && !o->fp8_head && !o->fp8_embedding;
     if (!*as_trained) return;
-    if (!o->activations) w->act = m->activations;
-    w->scheme = m->weights;
-    w->scheme_given = tdm_recipe_given(r, "model.weights");
-    w->pow2 = m->pow2_scale;
-    w->first_layers_bf16 = m->first_layers_bf16;
-    w->last_layers_bf16 = m->last_layers_bf16;
-    w->keep_bf16 = m->keep_bf16.items;
-    spec->where.weights = (tdm_weights_where){q->run, q->run, q->run};
+    spec->weights = tdm_recipe_weights(r);
+    if (o->activations) spec->weights.act = act;
+    spec->where.weights = (tdm_weights_where){q->run, q->run, q->run, q->run};
 }
 
 static tdm_status merge(const request *q, tdm_merge *m, int64_t step, tdm_error *err)

@@ -51,9 +51,10 @@ static void weight_row(const merger *m, const tdm_weight *w, int64_t n, float *o
 /* out[k] = bf16(W[n, k] + scale * sum over r of B[n, r] A[r, k]), r rising. */
 static void merge_row(const merger *m, tdm_model_tensor of, int64_t n, uint16_t *out)
 {
-    const tdm_weight *w = &tdm_weights_layer(m->s->weights, of.layer)->proj[of.proj];
-    const tdm_cview a = tdm_adapter_a(&m->s->adapter, of.layer, of.proj),
-                    b = tdm_adapter_b(&m->s->adapter, of.layer, of.proj);
+    const tdm_weight *w = of.w;
+    const bool adapted = of.layer >= 0;
+    const tdm_cview a = adapted ? tdm_adapter_a(&m->s->adapter, of.layer, of.proj) : (tdm_cview){0},
+                    b = adapted ? tdm_adapter_b(&m->s->adapter, of.layer, of.proj) : (tdm_cview){0};
     const int64_t cols = w->codes.cols;
     weight_row(m, w, n, m->row);
     for (int64_t k = 0; k < cols; k++) m->delta[k] = 0.0f;

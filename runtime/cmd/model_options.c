@@ -14,9 +14,13 @@ void tdm_model_options_table(tdm_model_options *o, tdm_option t[TDM_MODEL_OPTION
     t[i++] = (tdm_option){"--weights", TDM_OPTION_TEXT, &o->weights, 0, 0, "SCHEME", "bf16, fp8_tensor, fp8_channel or fp8_block (default: as stored; bf16 for a float model)", NULL};
     t[i++] = (tdm_option){"--activations", TDM_OPTION_TEXT, &o->activations, 0, 0, "A", "dynamic (default), static or none", NULL};
     t[i++] = (tdm_option){"--pow2-scale", TDM_OPTION_FLAG, &o->pow2, 0, 0, NULL, "round scales up to powers of two", NULL};
+    t[i++] = (tdm_option){"--pow2-weight-scales", TDM_OPTION_FLAG, &o->pow2_weights, 0, 0, NULL, "only those of weights", NULL};
+    t[i++] = (tdm_option){"--pow2-activation-scales", TDM_OPTION_FLAG, &o->pow2_acts, 0, 0, NULL, "only those of activations", NULL};
     t[i++] = (tdm_option){"--first-layers-bf16", TDM_OPTION_INT, &o->first_bf16, 0, 10000, "N", "layers kept whole at the start", NULL};
     t[i++] = (tdm_option){"--last-layers-bf16", TDM_OPTION_INT, &o->last_bf16, 0, 10000, "N", "layers kept whole at the end", NULL};
     t[i++] = (tdm_option){"--keep-bf16", TDM_OPTION_TEXT, &o->keep_bf16, 0, 0, "NAME", "modules whose name holds NAME stay BF16", NULL};
+    t[i++] = (tdm_option){"--fp8-head", TDM_OPTION_FLAG, &o->fp8_head, 0, 0, NULL, "the head in FP8 by row", NULL};
+    t[i++] = (tdm_option){"--fp8-embedding", TDM_OPTION_FLAG, &o->fp8_embedding, 0, 0, NULL, "the input embedding in FP8 by row", NULL};
     t[i++] = (tdm_option){"--kv", TDM_OPTION_TEXT, &o->kv, 0, 0, "T", "KV cache: bf16 (default) or fp8", NULL};
     t[i++] = (tdm_option){"--budget", TDM_OPTION_TEXT, &o->budget, 0, 0, "SIZE", "memory budget, \"8GiB\" (default: what is free)", NULL};
     t[i++] = (tdm_option){"--device", TDM_OPTION_TEXT, &o->device, 0, 0, "D", "auto (default), cpu or cuda", NULL};
@@ -76,8 +80,11 @@ tdm_status tdm_model_options_apply(tdm_model_options *o, tdm_session_spec *spec,
     spec->where = (tdm_session_where){.device = "command line: --device", .budget = "command line: --budget",
                                       .weights = {.first_layers_bf16 = "command line: --first-layers-bf16",
                                                   .last_layers_bf16 = "command line: --last-layers-bf16",
-                                                  .keep_bf16 = "command line: --keep-bf16"}};
-    spec->weights = (tdm_weights_options){.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_DYNAMIC, .pow2 = o->pow2,
+                                                  .keep_bf16 = "command line: --keep-bf16",
+                                                  .fp8_head = o->fp8_head ? "command line: --fp8-head" : "command line: --fp8-embedding"}};
+    spec->weights = (tdm_weights_options){.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_DYNAMIC,
+                                          .pow2_weights = o->pow2 || o->pow2_weights, .pow2_acts = o->pow2 || o->pow2_acts,
+                                          .fp8_head = o->fp8_head, .fp8_embedding = o->fp8_embedding,
                                           .first_layers_bf16 = o->first_bf16, .last_layers_bf16 = o->last_bf16};
     if (o->weights) {
         TDM_TRY(st, word("--weights", o->weights, schemes, &i, err), done);

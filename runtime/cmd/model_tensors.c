@@ -24,7 +24,7 @@ static tdm_st_entry *add(tdm_model_tensors *t, const char *module, const char *p
                         .rank = rank,
                         .shape = {rank == 2 ? v.rows : v.cols, v.cols},
                         .data = v.data};
-    t->of[t->count++] = (tdm_model_tensor){.layer = -1, .proj = TDM_PROJ_COUNT};
+    t->of[t->count++] = (tdm_model_tensor){NULL, -1, TDM_PROJ_COUNT};
     return e;
 }
 
@@ -52,7 +52,7 @@ static void add_projection(tdm_model_tensors *t, const tdm_model_config *c, cons
     if (!scale_name) codes = (tdm_cview){NULL, TDM_DTYPE_BF16, w->codes.rows, w->codes.cols, w->codes.cols};
     const int64_t at = t->count;
     add(t, module, "weight", codes, 2);
-    t->of[at] = (tdm_model_tensor){layer, proj};
+    t->of[at] = (tdm_model_tensor){w, layer, proj};
     if (w->bias.data) add(t, module, "bias", w->bias, 1);
     if (!scale_name || w->scheme == TDM_SCHEME_BF16) return;
     add(t, module, scale_name, w->scale, w->scheme == TDM_SCHEME_FP8_TENSOR ? 1 : 2);
@@ -60,6 +60,14 @@ static void add_projection(tdm_model_tensors *t, const tdm_model_config *c, cons
     float *scale = &t->input_scale[layer][proj];
     *scale = w->input_scale;
     add(t, module, "input_scale", (tdm_cview){scale, TDM_DTYPE_F32, 1, 1, 1}, 1);
+}
+
+/* The embedding or the head: what is FP8 is made BF16 again by the caller, as merged projections are. */
+static void add_rows(tdm_model_tensors *t, const char *module, const tdm_weight *w)
+{
+    const bool bf16 = w->scheme == TDM_SCHEME_BF16;
+    add(t, module, "weight", bf16 ? w->codes : (tdm_cview){NULL, TDM_DTYPE_BF16, w->codes.rows, w->codes.cols, w->codes.cols}, 2);
+    if (!bf16) t->of[t->count - 1].w = w;
 }
 
 static void add_layer(tdm_model_tensors *t, const tdm_model_config *c, const tdm_layer_weights *l, int64_t i, const char *scale_name)
@@ -85,10 +93,10 @@ tdm_status tdm_model_tensors_make(tdm_model_tensors *t, const tdm_weights *w, co
         return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the names of %zu tensors",
                         most);
     }
-    add(t, "model.embed_tokens", "weight", tdm_weights_embedding(w)->codes, 2);
+    add_rows(t, "model.embed_tokens", tdm_weights_embedding(w));
     for (int64_t i = 0; i < c->layers; i++) add_layer(t, c, tdm_weights_layer(w, i), i, scale_name);
     add_vector(t, "model.norm", tdm_weights_final_norm(w));
-    if (!c->tied_head) add(t, "lm_head", "weight", tdm_weights_head(w)->codes, 2);
+    if (!c->tied_head) add_rows(t, "lm_head", tdm_weights_head(w));
     TDM_ASSERT(t->count <= (int64_t)most);
     return TDM_OK;
 }

@@ -8,6 +8,7 @@
 enum { TDM_TENSOR_NAME_BYTES = TDM_MODULE_BYTES };
 
 typedef struct tdm_model_tensor {
+    const tdm_weight *w;  /* of a matrix that is to be computed, or a projection's; else NULL */
     int64_t layer;        /* -1: outside the layers */
     tdm_proj proj;        /* TDM_PROJ_COUNT: not a projection's matrix */
 } tdm_model_tensor;

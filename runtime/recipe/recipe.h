@@ -25,6 +25,8 @@ typedef enum tdm_kl_in { TDM_KL_IN_LOSS, TDM_KL_IN_REWARD, TDM_KL_IN_TOKEN } tdm
 typedef enum tdm_distill_loss { TDM_DISTILL_FULL, TDM_DISTILL_SAMPLED } tdm_distill_loss;
 typedef enum tdm_ratio { TDM_RATIO_AUTO, TDM_RATIO_TOKEN, TDM_RATIO_SEQUENCE } tdm_ratio; /* auto: settled before anyone looks */
 typedef enum tdm_checkpointing { TDM_CHECKPOINTING_AUTO, TDM_CHECKPOINTING_NONE, TDM_CHECKPOINTING_LAYER } tdm_checkpointing;
+typedef enum tdm_fp8_fmt { TDM_FP8_E4M3, TDM_FP8_E5M2 } tdm_fp8_fmt; /* the second is refused before anyone looks */
+typedef enum tdm_precision { TDM_PRECISION_BF16, TDM_PRECISION_FP8 } tdm_precision;
 typedef enum tdm_place { TDM_PLACE_DEVICE, TDM_PLACE_HOST } tdm_place;
 typedef enum tdm_offload { TDM_OFFLOAD_NONE, TDM_OFFLOAD_OPTIMIZER, TDM_OFFLOAD_ACTIVATIONS } tdm_offload;
 typedef enum tdm_device { TDM_DEVICE_AUTO, TDM_DEVICE_CPU, TDM_DEVICE_CUDA } tdm_device;
@@ -49,7 +51,10 @@ typedef struct tdm_recipe_model {
     bool random_weights;       /* path gives config and tokenizer alone */
     tdm_scheme weights;        /* tdm_recipe_given(r, "model.weights") says whether the user named it */
     tdm_act_quant activations; /* without meaning when weights is bf16 */
-    bool pow2_scale;
+    tdm_fp8_fmt fmt;
+    bool pow2_scale, pow2_weight_scales, pow2_activation_scales; /* with the first the others are true */
+    tdm_numbers weight_block_size; /* none, or [128, 128] */
+    tdm_precision lm_head, embedding;
     int64_t first_layers_bf16, last_layers_bf16;
     tdm_strings keep_bf16;
 } tdm_recipe_model;
@@ -271,6 +276,8 @@ static inline bool tdm_algorithm_prefers(tdm_algorithm a) { return a >= TDM_ALGO
 
 static inline bool tdm_reward_judges_by_itself(const tdm_recipe_reward *w) { return w->kind == TDM_REWARD_JUDGE && strcmp(w->model, "self") == 0; }
 /* Whether rollouts have turns. */
+/* What the keys of `model` say to the weight store; where the embedding lies is memory's. */
+tdm_weights_options tdm_recipe_weights(const tdm_recipe *r);
 static inline bool tdm_recipe_has_environment(const tdm_recipe *r) { return r->environment.python[0] || r->environment.command.count > 0; }
 
 /* Reads, applies overrides ("section.key=value", the value YAML; "reward[0].weight=2" reaches into the list) in order, fills in

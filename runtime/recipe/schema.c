@@ -9,6 +9,8 @@
 #define COUNT_MAX 9e18 /* as far as an int64_t counts */
 
 static const char *const schemes[] = {"bf16", "fp8_tensor", "fp8_channel", "fp8_block", NULL};
+static const char *const fmts[] = {"e4m3", "e5m2", NULL};
+static const char *const precisions[] = {"bf16", "fp8", NULL};
 static const char *const activations[] = {"none", "dynamic", "static", NULL};
 const char *const tdm_algorithm_names[] = {"grpo", "ppo", "sft", "dpo", "orpo", "kto", "reward", "distill", NULL};
 static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "rloo", "dppo_tv", "dppo_kl", "reinforce", "gspo", NULL}; /* gspo: settled before anyone looks */
@@ -42,10 +44,16 @@ static const tdm_key recipe_keys[] = {
     {"model.random_weights", TDM_KEY_BOOL, AT(model.random_weights), "false", 0, 0, NULL, 0, 0},
     {"model.weights", TDM_KEY_ENUM, AT(model.weights), "fp8_channel", 0, 0, schemes, 0, 0},
     {"model.activations", TDM_KEY_ENUM, AT(model.activations), "dynamic", 0, 0, activations, 0, 0},
+    {"model.fmt", TDM_KEY_ENUM, AT(model.fmt), "e4m3", 0, 0, fmts, 0, 0},
+    {"model.weight_block_size", TDM_KEY_NUMBERS, AT(model.weight_block_size), "[]", 1, 65536, NULL, 0, 0},
     {"model.pow2_scale", TDM_KEY_BOOL, AT(model.pow2_scale), "false", 0, 0, NULL, 0, 0},
+    {"model.pow2_weight_scales", TDM_KEY_BOOL, AT(model.pow2_weight_scales), "false", 0, 0, NULL, 0, 0},
+    {"model.pow2_activation_scales", TDM_KEY_BOOL, AT(model.pow2_activation_scales), "false", 0, 0, NULL, 0, 0},
     {"model.first_layers_bf16", TDM_KEY_INT, AT(model.first_layers_bf16), "0", 0, 10000, NULL, 0, 0},
     {"model.last_layers_bf16", TDM_KEY_INT, AT(model.last_layers_bf16), "0", 0, 10000, NULL, 0, 0},
     {"model.keep_bf16", TDM_KEY_TEXTS, AT(model.keep_bf16), "[lm_head]", 0, 0, NULL, 0, 0},
+    {"model.lm_head", TDM_KEY_ENUM, AT(model.lm_head), "bf16", 0, 0, precisions, 0, 0},
+    {"model.embedding", TDM_KEY_ENUM, AT(model.embedding), "bf16", 0, 0, precisions, 0, 0},
 
     {"adapter.rank", TDM_KEY_INT, AT(adapter.rank), "16", 1, 1024, NULL, 0, 0},
     {"adapter.alpha", TDM_KEY_FLOAT, AT(adapter.alpha), "32", 0, 1e6, NULL, TDM_KEY_ABOVE_MIN, 0},

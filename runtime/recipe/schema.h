@@ -85,6 +85,7 @@ bool tdm_size_read(const char *text, int64_t *out);
 
 /* What concerns several keys: defaults that follow from others, and combinations that are refused with a reason. */
 tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err);
+tdm_status tdm_recipe_settle_fp8(tdm_recipe *r, tdm_error *err);
 tdm_status tdm_recipe_settle_rewards(tdm_recipe *r, tdm_error *err);
 tdm_status tdm_recipe_settle_environment(const tdm_recipe *r, tdm_error *err);
 tdm_status tdm_recipe_settle_sources(tdm_recipe *r, tdm_error *err); /* after the rewards have their names */

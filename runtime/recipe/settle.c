@@ -6,7 +6,7 @@
 
 #define REFUSE(key, hint, ...) TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(r, (key), (char[TDM_RECIPE_WHERE]){0}), (hint), __VA_ARGS__)
 
-static tdm_status check_model(const tdm_recipe *r, tdm_error *err)
+static tdm_status check_model(tdm_recipe *r, tdm_error *err)
 {
     const tdm_recipe_model *m = &r->model;
     if (!m->path[0]) return REFUSE("model.path", "give a model folder or a .gguf file", "model.path is missing");
@@ -14,10 +14,7 @@ static tdm_status check_model(const tdm_recipe *r, tdm_error *err)
     if (m->random_weights && len > 5 && strcmp(m->path + len - 5, ".gguf") == 0)
         return REFUSE("model.random_weights", "give a folder with config.json and tokenizer.json as model.path",
                       "model.random_weights takes its shapes from a config.json, and model.path is a GGUF file");
-    if (m->activations == TDM_ACT_STATIC && (m->weights == TDM_SCHEME_FP8_CHANNEL || m->weights == TDM_SCHEME_FP8_BLOCK))
-        return REFUSE("model.activations", "use model.weights: fp8_tensor, or activations: dynamic",
-                      "model.activations: static needs one scale for each tensor, and model.weights has more");
-    return TDM_OK;
+    return tdm_recipe_settle_fp8(r, err);
 }
 
 /* Design section 1, promise 3: the same log-probability in both engines, whatever the batch around a sequence. */

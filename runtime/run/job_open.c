@@ -84,7 +84,7 @@ static tdm_status check_exact(const tdm_job *j, tdm_error *err)
 
 /* Where the recipe chose what the session may refuse. */
 typedef struct places {
-    char device[TDM_RECIPE_WHERE], budget[TDM_RECIPE_WHERE], first_bf16[TDM_RECIPE_WHERE], last_bf16[TDM_RECIPE_WHERE], keep_bf16[TDM_RECIPE_WHERE];
+    char device[TDM_RECIPE_WHERE], budget[TDM_RECIPE_WHERE], first_bf16[TDM_RECIPE_WHERE], last_bf16[TDM_RECIPE_WHERE], keep_bf16[TDM_RECIPE_WHERE], fp8_head[TDM_RECIPE_WHERE];
 } places;
 
 static void add_critic(tdm_job *j)
@@ -111,9 +111,7 @@ static void session_spec(tdm_job *j, const tdm_model_config *c, tdm_session_spec
         .model = r->model.path,
         .random_weights = r->model.random_weights,
         .plan_only = j->o->plan,
-        .weights = {.scheme = r->model.weights, .scheme_given = tdm_recipe_given(r, "model.weights"), .act = r->model.activations,
-                    .pow2 = r->model.pow2_scale, .first_layers_bf16 = r->model.first_layers_bf16, .last_layers_bf16 = r->model.last_layers_bf16,
-                    .keep_bf16 = r->model.keep_bf16.items, .embedding_on_host = r->memory.embedding == TDM_PLACE_HOST},
+        .weights = tdm_recipe_weights(r),
         .adapter_dir = r->adapter.init[0] ? r->adapter.init : NULL,
         .adapter = adapter,
         .optimizer = &j->optimizer,
@@ -130,10 +128,12 @@ static void session_spec(tdm_job *j, const tdm_model_config *c, tdm_session_spec
                   .budget = tdm_recipe_where(r, "memory.budget", where->budget),
                   .weights = {.first_layers_bf16 = tdm_recipe_where(r, "model.first_layers_bf16", where->first_bf16),
                               .last_layers_bf16 = tdm_recipe_where(r, "model.last_layers_bf16", where->last_bf16),
-                              .keep_bf16 = tdm_recipe_where(r, "model.keep_bf16", where->keep_bf16)}},
+                              .keep_bf16 = tdm_recipe_where(r, "model.keep_bf16", where->keep_bf16),
+                              .fp8_head = tdm_recipe_where(r, r->model.lm_head == TDM_PRECISION_FP8 ? "model.lm_head" : "model.embedding", where->fp8_head)}},
         .host_bytes = tdm_sequences_bytes(&store) + tdm_job_models_bytes(j),
         .threads = (int)r->threads,
     };
+    s->weights.embedding_on_host = r->memory.embedding == TDM_PLACE_HOST;
     const int64_t running = r->rollout.max_sequences > 0 ? r->rollout.max_sequences : 256;
     s->engine = (tdm_engine_spec){.sequences = tdm_min_i64(running, j->samples), .samples = j->samples, .requests = j->groups, .context = j->context,
                                   .batch_tokens = tdm_max_i64(512, tdm_min_i64(running, j->samples)),

@@ -135,7 +135,8 @@ static void run_case(const json_t *want)
     const tdm_weights_options o = {.scheme = scheme_of(text_of(want, "scheme")),
                                    .scheme_given = !stored,
                                    .act = TDM_ACT_DYNAMIC,
-                                   .pow2 = json_is_true(json_object_get(want, "pow2"))};
+                                   .pow2_weights = json_is_true(json_object_get(want, "pow2")),
+                                   .pow2_acts = json_is_true(json_object_get(want, "pow2"))};
     snprintf(path, sizeof path, DATA "%s", text_of(want, "path"));
     print_message("         %s %s\n", path, text_of(want, "scheme"));
     if (tdm_model_file_open(&f, path, &err) != TDM_OK || tdm_weights_bytes(f, &o, &bytes, &err) != TDM_OK)

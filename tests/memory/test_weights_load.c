@@ -273,7 +273,10 @@ static void load_device(const tdm_model_file *f, const tdm_weights_options *o, c
     if (tdm_weights_config(w)->layers > 1) assert_true(device.syncs > 4); /* both halves of the stage were used again */
     OK(tdm_weights_hash(w, &hash, err));
     assert_true(hash == plain_hash(want, want_bytes));
-    if (host) assert_memory_equal(tdm_weights_embedding(w)->codes.data, want, host);
+    const tdm_weight *table = tdm_weights_embedding(w);
+    if (host) assert_memory_equal(table->codes.data, want, host);
+    if (host && o->fp8_embedding) /* its scales lie behind its codes */
+        assert_true((const char *)table->scale.data == (const char *)table->codes.data + tdm_align_up((size_t)(table->codes.rows * table->codes.cols), 64));
     assert_int_equal(mprotect(r.base, device.bytes, PROT_READ), 0);
     assert_memory_equal(r.base, want + host, bytes);
     tdm_weights_close(w);
@@ -305,7 +308,12 @@ static void the_bytes_are_the_same_on_any_number_of_threads_and_on_a_device(void
         tdm_model_file *f = odd_model(odd_models[i], i == 1);
         for (int scheme = TDM_SCHEME_BF16; scheme <= TDM_SCHEME_FP8_BLOCK; scheme++)
             expect_same_bytes(
-                f, (tdm_weights_options){.scheme = (tdm_scheme)scheme, .act = TDM_ACT_DYNAMIC, .pow2 = scheme == TDM_SCHEME_FP8_CHANNEL});
+                f, (tdm_weights_options){.scheme = (tdm_scheme)scheme,
+                                         .act = TDM_ACT_DYNAMIC,
+                                         .pow2_weights = scheme == TDM_SCHEME_FP8_CHANNEL,
+                                         .pow2_acts = scheme == TDM_SCHEME_FP8_CHANNEL,
+                                         .fp8_head = scheme % 2 == 0,
+                                         .fp8_embedding = scheme >= TDM_SCHEME_FP8_CHANNEL});
         tdm_model_file_close(f);
     }
 }
@@ -413,11 +421,38 @@ static void of_many_errors_the_first_in_order_is_named(void **state)
     test_scratch_free(dir);
 }
 
+/* Each kind of scale by itself: those made here, and what the weight says of its activations. */
+static void powers_of_two_for_weights_and_for_activations(void **state)
+{
+    tdm_model_file *f = odd_model(odd_models[0], false);
+    (void)state;
+    for (int acts = 0; acts < 2; acts++) {
+        const tdm_weights_options o = {.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC, .threads = 2, .pow2_weights = !acts, .pow2_acts = acts};
+        tdm_weights *w;
+        size_t bytes;
+        int powers = 0;
+        OK(tdm_weights_bytes(f, &o, &bytes, err));
+        void *region = aligned_alloc(64, tdm_align_up(bytes, 64));
+        OK(tdm_weights_open(&w, f, &o, &(tdm_region){region, bytes, NULL, NULL}, err));
+        const tdm_weight *down = &tdm_weights_layer(w, 0)->proj[TDM_PROJ_DOWN];
+        for (int64_t r = 0; r < down->codes.rows; r++) {
+            int exponent;
+            powers += frexpf(((const float *)down->scale.data)[r], &exponent) == 0.5f;
+        }
+        assert_int_equal(down->pow2, acts);
+        assert_true(acts ? powers < down->codes.rows / 4 : powers == down->codes.rows);
+        tdm_weights_close(w);
+        free(region);
+    }
+    tdm_model_file_close(f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_bytes_are_the_same_on_any_number_of_threads_and_on_a_device),
         cmocka_unit_test(a_device_that_fails_ends_in_its_error_and_leaves_no_stage),
+        cmocka_unit_test(powers_of_two_for_weights_and_for_activations),
         cmocka_unit_test(of_many_errors_the_first_in_order_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -150,7 +150,8 @@ static void every_model_every_scheme(void **state)
         tdm_weights_options options;
     } cases[] = {
         {"fp8_channel", "--activations none", {.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_NONE}},
-        {"fp8_channel", "--pow2-scale", {.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC, .pow2 = true}},
+        {"fp8_channel", "--pow2-scale", {.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC, .pow2_weights = true, .pow2_acts = true}},
+        {"fp8_block", "--pow2-weight-scales", {.scheme = TDM_SCHEME_FP8_BLOCK, .act = TDM_ACT_DYNAMIC, .pow2_weights = true}},
         {"fp8_block", "", {.scheme = TDM_SCHEME_FP8_BLOCK, .act = TDM_ACT_DYNAMIC}},
         {"fp8_block", "--format compressed-tensors", {.scheme = TDM_SCHEME_FP8_BLOCK, .act = TDM_ACT_DYNAMIC}},
         {"fp8_tensor", "", {.scheme = TDM_SCHEME_FP8_TENSOR, .act = TDM_ACT_DYNAMIC}},

@@ -104,6 +104,41 @@ static void values_arrive_as_written(void **state)
     tdm_recipe_close(r);
 }
 
+/* Each FP8 recipe of ROLL, vLLM, Unsloth and NeMo-RL as keys, and what the weight store is told. */
+static void fp8_keys_reach_the_weights(void **state)
+{
+    static const struct {
+        const char *keys;
+        tdm_weights_options want;
+    } cases[] = {
+        {"", {.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC}},
+        {", weights: fp8_tensor", {.scheme = TDM_SCHEME_FP8_TENSOR, .scheme_given = true, .act = TDM_ACT_DYNAMIC}},
+        {", weights: fp8_tensor, activations: static", {.scheme = TDM_SCHEME_FP8_TENSOR, .scheme_given = true, .act = TDM_ACT_STATIC}},
+        {", weights: fp8_block, fmt: e4m3, activations: dynamic, weight_block_size: [128, 128]",
+         {.scheme = TDM_SCHEME_FP8_BLOCK, .scheme_given = true, .act = TDM_ACT_DYNAMIC}},
+        {", weights: fp8_block, pow2_weight_scales: true, first_layers_bf16: 1, last_layers_bf16: 3",
+         {.scheme = TDM_SCHEME_FP8_BLOCK, .scheme_given = true, .act = TDM_ACT_DYNAMIC, .pow2_weights = true, .first_layers_bf16 = 1, .last_layers_bf16 = 3}},
+        {", pow2_activation_scales: true", {.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC, .pow2_acts = true}},
+        {", pow2_scale: true", {.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC, .pow2_weights = true, .pow2_acts = true}},
+        {", activations: none, lm_head: fp8", {.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_NONE, .fp8_head = true}},
+        {", keep_bf16: [], lm_head: fp8, embedding: fp8", {.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC, .fp8_head = true, .fp8_embedding = true}},
+    };
+    (void)state;
+    for (size_t i = 0; i < TDM_COUNT(cases); i++) {
+        char text[512];
+        snprintf(text, sizeof text, "model: {path: m%s}\ndata: {train: t.jsonl}\nreward: [{type: number}]\n", cases[i].keys);
+        tdm_recipe *r = must_parse(text, NULL);
+        tdm_weights_options have = tdm_recipe_weights(r);
+        have.keep_bf16 = NULL;
+        const tdm_weights_options *want = &cases[i].want;
+        if (have.scheme != want->scheme || have.scheme_given != want->scheme_given || have.act != want->act || have.pow2_weights != want->pow2_weights ||
+            have.pow2_acts != want->pow2_acts || have.fp8_head != want->fp8_head || have.fp8_embedding != want->fp8_embedding ||
+            have.first_layers_bf16 != want->first_layers_bf16 || have.last_layers_bf16 != want->last_layers_bf16)
+            fail_msg("%s", cases[i].keys);
+        tdm_recipe_close(r);
+    }
+}
+
 static void entries_of_data_train_take_what_they_lack_from_data(void **state)
 {
     (void)state;
@@ -433,6 +468,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_those_of_the_design),
         cmocka_unit_test(values_arrive_as_written),
+        cmocka_unit_test(fp8_keys_reach_the_weights),
         cmocka_unit_test(entries_of_data_train_take_what_they_lack_from_data),
         cmocka_unit_test(the_level_of_the_ratio_follows_that_of_the_correction),
         cmocka_unit_test(a_loss_brings_its_bounds),

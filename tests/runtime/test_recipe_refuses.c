@@ -169,6 +169,25 @@ static const struct { const char *text, *line; } broken[] = {
     {"model: {path: m, activations: static}\n",
      "model.activations: static needs one scale for each tensor, and model.weights has more (a.yaml:1:31): use model.weights: fp8_tensor, or "
      "activations: dynamic"},
+    {"model: {path: m, weights: fp8_block, activations: static}\n",
+     "model.activations: static needs one scale for each tensor, and model.weights has more (a.yaml:1:51): use model.weights: fp8_tensor, or "
+     "activations: dynamic"},
+    {"model: {path: m, fmt: e5m2}\n",
+     "model.fmt: e5m2 is not supported: its range is of no use to values with scales, and it has half of e4m3's precision (a.yaml:1:23): use "
+     "model.fmt: e4m3"},
+    {"model: {path: m, weight_block_size: [128, 128]}\n",
+     "model.weight_block_size is of fp8_block alone (a.yaml:1:37): use model.weights: fp8_block, or remove it"},
+    {"model: {path: m, weights: fp8_block, weight_block_size: [128, 64]}\n",
+     "model.weight_block_size is not [128, 128] (a.yaml:1:57): use [128, 128], the blocks that checkpoints and kernels have"},
+    {"model: {path: m, weights: fp8_block, weight_block_size: [128]}\n",
+     "model.weight_block_size is not [128, 128] (a.yaml:1:57): use [128, 128], the blocks that checkpoints and kernels have"},
+    {"model: {path: m, pow2_scale: true, pow2_activation_scales: false}\n",
+     "model.pow2_scale is for weights and activations, and model.pow2_activation_scales says no (a.yaml:1:60): remove model.pow2_scale, and set each of "
+     "the two"},
+    {"model: {path: m, lm_head: fp8, keep_bf16: [down_proj, head]}\n",
+     "model.lm_head: fp8, and model.keep_bf16 keeps \"head\" (a.yaml:1:27): remove it, or take the name out of model.keep_bf16"},
+    {"model: {path: m, embedding: fp8, keep_bf16: [embed_tokens]}\n",
+     "model.embedding: fp8, and model.keep_bf16 keeps \"embed_tokens\" (a.yaml:1:29): remove it, or take the name out of model.keep_bf16"},
     {"model: {path: m}\ntrain: {algorithm: sft}\n",
      "train.algorithm: sft needs data.train (a.yaml: data.train): give a JSONL file of messages, or of prompt and completion"},
     {"model: {path: m}\ntrain: {algorithm: kto}\n",
