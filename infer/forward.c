@@ -55,6 +55,11 @@ tdm_status tdm_forward_dropped(const tdm_run *r, int64_t layer, tdm_proj p, tdm_
     return r->m->be->dropout(r->m->s, y, x, r->dropout.p, r->dropout.seed, site, r->dropout.token, err);
 }
 
+static tdm_status show(const tdm_model *m, int64_t layer, tdm_proj site, tdm_cview x, tdm_error *err)
+{
+    return m->observer ? m->observer->see(m->observer->ctx, layer, site, x, err) : TDM_OK;
+}
+
 typedef struct projection {
     tdm_proj p;
     tdm_view y;
@@ -71,6 +76,7 @@ static tdm_status project(const tdm_run *r, int64_t layer, tdm_layer_acts *a, td
     tdm_linear group[TDM_PROJ_COUNT];
     int n = 0;
     tdm_status st = TDM_OK;
+    TDM_TRY(st, show(m, layer, list[0].p, x, err), done);
     for (int i = 0; i < count; i++) {
         const tdm_proj p = list[i].p;
         const tdm_weight *w = &lw->proj[p];
@@ -126,6 +132,8 @@ static tdm_status attend(const tdm_run *r, int64_t layer, tdm_layer_acts *a, tdm
                               .k = rotation(r, layer, k, sized(a->k_pre, t), lw->norm_k, c->kv_heads),
                               .write = {.kv = &a->kv, .batch = r->batch, .k = tdm_view_const(k), .v = tdm_view_const(v)}};
     TDM_TRY(st, m->be->rope_kv(m->s, &rope, err), done);
+    TDM_TRY(st, show(m, layer, TDM_PROJ_K, tdm_view_const(k), err), done);
+    TDM_TRY(st, show(m, layer, TDM_PROJ_V, tdm_view_const(v), err), done);
     const tdm_attention at = {.o = sized(a->o, t), .lse = sized(a->lse, t), .q = tdm_view_const(q), .kv = &a->kv, .batch = r->batch,
                               .heads = c->heads, .window = tdm_layer_window(c, layer), .scale = tdm_attention_scale(c), .quantize = q_act};
     TDM_TRY(st, m->be->attention(m->s, &at, err), done);
@@ -167,6 +175,8 @@ tdm_status tdm_forward_layer(const tdm_run *r, int64_t layer, tdm_layer_acts *a,
     const tdm_view x_mid = tape ? sized(a->x_mid, t) : x_in;
     tdm_view xn = sized(r->scratch.xn, t), act = sized(r->scratch.act, t), gate = sized(a->gate, t), up = sized(a->up, t);
     x_out = sized(x_out, t);
+    a->kv.k_scale = lw->k_scale;
+    a->kv.v_scale = lw->v_scale;
 
     const tdm_view codes = r->scratch.codes, scales = r->scratch.scales;
     const tdm_cview o = columns(a->o, t, c->heads * c->head_dim);

@@ -64,9 +64,7 @@ tdm_kv_pages tdm_kv_layer(const tdm_kv_cache *k, int64_t layer)
                           .pages = k->pages,
                           .kv_heads = k->m->c->kv_heads,
                           .head_dim = k->m->c->head_dim,
-                          .dtype = k->m->kv_dtype,
-                          .k_scale = k->m->kv_scale,
-                          .v_scale = k->m->kv_scale};
+                          .dtype = k->m->kv_dtype};
 }
 
 tdm_status tdm_kv_copy_page(const tdm_kv_cache *k, int32_t dst, int32_t src, tdm_error *err)

@@ -34,7 +34,7 @@ tdm_status tdm_model_open(tdm_model *m, const tdm_backend *be, tdm_stream *s, co
 {
     tdm_status st = TDM_OK;
     const tdm_model_config *c = tdm_weights_config(w);
-    *m = (tdm_model){.be = be, .s = s, .w = w, .c = c, .positions = positions, .kv_dtype = kv_dtype, .kv_scale = 1.0f, .embed_scale = 1.0f};
+    *m = (tdm_model){.be = be, .s = s, .w = w, .c = c, .positions = positions, .kv_dtype = kv_dtype, .embed_scale = 1.0f};
     /* transformers multiplies with the factor in the weights' dtype */
     if (c->arch->scaled_embed) m->embed_scale = tdm_bf16_to_f32(tdm_f32_to_bf16((float)sqrt((double)c->width)));
     const int64_t half = tdm_rope_dim(c) / 2, count = positions * half, kinds = tables(c);

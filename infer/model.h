@@ -5,6 +5,13 @@
 
 #include "infer/adapter.h"
 
+/* Who looks at what enters the projections while a forward runs (tandem calibrate): x in the backend's memory, of q, o, gate and down as
+ * the first of those that share it; k and v: the rows that go into the KV cache. */
+typedef struct tdm_observer {
+    tdm_status (*see)(void *ctx, int64_t layer, tdm_proj site, tdm_cview x, tdm_error *err);
+    void *ctx;
+} tdm_observer;
+
 /* Everything a forward needs and never changes. Borrows all of it. */
 typedef struct tdm_model {
     const tdm_backend *be;
@@ -14,8 +21,8 @@ typedef struct tdm_model {
     tdm_cview rope_cos[2], rope_sin[2]; /* [positions, tdm_rope_dim / 2] f32, borrowed; of layers without and with a window */
     int64_t positions;            /* longest sequence this model was opened for */
     tdm_dtype kv_dtype;           /* BF16, or E4M3 (memory.kv: fp8) in both engines */
-    float kv_scale;               /* scale of e4m3 keys and values; 1 */
     float embed_scale;            /* of rows of the embedding */
+    const tdm_observer *observer; /* borrowed; NULL: no one looks */
 } tdm_model;
 
 /* tables: tdm_model_table_bytes in the backend's memory, for cosines and sines; lent until the model is no longer used. */
@@ -38,7 +45,7 @@ typedef struct tdm_layer_acts {
     tdm_view attn_out, ffn_out;    /* [T, D] bf16: before they are normalized; of a model that does so. One place where no tape is kept */
     tdm_view rstd_attn_out, rstd_ffn_out; /* [T, 1] f32, tape only */
     tdm_view h[TDM_PROJ_COUNT];    /* [T, R] bf16: x A^T of each target; R: the largest rank of the adapters there are */
-    tdm_kv_pages kv;               /* this layer's pages */
+    tdm_kv_pages kv;               /* this layer's pages; their scales are set by the forward, from the weights */
 } tdm_layer_acts;
 
 /* Scratch that no layer keeps. */

@@ -16,6 +16,7 @@ struct tdm_fp8_checkpoint {
         tdm_fp8_module module;
     } groups[GROUPS_MAX];
     int count;
+    bool other_kv; /* the KV cache of the checkpoint is quantized, and not as ours is */
 };
 
 #define REFUSE(f, ...)                                                                                                 \
@@ -112,6 +113,14 @@ done:
     return st;
 }
 
+/* compressed-tensors: "kv_cache_scheme". One we do not have is no reason to refuse the weights. */
+static bool is_other_kv(const json_t *scheme)
+{
+    const json_t *bits = json_object_get(scheme, "num_bits");
+    const char *type = json_string_value(json_object_get(scheme, "type")), *strategy = json_string_value(json_object_get(scheme, "strategy"));
+    return scheme && (json_integer_value(bits) != 8 || !type || strcmp(type, "float") != 0 || (strategy && strcmp(strategy, "tensor") != 0));
+}
+
 static tdm_status read_compressed(tdm_fp8_checkpoint *q, const tdm_json_fields *f)
 {
     tdm_status st = TDM_OK;
@@ -121,6 +130,7 @@ static tdm_status read_compressed(tdm_fp8_checkpoint *q, const tdm_json_fields *
     if (strcmp(format, "float-quantized") != 0 && strcmp(format, "naive-quantized") != 0)
         return REFUSE(f, "compressed-tensors format %.32s is not supported, only float-quantized", format);
     const json_t *groups = tdm_json_get(f->object, "config_groups");
+    q->other_kv = is_other_kv(tdm_json_get(f->object, "kv_cache_scheme"));
     if (!json_is_object(groups) || json_object_size(groups) == 0)
         return REFUSE(f, "quantization_config has no config_groups");
     if (json_object_size(groups) > GROUPS_MAX) return REFUSE(f, "more than %d config_groups", GROUPS_MAX);
@@ -212,6 +222,8 @@ void tdm_fp8_checkpoint_free(tdm_fp8_checkpoint *q)
     tdm_patterns_free(q->ignored);
     free(q);
 }
+
+bool tdm_fp8_checkpoint_kv(const tdm_fp8_checkpoint *q) { return !q->other_kv; }
 
 tdm_status tdm_fp8_checkpoint_module(const tdm_fp8_checkpoint *q, const char *module, tdm_fp8_module *out,
                                      tdm_error *err)

@@ -23,6 +23,8 @@ tdm_status tdm_fp8_checkpoint_read(tdm_fp8_checkpoint **q, const json_t *config,
 void tdm_fp8_checkpoint_free(tdm_fp8_checkpoint *q);
 /* module: "model.layers.0.mlp.up_proj". */
 tdm_status tdm_fp8_checkpoint_module(const tdm_fp8_checkpoint *q, const char *module, tdm_fp8_module *out, tdm_error *err);
+/* Whether scales of keys and values in it are those of e4m3. */
+bool tdm_fp8_checkpoint_kv(const tdm_fp8_checkpoint *q);
 const char *tdm_scheme_text(tdm_scheme scheme); /* "fp8_channel" */
 
 #endif

@@ -112,4 +112,5 @@ bool tdm_weights_batch_dependent(const tdm_weights *w)
     return false;
 }
 
+bool tdm_weights_kv_scaled(const tdm_weights *w) { return w->kv_scaled; }
 tdm_cview tdm_weights_final_norm(const tdm_weights *w) { return w->final_norm; }

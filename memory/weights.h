@@ -30,6 +30,7 @@ typedef struct tdm_weights_options {
     bool fp8_head, fp8_embedding; /* e4m3 by row, their activations BF16, whatever the scheme is; the two are one where the head is tied */
     int64_t first_layers_bf16, last_layers_bf16;
     const char *const *keep_bf16; /* names or substrings of modules that stay BF16 ("lm_head"); NULL-terminated, or NULL */
+    const char *activation_scales; /* a file of tandem calibrate: activation scales for STATIC, and of keys and values; NULL: none */
     bool embedding_on_host; /* the embedding in host_open's memory, from which a device's embed reads its rows; not where the head is tied to it */
     int threads;            /* of the host, for loading and hashing; 0: as many as the process may use. No byte depends on it */
 } tdm_weights_options;
@@ -44,6 +45,7 @@ typedef struct tdm_layer_weights {
     /* bf16, or f32 where they multiply with 1 + w, which they then hold; absent where the family has none */
     tdm_cview norm_attn, norm_attn_out, norm_ffn, norm_ffn_out; /* [1, D] */
     tdm_cview norm_q, norm_k;                                   /* [1, Dh] */
+    float k_scale, v_scale;                                     /* of an e4m3 KV cache: calibrated, or 1 */
 } tdm_layer_weights;
 
 typedef struct tdm_weights tdm_weights;
@@ -69,6 +71,8 @@ const tdm_weight *tdm_weights_embedding(const tdm_weights *w); /* [V, D] */
 const tdm_weight *tdm_weights_head(const tdm_weights *w);      /* [V, D]; the embedding itself when tied */
 /* True when some activation scale is of the whole call (dynamic per tensor): then a row's result depends on its neighbours. */
 bool tdm_weights_batch_dependent(const tdm_weights *w);
+/* True when keys and values have calibrated scales, in every layer. */
+bool tdm_weights_kv_scaled(const tdm_weights *w);
 tdm_cview tdm_weights_final_norm(const tdm_weights *w);
 /* A 64-bit hash over all bytes of the buffer (FNV-1a 64 of the FNV-1a 64 of each MiB): it must never change (promise 1); also names
  * the base in checkpoints. The same whatever memory the buffer, or a part of it, lies in and however many threads compute it. */

@@ -83,7 +83,7 @@ static void list_matrix(loader *l, const tdm_matrix_plan *m)
                              .pow2 = l->plan->options->pow2_weights});
     add_piece(l, (tdm_piece){
                      .kind = TDM_PIECE_SCALES, .t = m->scale, .w = w, .rows = 1, .cols = w->scale.rows * w->scale.cols, .at = m->scale_at});
-    add_piece(l, (tdm_piece){.kind = TDM_PIECE_INPUT_SCALE, .t = m->input_scale, .w = w, .rows = 1, .cols = 1});
+    add_piece(l, (tdm_piece){.kind = TDM_PIECE_INPUT_SCALE, .t = m->input_scale, .w = w, .field = &w->input_scale, .rows = 1, .cols = 1});
     add_piece(l, (tdm_piece){.kind = TDM_PIECE_BF16, .t = m->bias, .w = w, .rows = 1, .cols = w->bias.cols, .at = m->bias_at});
 }
 
@@ -91,6 +91,10 @@ static void list_pieces(loader *l)
 {
     const tdm_weights_plan *p = l->plan;
     for (int64_t i = 0; i < p->matrix_count; i++) list_matrix(l, &p->matrices[i]);
+    for (int64_t i = 0; i < 2 * p->w->config.layers; i++) {
+        tdm_layer_weights *layer = &p->w->layers[i / 2];
+        add_piece(l, (tdm_piece){.kind = TDM_PIECE_INPUT_SCALE, .t = p->kv_scale[i], .field = i % 2 ? &layer->v_scale : &layer->k_scale, .rows = 1, .cols = 1});
+    }
     for (int64_t i = 0; i < p->vector_count; i++) {
         const tdm_vector_plan *v = &p->vectors[i];
         const tdm_piece_kind kind = v->v->dtype == TDM_DTYPE_F32 ? TDM_PIECE_F32 : TDM_PIECE_BF16;
@@ -199,7 +203,7 @@ static void add_band(loader *l, const tdm_piece *p, int64_t row, int64_t rows)
     const size_t row_bytes = tdm_piece_row_bytes(p), bytes = (size_t)rows * row_bytes;
     const int64_t wide = tdm_piece_unit_cols(p);
     unsigned char *out = p->kind == TDM_PIECE_INPUT_SCALE
-                             ? (unsigned char *)&p->w->input_scale
+                             ? (unsigned char *)p->field
                              : place(l, &l->codes, p->at + (size_t)row * row_bytes, bytes, row + rows == p->rows);
     float *scale = place_scales(l, p, row, rows);
     for (int64_t c = 0; c < p->cols; c += wide)
@@ -371,7 +375,7 @@ static tdm_status open_loader(loader *l, const tdm_weights_plan *p, const tdm_re
                   .buffer_floats = tdm_unit_floats((int64_t)longest),
                   .half_bytes = half_bytes(longest),
                   .units_most = (int64_t)units_most(longest)};
-    l->pieces = calloc((size_t)p->matrix_count * 4 + (size_t)p->vector_count, sizeof *l->pieces);
+    l->pieces = calloc((size_t)p->matrix_count * 4 + (size_t)p->vector_count + 2 * (size_t)p->w->config.layers, sizeof *l->pieces);
     l->buffer = malloc((size_t)l->threads * (size_t)l->buffer_floats * sizeof *l->buffer);
     l->units = malloc((size_t)l->units_most * sizeof *l->units);
     l->parts = malloc((size_t)l->units_most * sizeof *l->parts);

@@ -137,7 +137,9 @@ static tdm_status start(tdm_weights_plan *p, const tdm_model_file *f, const tdm_
     if (!p->w || !p->w->layers || !p->matrices || !p->vectors || !p->used)
         return TDM_FAIL(err, TDM_ERR_OTHER, tdm_model_file_path(f), NULL, "out of memory for the tensor table");
     p->w->config = *c;
-    return TDM_OK;
+    p->kv_scale = calloc((size_t)c->layers * 2, sizeof *p->kv_scale);
+    if (!p->kv_scale) return TDM_FAIL(err, TDM_ERR_OTHER, tdm_model_file_path(f), NULL, "out of memory for the tensor table");
+    return o->activation_scales ? tdm_activation_scales_read(&p->calibrated, c, o->activation_scales, err) : TDM_OK;
 }
 
 tdm_status tdm_weights_plan_make(tdm_weights_plan *p, const tdm_model_file *f, const tdm_weights_options *o,
@@ -157,6 +159,7 @@ tdm_status tdm_weights_plan_make(tdm_weights_plan *p, const tdm_model_file *f, c
         TDM_TRY(st, plan_matrix(p, &p->w->head, head_module, -1, c->vocab, c->width, false, err), done);
         reserve_group(p, 1);
     }
+    TDM_TRY(st, tdm_weights_kv_scales(p, err), done);
     TDM_TRY(st, tdm_weights_check_extra(p, err), done);
 done:
     return st;
@@ -168,6 +171,8 @@ void tdm_weights_plan_free(tdm_weights_plan *p)
     free(p->matrices);
     free(p->vectors);
     free(p->used);
+    free(p->kv_scale);
+    tdm_activation_scales_free(&p->calibrated);
     *p = (tdm_weights_plan){0};
 }
 

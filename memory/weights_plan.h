@@ -9,6 +9,7 @@
 #ifndef TANDEM_MEMORY_WEIGHTS_PLAN_H
 #define TANDEM_MEMORY_WEIGHTS_PLAN_H
 
+#include "memory/activation_scales.h"
 #include "memory/weights.h"
 
 struct tdm_weights {
@@ -20,6 +21,7 @@ struct tdm_weights {
     void *host;                /* owned, host_open's; the buffer's first host_bytes lie there and not in the region; or NULL */
     size_t bytes, host_bytes;
     int threads;
+    bool kv_scaled;
 };
 
 /* One matrix on its way: sources in the file, places in the region. */
@@ -46,6 +48,8 @@ typedef struct tdm_weights_plan {
     tdm_matrix_plan *matrices; /* owned; in the order of the region */
     tdm_vector_plan *vectors;  /* owned */
     int64_t matrix_count, vector_count;
+    tdm_activation_scales calibrated; /* owned; arrays NULL where the options name no file */
+    const tdm_tensor **kv_scale;      /* owned; [L, 2] scales of keys and values in the file, or NULL */
     const tdm_tensor *tied_copy; /* lm_head.weight beside a tied embedding: must hold the same values */
     bool *used;                  /* owned; by tensor of the file */
     size_t bytes, host_bytes;    /* of the whole buffer; of its beginning that lies on the host */

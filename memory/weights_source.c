@@ -65,6 +65,21 @@ static bool stays_bf16(const tdm_weights_plan *p, const char *module, int64_t la
            matches_any(o->keep_bf16, module);
 }
 
+/* The scale that `tandem calibrate` found for a module. */
+static tdm_status calibrated_scale(tdm_weights_plan *p, tdm_matrix_plan *m, const char *module, int64_t layer, tdm_error *err)
+{
+    char where[512];
+    if (!p->calibrated.input) {
+        tdm_tensor_where(m->weight, where, sizeof where);
+        return TDM_FAIL(err, TDM_ERR_RECIPE, where, "use model.activations: dynamic, a calibrated checkpoint, or tandem calibrate and model.activation_scales",
+                        "static activation scales, which only a calibrated FP8 checkpoint has");
+    }
+    const float amax = p->calibrated.input[layer][m->w - p->w->layers[layer].proj];
+    if (amax == 0.0f) return TDM_FAIL(err, TDM_ERR_INPUT, p->calibrated.path, "is the calibration of another model?", "it has no %s", module);
+    m->w->input_scale = tdm_fp8_scale(amax, p->options->pow2_acts);
+    return TDM_OK;
+}
+
 static tdm_status scheme_of_float(tdm_weights_plan *p, tdm_matrix_plan *m, const char *module, int64_t layer,
                                   tdm_error *err)
 {
@@ -83,9 +98,10 @@ static tdm_status scheme_of_float(tdm_weights_plan *p, tdm_matrix_plan *m, const
     }
     m->w->scheme = stays_bf16(p, module, layer) ? TDM_SCHEME_BF16 : o->scheme;
     m->w->act = m->w->scheme == TDM_SCHEME_BF16 ? TDM_ACT_NONE : o->act;
-    if (m->w->act == TDM_ACT_STATIC)
-        return TDM_FAIL(err, TDM_ERR_RECIPE, where, "use model.activations: dynamic, or a calibrated checkpoint",
-                        "static activation scales, which only a calibrated FP8 checkpoint has");
+    if (m->w->act == TDM_ACT_STATIC) {
+        const tdm_status st = calibrated_scale(p, m, module, layer, err);
+        if (st != TDM_OK) return st;
+    }
     m->w->pow2 = o->pow2_acts && m->w->scheme != TDM_SCHEME_BF16;
     return TDM_OK;
 }
@@ -141,6 +157,9 @@ static tdm_status scheme_of_fp8(tdm_weights_plan *p, tdm_matrix_plan *m, const c
             err, TDM_ERR_RECIPE, where,
             "leave the module out of keep_bf16, first_layers_bf16 and last_layers_bf16, or use the unquantized model",
             "the recipe keeps %s in BF16, the checkpoint is stored as %s", module, tdm_scheme_text(how->stored));
+    if (p->calibrated.input && o->act == TDM_ACT_STATIC)
+        return TDM_FAIL(err, TDM_ERR_RECIPE, p->calibrated.path, "leave model.activation_scales out, or use the unquantized model",
+                        "activation scales of a file are for weights that are quantized here, the checkpoint is stored as %s", tdm_scheme_text(how->stored));
     if (o->act == TDM_ACT_STATIC && how->act != TDM_ACT_STATIC)
         return TDM_FAIL(err, TDM_ERR_RECIPE, where, "use model.activations: dynamic",
                         "the recipe asks for static activation scales, the checkpoint has none");
@@ -192,8 +211,35 @@ static bool ends_with(const char *s, const char *suffix)
     return n >= m && strcmp(s + n - m, suffix) == 0;
 }
 
-/* Names transformers skips as well: frequencies recomputed from the config; scales of a quantized KV cache, which ours
- * is not. */
+/* The scales of a layer's keys and values: of the file of `tandem calibrate`, else of an FP8 checkpoint, under the name compressed-tensors has
+ * for them or had before 0.6. They are read whatever the cache is: a BF16 one does not use them. */
+tdm_status tdm_weights_kv_scales(tdm_weights_plan *p, tdm_error *err)
+{
+    static const char *const names[][2] = {{"self_attn.k_scale", "self_attn.v_scale"}, {"self_attn.k_proj.output_scale", "self_attn.v_proj.output_scale"}};
+    tdm_status st = TDM_OK;
+    const tdm_fp8_checkpoint *q = tdm_model_file_fp8(p->file);
+    p->w->kv_scaled = true;
+    for (int64_t i = 0; i < 2 * p->w->config.layers; i++) {
+        tdm_layer_weights *layer = &p->w->layers[i / 2];
+        float *scale = i % 2 ? &layer->v_scale : &layer->k_scale;
+        *scale = 1.0f;
+        if (p->calibrated.kv && p->calibrated.kv[i / 2][i % 2] > 0) {
+            *scale = tdm_fp8_scale(p->calibrated.kv[i / 2][i % 2], false);
+            continue;
+        }
+        for (size_t n = 0; q && tdm_fp8_checkpoint_kv(q) && n < TDM_COUNT(names) && !p->kv_scale[i]; n++) {
+            char full[128];
+            snprintf(full, sizeof full, "model.layers.%" PRId64 ".%s", i / 2, names[n][i % 2]);
+            p->kv_scale[i] = take(p, full);
+        }
+        if (p->kv_scale[i]) TDM_TRY(st, check_scale_shape(p->kv_scale[i], TDM_SCHEME_FP8_TENSOR, 1, 1, err), done);
+        p->w->kv_scaled &= p->kv_scale[i] != NULL;
+    }
+done:
+    return st;
+}
+
+/* Names transformers skips as well: frequencies recomputed from the config; scales of a KV cache in a format that ours does not have. */
 static bool is_harmless(const tdm_weights_plan *p, const char *name)
 {
     static const char *const kv[] = {".self_attn.k_scale", ".self_attn.v_scale", ".self_attn.q_scale",

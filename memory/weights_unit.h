@@ -11,13 +11,14 @@ typedef enum tdm_piece_kind {
     TDM_PIECE_QUANTIZE,   /* floats, to e4m3 codes and scales */
     TDM_PIECE_CODES,      /* e4m3 codes, copied */
     TDM_PIECE_SCALES,     /* f32 scales of such codes; one is spread over the rows where the region has one for each */
-    TDM_PIECE_INPUT_SCALE /* to the weight's own field; nothing in the region */
+    TDM_PIECE_INPUT_SCALE /* one f32, to `field`; nothing in the region */
 } tdm_piece_kind;
 
 typedef struct tdm_piece {
     tdm_piece_kind kind;
     const tdm_tensor *t;
     tdm_weight *w;        /* NULL for vectors */
+    float *field;         /* of INPUT_SCALE */
     int64_t rows, cols;   /* in the region; scales are one row */
     size_t at, scale_at;  /* in the region; scale_at for QUANTIZE alone */
     float amax;           /* of a matrix with one scale, once it is known */

@@ -11,6 +11,7 @@ static const struct {
     const char *summary;
 } commands[] = {
     {"bench", tdm_cmd_bench, "rollout, training and kernels, with the machine's ceiling"},
+    {"calibrate", tdm_cmd_calibrate, "static activation scales from text"},
     {"eval", tdm_cmd_eval, "accuracy on a data set"},
     {"export", tdm_cmd_export, "a run's adapter, or its model with the adapter merged"},
     {"generate", tdm_cmd_generate, "text from prompts"},

@@ -167,7 +167,7 @@ void tdm_trainer_lay(tdm_trainer *t, const tdm_backend *be, const tdm_model_conf
     if (!r) return;
     for (int64_t l = 0; l < kept_layers(c, s); l++)
         t->acts[l].kv = (tdm_kv_pages){.data = (char *)r->kv + (size_t)l * layer_kv, .pages = t->kv_pages, .kv_heads = c->kv_heads,
-                                       .head_dim = c->head_dim, .dtype = kv_dtype, .k_scale = t->m->kv_scale, .v_scale = t->m->kv_scale};
+                                       .head_dim = c->head_dim, .dtype = kv_dtype};
 }
 
 tdm_trainer_bytes tdm_trainer_count(const tdm_backend *be, const tdm_model_config *c, tdm_dtype kv_dtype, const tdm_trainer_spec *spec)

@@ -6,6 +6,7 @@
 #include "kernels/base.h"
 
 tdm_status tdm_cmd_bench(int argc, char **argv, tdm_error *err);
+tdm_status tdm_cmd_calibrate(int argc, char **argv, tdm_error *err);
 tdm_status tdm_cmd_eval(int argc, char **argv, tdm_error *err);
 tdm_status tdm_cmd_export(int argc, char **argv, tdm_error *err);
 tdm_status tdm_cmd_generate(int argc, char **argv, tdm_error *err);

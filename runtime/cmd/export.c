@@ -134,7 +134,7 @@ static void base_of_run(const tdm_recipe *r, const request *q, tdm_session_spec 
     const tdm_model_options *o = &q->model;
     const tdm_act_quant act = spec->weights.act;
     *as_trained = !o->weights && !o->keep_bf16 && !o->first_bf16 && !o->last_bf16 && !o->pow2 && !o->pow2_weights &&
-                   !o->pow2_acts && !o->fp8_head && !o->fp8_embedding;
+                   !o->pow2_acts && !o->scales && !o->fp8_head && !o->fp8_embedding;
     if (!*as_trained) return;
     spec->weights = tdm_recipe_weights(r);
     if (o->activations) spec->weights.act = act;

@@ -236,7 +236,7 @@ static tdm_status write_folder(tdm_merge *m, tdm_model_out *out, const tdm_sessi
     }
     TDM_TRY(st, tdm_model_config_write(out, s->file, NULL, true, err), done);
     TDM_TRY(st, tdm_tokenizer_write(out, s->file, m->tokenizer, err), done);
-    TDM_TRY(st, tdm_model_tensors_make(&tensors, s->weights, NULL, err), done);
+    TDM_TRY(st, tdm_model_tensors_make(&tensors, s->weights, NULL, false, err), done);
     TDM_TRY(st, tdm_model_out_tensors(out, tensors.entry, tensors.count, fill, &w, m->shard_bytes, err), done);
     TDM_TRY(st, compare_tensors(&w, out->tmp, err), done);
     m->bytes = out->bytes;

@@ -18,7 +18,7 @@ tdm_status tdm_fp8_layout_of(const tdm_weights *w, const char *where, tdm_fp8_la
 /* Whether the format can say it; hint for the person in the error. */
 tdm_status tdm_fp8_format_check(tdm_fp8_format format, const tdm_fp8_layout *l, tdm_error *err);
 /* The quantization_config object; NULL: out of memory. */
-json_t *tdm_quantization_json(const tdm_weights *w, const tdm_fp8_layout *l, tdm_fp8_format format);
+json_t *tdm_quantization_json(const tdm_weights *w, const tdm_fp8_layout *l, tdm_fp8_format format, bool kv);
 
 /* config.json as transformers needs it, from the facts alone (for a GGUF). What no config.json can say is TDM_ERR_INPUT. */
 tdm_status tdm_model_config_json(const tdm_model_config *c, const char *where, json_t **out, tdm_error *err);

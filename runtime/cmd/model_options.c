@@ -13,6 +13,7 @@ void tdm_model_options_table(tdm_model_options *o, tdm_option t[TDM_MODEL_OPTION
     t[i++] = (tdm_option){"--adapter", TDM_OPTION_TEXT, &o->adapter, 0, 0, "D", "PEFT adapter folder", NULL};
     t[i++] = (tdm_option){"--weights", TDM_OPTION_TEXT, &o->weights, 0, 0, "SCHEME", "bf16, fp8_tensor, fp8_channel or fp8_block (default: as stored; bf16 for a float model)", NULL};
     t[i++] = (tdm_option){"--activations", TDM_OPTION_TEXT, &o->activations, 0, 0, "A", "dynamic (default), static or none", NULL};
+    t[i++] = (tdm_option){"--activation-scales", TDM_OPTION_TEXT, &o->scales, 0, 0, "F", "file of tandem calibrate, for static activations and an FP8 KV cache", NULL};
     t[i++] = (tdm_option){"--pow2-scale", TDM_OPTION_FLAG, &o->pow2, 0, 0, NULL, "round scales up to powers of two", NULL};
     t[i++] = (tdm_option){"--pow2-weight-scales", TDM_OPTION_FLAG, &o->pow2_weights, 0, 0, NULL, "only those of weights", NULL};
     t[i++] = (tdm_option){"--pow2-activation-scales", TDM_OPTION_FLAG, &o->pow2_acts, 0, 0, NULL, "only those of activations", NULL};
@@ -84,7 +85,7 @@ tdm_status tdm_model_options_apply(tdm_model_options *o, tdm_session_spec *spec,
                                                   .fp8_head = o->fp8_head ? "command line: --fp8-head" : "command line: --fp8-embedding"}};
     spec->weights = (tdm_weights_options){.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_DYNAMIC,
                                           .pow2_weights = o->pow2 || o->pow2_weights, .pow2_acts = o->pow2 || o->pow2_acts,
-                                          .fp8_head = o->fp8_head, .fp8_embedding = o->fp8_embedding,
+                                          .activation_scales = o->scales, .fp8_head = o->fp8_head, .fp8_embedding = o->fp8_embedding,
                                           .first_layers_bf16 = o->first_bf16, .last_layers_bf16 = o->last_bf16};
     if (o->weights) {
         TDM_TRY(st, word("--weights", o->weights, schemes, &i, err), done);

@@ -79,22 +79,35 @@ static void add_layer(tdm_model_tensors *t, const tdm_model_config *c, const tdm
         if (tdm_norm_name(c, module, i, (tdm_norm)n, &cols)) add_vector(t, module, *tdm_layer_norm((tdm_layer_weights *)(uintptr_t)l, (tdm_norm)n));
 }
 
-tdm_status tdm_model_tensors_make(tdm_model_tensors *t, const tdm_weights *w, const char *scale_name, tdm_error *err)
+/* Names and shapes as compressed-tensors has them. */
+static void add_kv_scales(tdm_model_tensors *t, const tdm_layer_weights *l, int64_t i)
+{
+    static const char *const names[] = {"k_scale", "v_scale"};
+    char module[TDM_TENSOR_NAME_BYTES];
+    snprintf(module, sizeof module, "model.layers.%" PRId64 ".self_attn", i);
+    t->kv_scale[i][0] = l->k_scale;
+    t->kv_scale[i][1] = l->v_scale;
+    for (int n = 0; n < 2; n++) add(t, module, names[n], (tdm_cview){&t->kv_scale[i][n], TDM_DTYPE_F32, 1, 1, 1}, 1);
+}
+
+tdm_status tdm_model_tensors_make(tdm_model_tensors *t, const tdm_weights *w, const char *scale_name, bool kv, tdm_error *err)
 {
     const tdm_model_config *c = tdm_weights_config(w);
-    const size_t most = (size_t)c->layers * (4 * TDM_PROJ_COUNT + TDM_NORM_COUNT) + 3;
+    const size_t most = (size_t)c->layers * (4 * TDM_PROJ_COUNT + TDM_NORM_COUNT + 2) + 3;
     *t = (tdm_model_tensors){.entry = calloc(most, sizeof *t->entry),
                              .of = calloc(most, sizeof *t->of),
                              .name = calloc(most, sizeof *t->name),
-                             .input_scale = calloc((size_t)c->layers, sizeof *t->input_scale)};
+                             .input_scale = calloc((size_t)c->layers, sizeof *t->input_scale),
+                             .kv_scale = calloc((size_t)c->layers, sizeof *t->kv_scale)};
     if (c->arch->norm_one) t->norms = calloc((size_t)(c->layers * (4 * c->width + 2 * c->head_dim) + c->width), sizeof *t->norms);
-    if (!t->entry || !t->of || !t->name || !t->input_scale || (c->arch->norm_one && !t->norms)) {
+    if (!t->entry || !t->of || !t->name || !t->input_scale || !t->kv_scale || (c->arch->norm_one && !t->norms)) {
         tdm_model_tensors_free(t);
         return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for the names of %zu tensors",
                         most);
     }
     add_rows(t, "model.embed_tokens", tdm_weights_embedding(w));
     for (int64_t i = 0; i < c->layers; i++) add_layer(t, c, tdm_weights_layer(w, i), i, scale_name);
+    for (int64_t i = 0; kv && i < c->layers; i++) add_kv_scales(t, tdm_weights_layer(w, i), i);
     add_vector(t, "model.norm", tdm_weights_final_norm(w));
     if (!c->tied_head) add_rows(t, "lm_head", tdm_weights_head(w));
     TDM_ASSERT(t->count <= (int64_t)most);
@@ -107,6 +120,7 @@ void tdm_model_tensors_free(tdm_model_tensors *t)
     free(t->of);
     free(t->name);
     free(t->input_scale);
+    free(t->kv_scale);
     free(t->norms);
     *t = (tdm_model_tensors){0};
 }

@@ -19,13 +19,15 @@ typedef struct tdm_model_tensors {
     tdm_model_tensor *of;
     char (*name)[TDM_TENSOR_NAME_BYTES + 32];
     float (*input_scale)[TDM_PROJ_COUNT]; /* [L] */
+    float (*kv_scale)[2];                 /* [L] */
     uint16_t *norms;                      /* w of those that multiply with 1 + w */
     int64_t norm_values;
     int64_t count;
 } tdm_model_tensors;
 
-/* scale_name: "weight_scale" or "weight_scale_inv", beside FP8 matrices. NULL: the projections are BF16 [N, K] entries without data. */
-tdm_status tdm_model_tensors_make(tdm_model_tensors *t, const tdm_weights *w, const char *scale_name, tdm_error *err);
+/* scale_name: "weight_scale" or "weight_scale_inv", beside FP8 matrices. NULL: the projections are BF16 [N, K] entries without data.
+ * kv: scales of keys and values too. */
+tdm_status tdm_model_tensors_make(tdm_model_tensors *t, const tdm_weights *w, const char *scale_name, bool kv, tdm_error *err);
 void tdm_model_tensors_free(tdm_model_tensors *t); /* {0} is fine */
 
 #endif

@@ -88,11 +88,11 @@ static json_t *compressed_activations(const tdm_fp8_layout *l)
     return a;
 }
 
-static json_t *compressed(const tdm_fp8_layout *l, json_t *kept)
+static json_t *compressed(const tdm_fp8_layout *l, json_t *kept, bool kv)
 {
-    return json_pack("{s:s,s:s,s:s,s:n,s:n,s:o,s:{s:{s:[s],s:o,s:o,s:n,s:s}}}", "quant_method", "compressed-tensors",
+    return json_pack("{s:s,s:s,s:s,s:n,s:o,s:o,s:{s:{s:[s],s:o,s:o,s:n,s:s}}}", "quant_method", "compressed-tensors",
                      "format", "float-quantized", "quantization_status", "compressed", "global_compression_ratio",
-                     "kv_cache_scheme", "ignore", kept, "config_groups", "group_0", "targets", "Linear", "weights",
+                     "kv_cache_scheme", kv ? float8("tensor", false) : json_null(), "ignore", kept, "config_groups", "group_0", "targets", "Linear", "weights",
                      compressed_weights(l->scheme), "input_activations", compressed_activations(l),
                      "output_activations", "format", "float-quantized");
 }
@@ -107,10 +107,10 @@ static json_t *fine_grained(const tdm_fp8_layout *l, json_t *kept)
                      "modules_to_not_convert", kept, "ignored_layers", kept);
 }
 
-json_t *tdm_quantization_json(const tdm_weights *w, const tdm_fp8_layout *l, tdm_fp8_format format)
+json_t *tdm_quantization_json(const tdm_weights *w, const tdm_fp8_layout *l, tdm_fp8_format format, bool kv)
 {
     json_t *kept = kept_modules(w);
     TDM_ASSERT(l->scheme != TDM_SCHEME_BF16);
     if (!kept) return NULL;
-    return format == TDM_FP8_FORMAT_COMPRESSED ? compressed(l, kept) : fine_grained(l, kept);
+    return format == TDM_FP8_FORMAT_COMPRESSED ? compressed(l, kept, kv) : fine_grained(l, kept);
 }

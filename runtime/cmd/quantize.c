@@ -10,12 +10,13 @@
 #include "runtime/cmd/model_tensors.h"
 #include "runtime/cmd/tokenizer_out.h"
 
-enum { OWN_OPTIONS = 4 };
+enum { OWN_OPTIONS = 5 };
 
 typedef struct request {
     tdm_model_options model;
     const char *output, *format, *tokenizer;
     double shard_gb;
+    bool kv;
 } request;
 
 /* The model's options without those that shape a run, and on the CPU; --weights is called --scheme here. */
@@ -25,7 +26,8 @@ static int make_options(request *q, tdm_option options[TDM_MODEL_OPTIONS + OWN_O
     int n = 0;
     tdm_model_options_table(&q->model, all);
     for (int i = 0; i < TDM_MODEL_OPTIONS; i++) {
-        if (strcmp(all[i].name, "--adapter") == 0 || strcmp(all[i].name, "--kv") == 0 || strcmp(all[i].name, "--device") == 0)
+        if (strcmp(all[i].name, "--adapter") == 0 || strcmp(all[i].name, "--kv") == 0 || strcmp(all[i].name, "--device") == 0 ||
+            strcmp(all[i].name, "--fp8-head") == 0 || strcmp(all[i].name, "--fp8-embedding") == 0)
             continue;
         options[n] = all[i];
         if (strcmp(all[i].name, "--weights") == 0) {
@@ -44,6 +46,7 @@ static int make_options(request *q, tdm_option options[TDM_MODEL_OPTIONS + OWN_O
                      "F",
                      "compressed-tensors, or fp8 (default for fp8_block; fp8_tensor in it is for vLLM alone)",
                      NULL};
+    options[n++] = (tdm_option){"--kv-scales", TDM_OPTION_FLAG, &q->kv, 0, 0, NULL, "write the scales of keys and values too (k_scale, v_scale)", NULL};
     options[n++] = (tdm_option){
         "--tokenizer", TDM_OPTION_TEXT, &q->tokenizer, 0, 0, "D", "take the tokenizer files from this folder", NULL};
     options[n++] = (tdm_option){
@@ -79,7 +82,7 @@ static tdm_status write_folder(const request *q, tdm_model_out *out, const tdm_s
     json_t *quantization = NULL;     /* owned here */
     const bool inverse = format == TDM_FP8_FORMAT_FP8 && l->scheme == TDM_SCHEME_FP8_BLOCK;
     if (l->scheme != TDM_SCHEME_BF16) {
-        quantization = tdm_quantization_json(s->weights, l, format);
+        quantization = tdm_quantization_json(s->weights, l, format, q->kv);
         if (!quantization) {
             st = TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for config.json");
             goto done;
@@ -87,7 +90,7 @@ static tdm_status write_folder(const request *q, tdm_model_out *out, const tdm_s
     }
     TDM_TRY(st, tdm_model_config_write(out, s->file, quantization, l->scheme == TDM_SCHEME_BF16, err), done);
     TDM_TRY(st, tdm_tokenizer_write(out, s->file, q->tokenizer, err), done);
-    TDM_TRY(st, tdm_model_tensors_make(&tensors, s->weights, inverse ? "weight_scale_inv" : "weight_scale", err), done);
+    TDM_TRY(st, tdm_model_tensors_make(&tensors, s->weights, inverse ? "weight_scale_inv" : "weight_scale", q->kv, err), done);
     TDM_TRY(st, tdm_model_out_tensors(out, tensors.entry, tensors.count, NULL, NULL, (size_t)(q->shard_gb * 1e9), err),
             done);
 done:
@@ -118,6 +121,13 @@ static tdm_status quantize(const request *q, tdm_session *s, const tdm_session_s
     fprintf(stderr, "reading %s as %s\n", spec->model, tdm_scheme_text(spec->weights.scheme));
     TDM_TRY(st, tdm_session_load(s, err), done);
     TDM_TRY(st, tdm_fp8_layout_of(s->weights, spec->model, &layout, err), done);
+    if (q->kv && (!tdm_weights_kv_scaled(s->weights) || layout.scheme == TDM_SCHEME_BF16)) {
+        st = layout.scheme == TDM_SCHEME_BF16
+                 ? TDM_FAIL(err, TDM_ERR_RECIPE, "command line: --kv-scales", "use an FP8 scheme", "a BF16 checkpoint says nothing of the KV cache")
+                 : TDM_FAIL(err, TDM_ERR_RECIPE, "command line: --kv-scales", "run tandem calibrate and give --activation-scales FILE",
+                            "keys and values have no scales");
+        goto done;
+    }
     const tdm_fp8_format format = choose_format(q, &layout);
     TDM_TRY(st, tdm_fp8_format_check(format, &layout, err), done);
     if (splits_fused(s->weights))

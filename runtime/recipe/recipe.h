@@ -57,6 +57,7 @@ typedef struct tdm_recipe_model {
     tdm_precision lm_head, embedding;
     int64_t first_layers_bf16, last_layers_bf16;
     tdm_strings keep_bf16;
+    const char *activation_scales; /* a file of tandem calibrate, or "" */
 } tdm_recipe_model;
 
 typedef struct tdm_recipe_adapter {

@@ -44,6 +44,7 @@ static const tdm_key recipe_keys[] = {
     {"model.random_weights", TDM_KEY_BOOL, AT(model.random_weights), "false", 0, 0, NULL, 0, 0},
     {"model.weights", TDM_KEY_ENUM, AT(model.weights), "fp8_channel", 0, 0, schemes, 0, 0},
     {"model.activations", TDM_KEY_ENUM, AT(model.activations), "dynamic", 0, 0, activations, 0, 0},
+    {"model.activation_scales", TDM_KEY_TEXT, AT(model.activation_scales), "null", 0, 0, NULL, 0, 0},
     {"model.fmt", TDM_KEY_ENUM, AT(model.fmt), "e4m3", 0, 0, fmts, 0, 0},
     {"model.weight_block_size", TDM_KEY_NUMBERS, AT(model.weight_block_size), "[]", 1, 65536, NULL, 0, 0},
     {"model.pow2_scale", TDM_KEY_BOOL, AT(model.pow2_scale), "false", 0, 0, NULL, 0, 0},

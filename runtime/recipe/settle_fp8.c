@@ -51,6 +51,9 @@ tdm_status tdm_recipe_settle_fp8(tdm_recipe *r, tdm_error *err)
     if (m->activations == TDM_ACT_STATIC && (m->weights == TDM_SCHEME_FP8_CHANNEL || m->weights == TDM_SCHEME_FP8_BLOCK))
         return REFUSE("model.activations", "use model.weights: fp8_tensor, or activations: dynamic",
                       "model.activations: static needs one scale for each tensor, and model.weights has more");
+    if (m->activation_scales[0] && r->memory.kv_dtype != TDM_DTYPE_E4M3 && (m->activations != TDM_ACT_STATIC || m->weights != TDM_SCHEME_FP8_TENSOR))
+        return REFUSE("model.activation_scales", "use model.weights: fp8_tensor and activations: static, or memory.kv: fp8, or remove it",
+                      "model.activation_scales is of static activations and of an FP8 KV cache, and the recipe has neither");
     TDM_TRY(st, check_block(r, err), done);
     TDM_TRY(st, check_pow2(r, "model.pow2_weight_scales", m->pow2_weight_scales, err), done);
     TDM_TRY(st, check_pow2(r, "model.pow2_activation_scales", m->pow2_activation_scales, err), done);
@@ -69,6 +72,7 @@ tdm_weights_options tdm_recipe_weights(const tdm_recipe *r)
                                  .act = m->activations,
                                  .pow2_weights = m->pow2_weight_scales,
                                  .pow2_acts = m->pow2_activation_scales,
+                                 .activation_scales = m->activation_scales[0] ? m->activation_scales : NULL,
                                  .fp8_head = m->lm_head == TDM_PRECISION_FP8,
                                  .fp8_embedding = m->embedding == TDM_PRECISION_FP8,
                                  .first_layers_bf16 = m->first_layers_bf16,

@@ -172,6 +172,9 @@ static const struct { const char *text, *line; } broken[] = {
     {"model: {path: m, weights: fp8_block, activations: static}\n",
      "model.activations: static needs one scale for each tensor, and model.weights has more (a.yaml:1:51): use model.weights: fp8_tensor, or "
      "activations: dynamic"},
+    {"model: {path: m, activation_scales: s.json}\n",
+     "model.activation_scales is of static activations and of an FP8 KV cache, and the recipe has neither (a.yaml:1:37): use model.weights: fp8_tensor and "
+     "activations: static, or memory.kv: fp8, or remove it"},
     {"model: {path: m, fmt: e5m2}\n",
      "model.fmt: e5m2 is not supported: its range is of no use to values with scales, and it has half of e4m3's precision (a.yaml:1:23): use "
      "model.fmt: e4m3"},
