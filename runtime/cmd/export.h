@@ -8,6 +8,12 @@
 /* Writes base + adapter as a BF16 model folder at output: W + scale * B A in f32 from the values the forward used, rounded once.
  * The folder is opened again before it gets its name: tensors are compared with what was to be written, and log-probabilities of a
  * short text with those of base and adapter; *difference: the largest of the latter, in nats. base_hash not 0: the base must have it. */
+enum { TDM_MERGE_TOKENS = 64 };
+typedef struct tdm_merge_text {
+    int32_t ids[TDM_MERGE_TOKENS];
+    float lp[TDM_MERGE_TOKENS]; /* [count - 1] of base + adapter */
+    int64_t count;
+} tdm_merge_text;
 typedef struct tdm_merge {
     tdm_session_spec base;   /* with adapter_dir */
     const char *output, *tokenizer; /* tokenizer: folder to take its files from; NULL: the base's */
@@ -17,7 +23,15 @@ typedef struct tdm_merge {
     int64_t compared;        /* filled: log-probabilities */
     bool quantized_act;      /* filled: the base's forward quantizes activations */
     size_t bytes;            /* filled */
+    tdm_merge_text text;     /* filled: what was compared */
+    char (*kept)[TDM_MODULE_BYTES]; /* filled, malloc'd: modules that are BF16 in a base that is FP8 otherwise */
+    int64_t kept_count;      /* filled; -1: the base is BF16 */
 } tdm_merge;
 tdm_status tdm_export_merged(tdm_merge *m, tdm_error *err);
+
+/* The same in FP8: the BF16 model is made beside output, quantized into output with the base's options but for `scheme`, and removed. What the base
+ * kept in BF16 stays so. So the folder
+ * is what tandem quantize makes of the merged model. It is loaded again: the weights must be those that were written, and *difference is its. */
+tdm_status tdm_export_requantized(tdm_merge *m, tdm_scheme scheme, const char *format, tdm_error *err);
 
 #endif

@@ -6,13 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "runtime/cmd/model_config_out.h"
 #include "runtime/cmd/model_tensors.h"
+#include "runtime/cmd/quantize.h"
 #include "runtime/cmd/tokenizer_out.h"
 #include "runtime/text/tokenizer.h"
 
-enum { TEXT_TOKENS = 64, COMPARED_ROWS = 16 };
+enum { TEXT_TOKENS = TDM_MERGE_TOKENS, COMPARED_ROWS = 16 };
 
 static const char text[] =
     "A train leaves the station at 9:40 and travels 120 miles in two hours. How fast is it going? "
@@ -166,15 +168,15 @@ static void for_scoring(tdm_session_spec *spec)
 }
 
 /* The base is closed before the merged model is opened: one of them fits the budget, both need not. */
-static tdm_status compare_scores(const tdm_merge *m, const char *folder, int32_t *ids, int64_t count, const float *lp,
-                                 float *most, tdm_error *err)
+static tdm_status compare_scores(const tdm_merge *m, const char *folder, const tdm_merge_text *of, uint64_t *hash, float *most,
+                                 tdm_error *err)
 {
     tdm_status st = TDM_OK;
     float merged[TEXT_TOKENS];
     tdm_session s = {0}; /* owned here */
     tdm_session_spec spec = {.device = "cpu",
                              .model = folder,
-                             .weights = {.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_NONE},
+                             .weights = {.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_DYNAMIC},
                              .kv_dtype = m->base.kv_dtype,
                              .budget_bytes = m->base.budget_bytes,
                              .where = m->base.where,
@@ -182,10 +184,13 @@ static tdm_status compare_scores(const tdm_merge *m, const char *folder, int32_t
     for_scoring(&spec);
     TDM_TRY(st, tdm_session_plan(&s, &spec, err), done);
     TDM_TRY(st, tdm_session_load(&s, err), done);
-    TDM_TRY(st, score(&s, ids, count, merged, err), done);
+    if (hash) TDM_TRY(st, tdm_weights_hash(s.weights, hash, err), done);
+    int32_t ids[TEXT_TOKENS];
+    memcpy(ids, of->ids, sizeof ids);
+    TDM_TRY(st, score(&s, ids, of->count, merged, err), done);
     *most = 0.0f;
-    for (int64_t i = 0; i < count - 1; i++) {
-        const float d = fabsf(merged[i] - lp[i]);
+    for (int64_t i = 0; i < of->count - 1; i++) {
+        const float d = fabsf(merged[i] - of->lp[i]);
         if (!(d <= *most)) *most = d; /* a NaN shows too */
     }
     if (!isfinite(*most))
@@ -220,6 +225,26 @@ done:
     return st;
 }
 
+/* What the base's author or the recipe kept in BF16. */
+static tdm_status list_kept(tdm_merge *m, const tdm_session *s, tdm_error *err)
+{
+    const int64_t layers = s->config->layers;
+    bool fp8 = false;
+    free(m->kept);
+    m->kept = calloc((size_t)(layers * TDM_PROJ_COUNT), sizeof *m->kept);
+    m->kept_count = 0;
+    if (!m->kept) return TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for names");
+    for (int64_t i = 0; i < layers; i++)
+        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+            const tdm_weight *w = &tdm_weights_layer(s->weights, i)->proj[p];
+            if (w->codes.rows == 0) continue;
+            if (w->scheme == TDM_SCHEME_BF16) tdm_module_name(s->config, m->kept[m->kept_count++], i, (tdm_proj)p);
+            else fp8 = true;
+        }
+    if (!fp8) m->kept_count = -1;
+    return TDM_OK;
+}
+
 static tdm_status write_folder(tdm_merge *m, tdm_model_out *out, const tdm_session *s, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -251,20 +276,70 @@ tdm_status tdm_export_merged(tdm_merge *m, tdm_error *err)
     tdm_status st = TDM_OK;
     tdm_session s = {0};     /* owned here */
     tdm_model_out out = {0}; /* owned here */
-    int32_t ids[TEXT_TOKENS];
-    float lp[TEXT_TOKENS];
-    int64_t count;
+    tdm_merge_text *of = &m->text;
     TDM_TRY(st, tdm_model_out_open(&out, m->output, err), done);
     TDM_TRY(st, open_base(m, &s, err), done);
-    TDM_TRY(st, text_ids(&s, ids, &count, err), done);
-    TDM_TRY(st, score(&s, ids, count, lp, err), done);
+    TDM_TRY(st, list_kept(m, &s, err), done);
+    TDM_TRY(st, text_ids(&s, of->ids, &of->count, err), done);
+    TDM_TRY(st, score(&s, of->ids, of->count, of->lp, err), done);
     TDM_TRY(st, write_folder(m, &out, &s, err), done);
     tdm_session_close(&s);
-    TDM_TRY(st, compare_scores(m, out.tmp, ids, count, lp, &m->difference, err), done);
-    m->compared = count - 1;
+    TDM_TRY(st, compare_scores(m, out.tmp, of, NULL, &m->difference, err), done);
+    m->compared = of->count - 1;
     TDM_TRY(st, tdm_model_out_finish(&out, err), done);
 done:
     tdm_session_close(&s);
     tdm_model_out_close(&out);
+    return st;
+}
+
+/* ---- FP8 ---- */
+
+tdm_status tdm_export_requantized(tdm_merge *m, tdm_scheme scheme, const char *format, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    char whole[TDM_PATH_BYTES];
+    const char *output = m->output;
+    tdm_model_out probe = {0}; /* owned here */
+    tdm_session_spec spec = {.model = whole, .weights = m->base.weights, .budget_bytes = m->base.budget_bytes, .where = m->base.where,
+                             .threads = m->base.threads};
+    const char **keep = NULL; /* owned here */
+    tdm_quantize q = {.output = output, .format = format, .shard_bytes = m->shard_bytes};
+    uint64_t hash = 0;
+    spec.weights.scheme = scheme;
+    spec.weights.scheme_given = true;
+    spec.weights.act = TDM_ACT_DYNAMIC; /* static scales were found without the adapter */
+    spec.weights.activation_scales = NULL;
+    spec.weights.fp8_head = spec.weights.fp8_embedding = false;
+    whole[0] = 0;
+    TDM_TRY(st, tdm_model_out_open(&probe, output, err), done); /* a name that cannot be used is refused before the work */
+    tdm_model_out_close(&probe);
+    if ((size_t)snprintf(whole, sizeof whole, "%s.bf16-%ld", output, (long)getpid()) >= sizeof whole) {
+        st = TDM_FAIL(err, TDM_ERR_RECIPE, output, "use a shorter path", "the path is too long");
+        goto done;
+    }
+    m->output = whole;
+    TDM_TRY(st, tdm_export_merged(m, err), done);
+    if (m->kept_count >= 0) {
+        keep = calloc((size_t)m->kept_count + 1, sizeof *keep);
+        if (!keep) {
+            st = TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for names");
+            goto done;
+        }
+        for (int64_t i = 0; i < m->kept_count; i++) keep[i] = m->kept[i];
+        spec.weights.keep_bf16 = keep;
+        spec.weights.first_layers_bf16 = spec.weights.last_layers_bf16 = 0;
+    }
+    TDM_TRY(st, tdm_quantize_model(&q, &spec, err), done);
+    TDM_TRY(st, compare_scores(m, output, &m->text, &hash, &m->difference, err), undo);
+    if (hash != q.hash) st = TDM_FAIL(err, TDM_ERR_OTHER, output, "is the disk sound?", "what was written reads back otherwise");
+    m->bytes = q.bytes;
+undo:
+    if (st != TDM_OK) tdm_fs_remove_tree(output, NULL);
+done:
+    m->output = output;
+    tdm_model_out_close(&probe);
+    if (whole[0]) tdm_fs_remove_tree(whole, NULL);
+    free(keep);
     return st;
 }

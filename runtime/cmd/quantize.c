@@ -5,7 +5,7 @@
 
 #include "memory/fp8_checkpoint.h"
 #include "runtime/cmd/commands.h"
-#include "runtime/cmd/model_config_out.h"
+#include "runtime/cmd/quantize.h"
 #include "runtime/cmd/model_options.h"
 #include "runtime/cmd/model_tensors.h"
 #include "runtime/cmd/tokenizer_out.h"
@@ -14,9 +14,8 @@ enum { OWN_OPTIONS = 5 };
 
 typedef struct request {
     tdm_model_options model;
-    const char *output, *format, *tokenizer;
+    tdm_quantize out;
     double shard_gb;
-    bool kv;
 } request;
 
 /* The model's options without those that shape a run, and on the CPU; --weights is called --scheme here. */
@@ -36,19 +35,19 @@ static int make_options(request *q, tdm_option options[TDM_MODEL_OPTIONS + OWN_O
         }
         n++;
     }
-    options[n++] = (tdm_option){"--output", TDM_OPTION_TEXT, &q->output, 0, 0, "D", "folder to make", NULL};
+    options[n++] = (tdm_option){"--output", TDM_OPTION_TEXT, &q->out.output, 0, 0, "D", "folder to make", NULL};
     options[n++] =
         (tdm_option){"--format",
                      TDM_OPTION_TEXT,
-                     &q->format,
+                     &q->out.format,
                      0,
                      0,
                      "F",
                      "compressed-tensors, or fp8 (default for fp8_block; fp8_tensor in it is for vLLM alone)",
                      NULL};
-    options[n++] = (tdm_option){"--kv-scales", TDM_OPTION_FLAG, &q->kv, 0, 0, NULL, "write the scales of keys and values too (k_scale, v_scale)", NULL};
+    options[n++] = (tdm_option){"--kv-scales", TDM_OPTION_FLAG, &q->out.kv, 0, 0, NULL, "write the scales of keys and values too (k_scale, v_scale)", NULL};
     options[n++] = (tdm_option){
-        "--tokenizer", TDM_OPTION_TEXT, &q->tokenizer, 0, 0, "D", "take the tokenizer files from this folder", NULL};
+        "--tokenizer", TDM_OPTION_TEXT, &q->out.tokenizer, 0, 0, "D", "take the tokenizer files from this folder", NULL};
     options[n++] = (tdm_option){
         "--shard-gb", TDM_OPTION_REAL, &q->shard_gb, 1e-6, 1e6, "N", "split files above N * 10^9 bytes (default 5)",
         NULL};
@@ -60,21 +59,26 @@ static tdm_status check(const request *q, tdm_error *err)
     if (!q->model.weights)
         return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give --scheme fp8_channel, fp8_block, fp8_tensor or bf16",
                         "no scheme was named");
-    if (!q->output) return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give --output FOLDER", "no output was named");
+    if (!q->out.output) return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give --output FOLDER", "no output was named");
+    return tdm_quantize_check(&q->out, err);
+}
+
+tdm_status tdm_quantize_check(const tdm_quantize *q, tdm_error *err)
+{
     if (q->format && strcmp(q->format, "compressed-tensors") != 0 && strcmp(q->format, "fp8") != 0)
         return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "compressed-tensors or fp8",
                         "--format does not know \"%.64s\"", q->format);
     return TDM_OK;
 }
 
-static tdm_fp8_format choose_format(const request *q, const tdm_fp8_layout *l)
+static tdm_fp8_format choose_format(const tdm_quantize *q, const tdm_fp8_layout *l)
 {
     if (q->format) return strcmp(q->format, "fp8") == 0 ? TDM_FP8_FORMAT_FP8 : TDM_FP8_FORMAT_COMPRESSED;
     return l->scheme == TDM_SCHEME_FP8_BLOCK && l->act == TDM_ACT_DYNAMIC ? TDM_FP8_FORMAT_FP8
                                                                           : TDM_FP8_FORMAT_COMPRESSED;
 }
 
-static tdm_status write_folder(const request *q, tdm_model_out *out, const tdm_session *s, const tdm_fp8_layout *l,
+static tdm_status write_folder(const tdm_quantize *q, tdm_model_out *out, const tdm_session *s, const tdm_fp8_layout *l,
                                tdm_fp8_format format, tdm_error *err)
 {
     tdm_status st = TDM_OK;
@@ -91,7 +95,7 @@ static tdm_status write_folder(const request *q, tdm_model_out *out, const tdm_s
     TDM_TRY(st, tdm_model_config_write(out, s->file, quantization, l->scheme == TDM_SCHEME_BF16, err), done);
     TDM_TRY(st, tdm_tokenizer_write(out, s->file, q->tokenizer, err), done);
     TDM_TRY(st, tdm_model_tensors_make(&tensors, s->weights, inverse ? "weight_scale_inv" : "weight_scale", q->kv, err), done);
-    TDM_TRY(st, tdm_model_out_tensors(out, tensors.entry, tensors.count, NULL, NULL, (size_t)(q->shard_gb * 1e9), err),
+    TDM_TRY(st, tdm_model_out_tensors(out, tensors.entry, tensors.count, NULL, NULL, q->shard_bytes, err),
             done);
 done:
     json_decref(quantization);
@@ -111,45 +115,53 @@ static bool splits_fused(const tdm_weights *w)
     return false;
 }
 
-static tdm_status quantize(const request *q, tdm_session *s, const tdm_session_spec *spec, tdm_error *err)
+tdm_status tdm_quantize_model(tdm_quantize *q, const tdm_session_spec *given, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     tdm_model_out out = {0}; /* owned here */
-    tdm_fp8_layout layout;
-    TDM_TRY(st, tdm_session_plan(s, spec, err), done);
+    tdm_session s = {0};     /* owned here */
+    tdm_session_spec spec = *given;
+    spec.device = "cpu"; /* the weights are read in place */
+    TDM_TRY(st, tdm_session_plan(&s, &spec, err), done);
     TDM_TRY(st, tdm_model_out_open(&out, q->output, err), done);
-    fprintf(stderr, "reading %s as %s\n", spec->model, tdm_scheme_text(spec->weights.scheme));
-    TDM_TRY(st, tdm_session_load(s, err), done);
-    TDM_TRY(st, tdm_fp8_layout_of(s->weights, spec->model, &layout, err), done);
-    if (q->kv && (!tdm_weights_kv_scaled(s->weights) || layout.scheme == TDM_SCHEME_BF16)) {
-        st = layout.scheme == TDM_SCHEME_BF16
+    fprintf(stderr, "reading %s as %s\n", spec.model, tdm_scheme_text(spec.weights.scheme));
+    TDM_TRY(st, tdm_session_load(&s, err), done);
+    TDM_TRY(st, tdm_fp8_layout_of(s.weights, spec.model, &q->layout, err), done);
+    if (q->kv && (!tdm_weights_kv_scaled(s.weights) || q->layout.scheme == TDM_SCHEME_BF16)) {
+        st = q->layout.scheme == TDM_SCHEME_BF16
                  ? TDM_FAIL(err, TDM_ERR_RECIPE, "command line: --kv-scales", "use an FP8 scheme", "a BF16 checkpoint says nothing of the KV cache")
                  : TDM_FAIL(err, TDM_ERR_RECIPE, "command line: --kv-scales", "run tandem calibrate and give --activation-scales FILE",
                             "keys and values have no scales");
         goto done;
     }
-    const tdm_fp8_format format = choose_format(q, &layout);
-    TDM_TRY(st, tdm_fp8_format_check(format, &layout, err), done);
-    if (splits_fused(s->weights))
+    q->written = choose_format(q, &q->layout);
+    TDM_TRY(st, tdm_fp8_format_check(q->written, &q->layout, err), done);
+    if (splits_fused(s.weights))
         fprintf(stderr, "note: transformers will load this, vLLM needs q_proj, k_proj and v_proj quantized alike, and "
                         "gate_proj and up_proj\n");
-    TDM_TRY(st, write_folder(q, &out, s, &layout, format, err), done);
-    const size_t bytes = out.bytes;
-    const int64_t shards = out.shards;
+    TDM_TRY(st, write_folder(q, &out, &s, &q->layout, q->written, err), done);
+    TDM_TRY(st, tdm_weights_hash(s.weights, &q->hash, err), done);
+    q->bytes = out.bytes;
+    q->shards = out.shards;
     TDM_TRY(st, tdm_model_out_finish(&out, err), done);
+done:
+    tdm_session_close(&s);
+    tdm_model_out_close(&out);
+    return st;
+}
+
+static void say(const tdm_quantize *q)
+{
     json_t *result = json_pack("{s:s,s:s,s:s,s:I,s:I,s:I,s:I}", "output", q->output, "scheme",
-                               tdm_scheme_text(layout.scheme), "format",
-                               layout.scheme == TDM_SCHEME_BF16 ? "bf16"
-                               : format == TDM_FP8_FORMAT_FP8   ? "fp8"
-                                                                : "compressed-tensors",
-                               "modules_quantized", (json_int_t)layout.quantized, "modules_bf16",
-                               (json_int_t)layout.kept, "bytes", (json_int_t)bytes, "files", (json_int_t)shards);
+                               tdm_scheme_text(q->layout.scheme), "format",
+                               q->layout.scheme == TDM_SCHEME_BF16     ? "bf16"
+                               : q->written == TDM_FP8_FORMAT_FP8 ? "fp8"
+                                                                  : "compressed-tensors",
+                               "modules_quantized", (json_int_t)q->layout.quantized, "modules_bf16",
+                               (json_int_t)q->layout.kept, "bytes", (json_int_t)q->bytes, "files", (json_int_t)q->shards);
     if (result) json_dumpf(result, stdout, JSON_COMPACT);
     printf("\n");
     json_decref(result);
-done:
-    tdm_model_out_close(&out);
-    return st;
 }
 
 tdm_status tdm_cmd_quantize(int argc, char **argv, tdm_error *err)
@@ -164,16 +176,15 @@ tdm_status tdm_cmd_quantize(int argc, char **argv, tdm_error *err)
         .count = count,
         .example = "tandem quantize --model models/Qwen3-0.6B --scheme fp8_channel --output models/Qwen3-0.6B-FP8"};
     tdm_status st = TDM_OK;
-    tdm_session session = {0};
     tdm_session_spec spec = {0};
     bool help;
     TDM_TRY(st, tdm_args_parse(&command, argc, argv, NULL, &help, err), done);
     if (help) return TDM_OK;
     TDM_TRY(st, check(&q, err), done);
     TDM_TRY(st, tdm_model_options_apply(&q.model, &spec, err), done);
-    spec.device = "cpu"; /* the weights are read in place */
-    TDM_TRY(st, quantize(&q, &session, &spec, err), done);
+    q.out.shard_bytes = (size_t)(q.shard_gb * 1e9);
+    TDM_TRY(st, tdm_quantize_model(&q.out, &spec, err), done);
+    say(&q.out);
 done:
-    tdm_session_close(&session);
     return st;
 }

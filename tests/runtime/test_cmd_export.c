@@ -140,6 +140,7 @@ static void merged_scores_like_the_pair(void **state)
                    .output = f->out,
                    .shard_bytes = 50000};
     TINY_OK(tdm_export_merged(&m, err));
+    free(m.kept);
     assert_true(m.compared >= 32);
     assert_true(m.difference > 0 && m.difference < 0.1f);
     char *index = test_path(f->out, "model.safetensors.index.json"), *config = test_path(f->out, "config.json");
@@ -250,6 +251,85 @@ static void a_run_merges_into_the_base_it_had(void **state)
     free(other);
 }
 
+static uint64_t stored_hash(const char *folder, json_t **quantization)
+{
+    tdm_model_file *file;
+    tdm_weights *w;
+    size_t bytes;
+    uint64_t hash = 0;
+    const tdm_weights_options o = {.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_DYNAMIC};
+    TINY_OK(tdm_model_file_open(&file, folder, err));
+    TINY_OK(tdm_weights_bytes(file, &o, &bytes, err));
+    void *region = aligned_alloc(64, tdm_align_up(bytes, 64));
+    TINY_OK(tdm_weights_open(&w, file, &o, &(tdm_region){region, bytes, NULL, NULL}, err));
+    TINY_OK(tdm_weights_hash(w, &hash, err));
+    tdm_weights_close(w);
+    tdm_model_file_close(file);
+    free(region);
+    char *path = test_path(folder, "config.json");
+    json_t *config = json_load_file(path, 0, NULL);
+    *quantization = json_incref(json_object_get(config, "quantization_config"));
+    json_decref(config);
+    free(path);
+    return hash;
+}
+
+static void quantize_to(const char *model, const char *scheme, const char *out, const char *keep)
+{
+    tdm_error err = {0};
+    char *argv[] = {(char *)"quantize", (char *)"--model", (char *)(uintptr_t)model, (char *)"--threads", (char *)"1", (char *)"--scheme",
+                    (char *)(uintptr_t)scheme, (char *)"--output", (char *)(uintptr_t)out, (char *)"--keep-bf16", (char *)(uintptr_t)keep};
+    if (tdm_cmd_quantize(keep ? 11 : 9, argv, &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
+}
+
+/* Dequantize, add, requantize is what tandem quantize makes of the merged model, to the byte, and leaves nothing beside it. */
+static void fp8_is_the_merged_model_quantized(void **state)
+{
+    static const char *const models[] = {"llama3", "qwen3", "qwen3_wide"}, *const schemes[] = {"fp8_tensor", "fp8_channel", "fp8_block"};
+    fixture *f = *state;
+    for (size_t m = 0; m < TDM_COUNT(models); m++)
+        for (size_t i = 0; i < TDM_COUNT(schemes); i++) {
+            char model[128], adapter[256];
+            json_t *a, *b;
+            tdm_names names = {0};
+            char *merged = test_path(f->dir, "merged"), *again = test_path(f->dir, "again");
+            snprintf(model, sizeof model, MODELS "%s", models[m]);
+            adapter_of(f, model, adapter);
+            assert_int_equal(EXPORT(&f->err, "--what", "merged", "--model", model, "--adapter", adapter, "--weights", "fp8_block", "--output", merged), TDM_OK);
+            quantize_to(merged, schemes[i], again, NULL);
+            assert_int_equal(EXPORT(&f->err, "--what", "merged", "--model", model, "--adapter", adapter, "--weights", "fp8_block", "--scheme", schemes[i],
+                                    "--output", f->out),
+                             TDM_OK);
+            assert_true(stored_hash(f->out, &a) == stored_hash(again, &b));
+            assert_true(a && json_equal(a, b));
+            json_decref(a);
+            json_decref(b);
+            assert_int_equal(tdm_fs_list(f->dir, &names, NULL), TDM_OK);
+            assert_int_equal(names.count, 3);
+            tdm_names_free(&names);
+            assert_int_equal(tdm_fs_remove_tree(merged, NULL) | tdm_fs_remove_tree(again, NULL) | tdm_fs_remove_tree(f->out, NULL), TDM_OK);
+            free(merged);
+            free(again);
+        }
+}
+
+static void what_the_base_kept_stays_bf16(void **state)
+{
+    fixture *f = *state;
+    char *base = test_path(f->dir, "base");
+    json_t *q;
+    quantize_to(MODELS "qwen3", "fp8_channel", base, "down_proj");
+    assert_int_equal(EXPORT(&f->err, "--what", "merged", "--model", base, "--adapter", MODELS "qwen3/adapter", "--scheme", "fp8_block", "--format",
+                            "compressed-tensors", "--output", f->out),
+                     TDM_OK);
+    stored_hash(f->out, &q);
+    const json_t *ignore = json_object_get(q, "ignore");
+    assert_int_equal(json_array_size(ignore), 3);
+    assert_string_equal(json_string_value(json_array_get(ignore, 2)), "model.layers.1.mlp.down_proj");
+    json_decref(q);
+    free(base);
+}
+
 static void refuses_what_makes_no_sense(void **state)
 {
     fixture *f = *state;
@@ -267,6 +347,17 @@ static void refuses_what_makes_no_sense(void **state)
                      TDM_ERR_INPUT);
     assert_int_equal(EXPORT(&f->err, "--what", "merged", "--adapter", MODELS "qwen3/adapter", "--output", f->out),
                      TDM_ERR_RECIPE); /* no model */
+#define PAIR "--model", MODELS "qwen3", "--adapter", MODELS "qwen3/adapter", "--output", f->out
+    assert_int_equal(EXPORT(&f->err, "--what", "merged", "--scheme", "fp4", PAIR), TDM_ERR_RECIPE);
+    assert_string_equal(f->err.what, "--scheme does not know \"fp4\"");
+    assert_int_equal(EXPORT(&f->err, f->dir, "--what", "adapter", "--scheme", "fp8_block", "--output", f->out), TDM_ERR_RECIPE);
+    assert_string_equal(f->err.what, "an adapter is not quantized");
+    assert_int_equal(EXPORT(&f->err, "--what", "merged", "--format", "fp8", PAIR), TDM_ERR_RECIPE);
+    assert_string_equal(f->err.what, "a BF16 model has one format");
+    assert_int_equal(EXPORT(&f->err, "--what", "merged", "--scheme", "fp8_channel", "--format", "fp8", PAIR), TDM_ERR_RECIPE);
+    assert_non_null(strstr(f->err.what, "one per row"));
+    assert_int_equal(EXPORT(&f->err, "--what", "merged", "--scheme", "fp8_channel", "--format", "awq", PAIR), TDM_ERR_RECIPE);
+    assert_string_equal(f->err.what, "--format does not know \"awq\"");
     tdm_names names = {0};
     assert_int_equal(tdm_fs_list(f->dir, &names, NULL), TDM_OK);
     assert_int_equal(names.count, 0);
@@ -278,6 +369,7 @@ int main(void)
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {CASE(merged_is_the_sum), CASE(merged_scores_like_the_pair),
                                        CASE(adapter_is_the_newest_checkpoints), CASE(a_run_merges_into_the_base_it_had),
+                                       CASE(fp8_is_the_merged_model_quantized), CASE(what_the_base_kept_stays_bf16),
                                        CASE(refuses_what_makes_no_sense)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
