@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "runtime/cmd/commands.h"
+#include "runtime/cmd/eval.h"
 #include "runtime/cmd/model_options.h"
+#include "runtime/data/choices.h"
 #include "runtime/data/dataset.h"
 #include "runtime/reward/reward.h"
 #include "runtime/run/language.h"
@@ -35,7 +37,7 @@ static void own_options(evaluation *e, tdm_option *o)
 {
     int i = 0;
     o[i++] = (tdm_option){"--data", TDM_OPTION_TEXT, &e->file, 0, 0, "F", "JSONL with a question and an answer a line", NULL};
-    o[i++] = (tdm_option){"--task", TDM_OPTION_TEXT, &e->task, 0, 0, "T", "gsm8k, number (the last number counts) or exact (default gsm8k)", NULL};
+    o[i++] = (tdm_option){"--task", TDM_OPTION_TEXT, &e->task, 0, 0, "T", "gsm8k, number (the last number counts) or exact; of choices by log-probability: arc_easy, arc_challenge, boolq, hellaswag, openbookqa, piqa, or choices (default gsm8k)", NULL};
     o[i++] = (tdm_option){"--limit", TDM_OPTION_INT, &e->limit, 0, 1e9, "N", "the first N rows (default 0: all)", NULL};
     o[i++] = (tdm_option){"--system", TDM_OPTION_TEXT, &e->system, 0, 0, "S", "system message", NULL};
     o[i++] = (tdm_option){"--prompt", TDM_OPTION_TEXT, &e->prompt, 0, 0, "P", "user message, with {column}s (default \"{question}\")", NULL};
@@ -44,7 +46,7 @@ static void own_options(evaluation *e, tdm_option *o)
     o[i++] = (tdm_option){"--temperature", TDM_OPTION_REAL, &e->temperature, 0, 100, "T", "default 0: greedy", NULL};
     o[i++] = (tdm_option){"--seed", TDM_OPTION_INT, &e->seed, 0, 0x1p53, "S", "of the sampler (default 1)", NULL};
     o[i++] = (tdm_option){"--raw", TDM_OPTION_FLAG, &e->raw, 0, 0, NULL, "no chat template around the prompt", NULL};
-    o[i++] = (tdm_option){"--samples", TDM_OPTION_TEXT, &e->output, 0, 0, "G", "write each completion as JSONL", NULL};
+    o[i++] = (tdm_option){"--samples", TDM_OPTION_TEXT, &e->output, 0, 0, "G", "write each completion, or the log-probabilities of each row's choices, as JSONL", NULL};
     TDM_ASSERT_EQ(i, OWN_OPTIONS);
 }
 
@@ -212,8 +214,12 @@ tdm_status tdm_cmd_eval(int argc, char **argv, tdm_error *err)
         st = TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give --data FILE.jsonl", "no data was named");
         goto done;
     }
+    if (tdm_choices_known(e.task)) {
+        st = tdm_eval_choices(&spec, e.task, e.file, e.limit, e.output, err);
+        goto done;
+    }
     if (strcmp(e.task, "gsm8k") != 0 && strcmp(e.task, "number") != 0 && strcmp(e.task, "exact") != 0) {
-        st = TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "gsm8k, number or exact", "--task does not know \"%.64s\"", e.task);
+        st = TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "gsm8k, number, exact, choices, arc_easy, arc_challenge, boolq, hellaswag, openbookqa or piqa", "--task does not know \"%.64s\"", e.task);
         goto done;
     }
     TDM_TRY(st, prepare(&e, &spec, err), done);
