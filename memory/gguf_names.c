@@ -65,6 +65,34 @@ bool tdm_gguf_name(const tdm_arch *arch, const char *stored, char *out, size_t o
     return module && snprintf(out, out_bytes, "model.layers.%d.%s.%s", layer, module, suffix) < (int)out_bytes;
 }
 
+/* llama.cpp's stem of a module; NULL: none. */
+static const char *stem_of(const tdm_arch *arch, const char *module)
+{
+    static const char *const norms[] = {"attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"};
+    const char *const(*list)[2] = arch->fused ? fused : inside;
+    const size_t count = arch->fused ? TDM_COUNT(fused) : TDM_COUNT(inside);
+    for (size_t i = 0; i < TDM_COUNT(norms); i++)
+        if (module_of(arch, norms[i]) && strcmp(module, module_of(arch, norms[i])) == 0) return norms[i];
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(module, list[i][1]) == 0) return list[i][0];
+    return NULL;
+}
+
+bool tdm_gguf_name_of(const tdm_arch *arch, const char *name, char *out, size_t out_bytes)
+{
+    int layer = -1, begin = 0;
+    char module[64];
+    const char *dot = strrchr(name, '.');
+    if (!dot || (strcmp(dot, ".weight") != 0 && strcmp(dot, ".bias") != 0)) return false;
+    if (sscanf(name, "model.layers.%4d.%n", &layer, &begin) != 1 || begin == 0) layer = -1, begin = 0;
+    if (dot - name < begin || (size_t)(dot - name - begin) >= sizeof module) return false;
+    snprintf(module, sizeof module, "%.*s", (int)(dot - name - begin), name + begin);
+    for (size_t i = 0; layer < 0 && i < TDM_COUNT(outside); i++)
+        if (strcmp(module, outside[i][1]) == 0) return snprintf(out, out_bytes, "%s%s", outside[i][0], dot) < (int)out_bytes;
+    const char *stem = layer >= 0 ? stem_of(arch, module) : NULL;
+    return stem && snprintf(out, out_bytes, "blk.%d.%s%s", layer, stem, dot) < (int)out_bytes;
+}
+
 bool tdm_gguf_name_permuted(const char *stored)
 {
     int layer;

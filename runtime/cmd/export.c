@@ -20,6 +20,7 @@ typedef struct request {
     tdm_model_options model;
     const char *run, *what, *output, *tokenizer, *scheme, *format;
     tdm_scheme fp8; /* BF16: no --scheme */
+    bool gguf;      /* --scheme q8_0 */
     double shard_gb;
     bool merged;
 } request;
@@ -38,7 +39,7 @@ static int make_options(request *q, tdm_option options[TDM_MODEL_OPTIONS + OWN_O
                                 "adapter|merged",
                                 "the PEFT folder, or a model with the adapter in it",
                                 NULL};
-    options[n++] = (tdm_option){"--scheme", TDM_OPTION_TEXT, &q->scheme, 0, 0, "S", "of the merged model: bf16 (default), fp8_channel, fp8_block or fp8_tensor", NULL};
+    options[n++] = (tdm_option){"--scheme", TDM_OPTION_TEXT, &q->scheme, 0, 0, "S", "of the merged model: bf16 (default), fp8_channel, fp8_block, fp8_tensor, or q8_0: one GGUF file", NULL};
     options[n++] = (tdm_option){"--format", TDM_OPTION_TEXT, &q->format, 0, 0, "F", "of an FP8 model: compressed-tensors, or fp8 (default for fp8_block)", NULL};
     options[n++] = (tdm_option){"--output", TDM_OPTION_TEXT, &q->output, 0, 0, "D", "folder to make", NULL};
     for (int i = 0; i < TDM_MODEL_OPTIONS; i++)
@@ -59,13 +60,14 @@ static tdm_status check(request *q, tdm_error *err)
                         q->what ? "\"" : "");
     q->merged = strcmp(q->what, "merged") == 0;
     if (!q->output) return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "give --output FOLDER", "no output was named");
-    while (q->scheme && strcmp(q->scheme, tdm_scheme_text(q->fp8)) != 0)
+    q->gguf = q->scheme && strcmp(q->scheme, "q8_0") == 0;
+    while (q->scheme && !q->gguf && strcmp(q->scheme, tdm_scheme_text(q->fp8)) != 0)
         if (q->fp8++ == TDM_SCHEME_FP8_BLOCK)
-            return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "bf16, fp8_channel, fp8_block or fp8_tensor", "--scheme does not know \"%.64s\"", q->scheme);
+            return TDM_FAIL(err, TDM_ERR_RECIPE, "command line", "bf16, fp8_channel, fp8_block, fp8_tensor or q8_0", "--scheme does not know \"%.64s\"", q->scheme);
     if (q->scheme && !q->merged)
         return TDM_FAIL(err, TDM_ERR_RECIPE, "command line: --scheme", "use --what merged, or remove it", "an adapter is not quantized");
     if (q->format && q->fp8 == TDM_SCHEME_BF16)
-        return TDM_FAIL(err, TDM_ERR_RECIPE, "command line: --format", "give --scheme fp8_channel, fp8_block or fp8_tensor", "a BF16 model has one format");
+        return TDM_FAIL(err, TDM_ERR_RECIPE, "command line: --format", "give --scheme fp8_channel, fp8_block or fp8_tensor", "%s model has one format", q->gguf ? "a GGUF" : "a BF16");
     const tdm_quantize as = {.format = q->format};
     const tdm_status known = tdm_quantize_check(&as, err);
     if (known != TDM_OK) return known;
@@ -164,13 +166,13 @@ static tdm_status merge(const request *q, tdm_merge *m, int64_t step, tdm_error 
     m->tokenizer = q->tokenizer;
     m->shard_bytes = (size_t)(q->shard_gb * 1e9);
     fprintf(stderr, "merging %s into %s\n", m->base.adapter_dir, m->base.model);
-    TDM_TRY(st, q->fp8 == TDM_SCHEME_BF16 ? tdm_export_merged(m, err) : tdm_export_requantized(m, q->fp8, q->format, err), done);
+    TDM_TRY(st, q->gguf ? tdm_export_gguf(m, err) : q->fp8 == TDM_SCHEME_BF16 ? tdm_export_merged(m, err) : tdm_export_requantized(m, q->fp8, q->format, err), done);
     fprintf(stderr,
             "log-probabilities of base + adapter and of the merged model differ by at most %.3g over %" PRId64
             " tokens%s\n",
             (double)m->difference, m->compared,
             m->quantized_act && q->fp8 == TDM_SCHEME_BF16 ? "; the base quantizes activations, the merged model does not" : "");
-    result = json_pack("{s:s,s:s,s:s,s:I,s:I,s:f}", "output", q->output, "what", "merged", "scheme", tdm_scheme_text(q->fp8), "bytes", (json_int_t)m->bytes,
+    result = json_pack("{s:s,s:s,s:s,s:I,s:I,s:f}", "output", q->output, "what", "merged", "scheme", q->gguf ? "q8_0" : tdm_scheme_text(q->fp8), "bytes", (json_int_t)m->bytes,
                        "compared_tokens", (json_int_t)m->compared, "logprob_max_abs_diff", (double)m->difference);
     if (result && step >= 0) json_object_set_new(result, "step", json_integer(step));
     if (result) json_dumpf(result, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));

@@ -29,9 +29,16 @@ typedef struct tdm_merge {
 } tdm_merge;
 tdm_status tdm_export_merged(tdm_merge *m, tdm_error *err);
 
-/* The same in FP8: the BF16 model is made beside output, quantized into output with the base's options but for `scheme`, and removed. What the base
+/* The text that is compared; and its log-probabilities under the model at `path`, beside those of base and adapter. *hash (may be NULL): of its weights. */
+extern const char tdm_merge_words[];
+tdm_status tdm_merge_compare(const tdm_merge *m, const char *path, uint64_t *hash, float *most, tdm_error *err);
+
+/* export_convert.c.
+ * The same in FP8: the BF16 model is made beside output, quantized into output with the base's options but for `scheme`, and removed. What the base
  * kept in BF16 stays so. So the folder
  * is what tandem quantize makes of the merged model. It is loaded again: the weights must be those that were written, and *difference is its. */
 tdm_status tdm_export_requantized(tdm_merge *m, tdm_scheme scheme, const char *format, tdm_error *err);
+/* The same as one GGUF file in Q8_0, with the tokenizer: read again, the text has the same ids, and *difference is its. */
+tdm_status tdm_export_gguf(tdm_merge *m, tdm_error *err);
 
 #endif

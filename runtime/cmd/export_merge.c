@@ -6,17 +6,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "runtime/cmd/model_config_out.h"
 #include "runtime/cmd/model_tensors.h"
-#include "runtime/cmd/quantize.h"
 #include "runtime/cmd/tokenizer_out.h"
 #include "runtime/text/tokenizer.h"
 
 enum { TEXT_TOKENS = TDM_MERGE_TOKENS, COMPARED_ROWS = 16 };
 
-static const char text[] =
+const char tdm_merge_words[] =
     "A train leaves the station at 9:40 and travels 120 miles in two hours. How fast is it going? "
     "Let us divide the distance by the time: 120 / 2 = 60, so its speed is 60 miles per hour.\n";
 
@@ -140,7 +138,7 @@ static tdm_status text_ids(const tdm_session *s, int32_t ids[TEXT_TOKENS], int64
     TDM_TRY(st, tdm_fs_join(path, model, "tokenizer.json", err), done);
     if (!g && !tdm_fs_is_file(path)) goto done;
     TDM_TRY(st, tdm_tokenizer_open(&t, model, g, err), done);
-    TDM_TRY(st, tdm_tokenizer_encode(t, text, sizeof text - 1, true, &made, err), done);
+    TDM_TRY(st, tdm_tokenizer_encode(t, tdm_merge_words, sizeof tdm_merge_words - 1, true, &made, err), done);
     if (made.count < 2) goto done;
     *count = tdm_min_i64(made.count, *count);
     for (int64_t i = 0; i < *count; i++)
@@ -168,10 +166,10 @@ static void for_scoring(tdm_session_spec *spec)
 }
 
 /* The base is closed before the merged model is opened: one of them fits the budget, both need not. */
-static tdm_status compare_scores(const tdm_merge *m, const char *folder, const tdm_merge_text *of, uint64_t *hash, float *most,
-                                 tdm_error *err)
+tdm_status tdm_merge_compare(const tdm_merge *m, const char *folder, uint64_t *hash, float *most, tdm_error *err)
 {
     tdm_status st = TDM_OK;
+    const tdm_merge_text *of = &m->text;
     float merged[TEXT_TOKENS];
     tdm_session s = {0}; /* owned here */
     tdm_session_spec spec = {.device = "cpu",
@@ -284,62 +282,11 @@ tdm_status tdm_export_merged(tdm_merge *m, tdm_error *err)
     TDM_TRY(st, score(&s, of->ids, of->count, of->lp, err), done);
     TDM_TRY(st, write_folder(m, &out, &s, err), done);
     tdm_session_close(&s);
-    TDM_TRY(st, compare_scores(m, out.tmp, of, NULL, &m->difference, err), done);
+    TDM_TRY(st, tdm_merge_compare(m, out.tmp, NULL, &m->difference, err), done);
     m->compared = of->count - 1;
     TDM_TRY(st, tdm_model_out_finish(&out, err), done);
 done:
     tdm_session_close(&s);
     tdm_model_out_close(&out);
-    return st;
-}
-
-/* ---- FP8 ---- */
-
-tdm_status tdm_export_requantized(tdm_merge *m, tdm_scheme scheme, const char *format, tdm_error *err)
-{
-    tdm_status st = TDM_OK;
-    char whole[TDM_PATH_BYTES];
-    const char *output = m->output;
-    tdm_model_out probe = {0}; /* owned here */
-    tdm_session_spec spec = {.model = whole, .weights = m->base.weights, .budget_bytes = m->base.budget_bytes, .where = m->base.where,
-                             .threads = m->base.threads};
-    const char **keep = NULL; /* owned here */
-    tdm_quantize q = {.output = output, .format = format, .shard_bytes = m->shard_bytes};
-    uint64_t hash = 0;
-    spec.weights.scheme = scheme;
-    spec.weights.scheme_given = true;
-    spec.weights.act = TDM_ACT_DYNAMIC; /* static scales were found without the adapter */
-    spec.weights.activation_scales = NULL;
-    spec.weights.fp8_head = spec.weights.fp8_embedding = false;
-    whole[0] = 0;
-    TDM_TRY(st, tdm_model_out_open(&probe, output, err), done); /* a name that cannot be used is refused before the work */
-    tdm_model_out_close(&probe);
-    if ((size_t)snprintf(whole, sizeof whole, "%s.bf16-%ld", output, (long)getpid()) >= sizeof whole) {
-        st = TDM_FAIL(err, TDM_ERR_RECIPE, output, "use a shorter path", "the path is too long");
-        goto done;
-    }
-    m->output = whole;
-    TDM_TRY(st, tdm_export_merged(m, err), done);
-    if (m->kept_count >= 0) {
-        keep = calloc((size_t)m->kept_count + 1, sizeof *keep);
-        if (!keep) {
-            st = TDM_FAIL(err, TDM_ERR_OTHER, NULL, "free host memory", "out of memory for names");
-            goto done;
-        }
-        for (int64_t i = 0; i < m->kept_count; i++) keep[i] = m->kept[i];
-        spec.weights.keep_bf16 = keep;
-        spec.weights.first_layers_bf16 = spec.weights.last_layers_bf16 = 0;
-    }
-    TDM_TRY(st, tdm_quantize_model(&q, &spec, err), done);
-    TDM_TRY(st, compare_scores(m, output, &m->text, &hash, &m->difference, err), undo);
-    if (hash != q.hash) st = TDM_FAIL(err, TDM_ERR_OTHER, output, "is the disk sound?", "what was written reads back otherwise");
-    m->bytes = q.bytes;
-undo:
-    if (st != TDM_OK) tdm_fs_remove_tree(output, NULL);
-done:
-    m->output = output;
-    tdm_model_out_close(&probe);
-    if (whole[0]) tdm_fs_remove_tree(whole, NULL);
-    free(keep);
     return st;
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "runtime/cmd/gguf_out.h"
 #include "runtime/cmd/tokenizer_out.h"
 
 enum { TYPE_NORMAL = 1, TYPE_CONTROL = 3, TYPE_USER = 4, TYPE_UNUSED = 5, SPLITS_MAX = 4 };
@@ -140,6 +141,46 @@ static json_t *pre_tokenizer(const struct pre *p)
     json_array_append_new(steps, json_pack("{s:s,s:b,s:b,s:b}", "type", "ByteLevel", "add_prefix_space", 0,
                                            "trim_offsets", 1, "use_regex", p->gpt2_regex));
     return json_pack("{s:s,s:o}", "type", "Sequence", "pretokenizers", steps);
+}
+
+static const char *word(const json_t *step, const char *key)
+{
+    const char *text = json_string_value(json_object_get(step, key));
+    return text ? text : "";
+}
+
+/* Whether two steps cut a text alike. */
+static bool same_step(const json_t *a, const json_t *b)
+{
+    const char *type = word(a, "type");
+    if (strcmp(type, word(b, "type")) != 0) return false;
+    if (strcmp(type, "ByteLevel") == 0)
+        return json_is_false(json_object_get(a, "use_regex")) == json_is_false(json_object_get(b, "use_regex")) &&
+               json_is_true(json_object_get(a, "add_prefix_space")) == json_is_true(json_object_get(b, "add_prefix_space"));
+    if (strcmp(type, "Digits") == 0) return json_is_true(json_object_get(a, "individual_digits")) == json_is_true(json_object_get(b, "individual_digits"));
+    return strcmp(type, "Split") == 0 && json_equal(json_object_get(a, "pattern"), json_object_get(b, "pattern")) &&
+           strcmp(word(a, "behavior"), word(b, "behavior")) == 0 && json_is_true(json_object_get(a, "invert")) == json_is_true(json_object_get(b, "invert"));
+}
+
+static bool same_steps(const json_t *given, const json_t *ours)
+{
+    const json_t *list = json_object_get(given, "pretokenizers"), *want = json_object_get(ours, "pretokenizers");
+    if (!list) return json_array_size(want) == 1 && same_step(given, json_array_get(want, 0));
+    bool same = json_array_size(list) == json_array_size(want);
+    for (size_t i = 0; same && i < json_array_size(list); i++) same = same_step(json_array_get(list, i), json_array_get(want, i));
+    return same;
+}
+
+const char *tdm_tokenizer_pre_name(const json_t *tokenizer)
+{
+    const char *name = NULL;
+    const bool nfc = strcmp(word(json_object_get(tokenizer, "normalizer"), "type"), "NFC") == 0;
+    for (size_t i = 0; !name && i < TDM_COUNT(known); i++) {
+        json_t *ours = pre_tokenizer(&known[i]); /* owned here */
+        if (known[i].nfc == nfc && same_steps(json_object_get(tokenizer, "pre_tokenizer"), ours)) name = known[i].name;
+        json_decref(ours);
+    }
+    return name;
 }
 
 /* The text of the token that `key` numbers; false: none. */

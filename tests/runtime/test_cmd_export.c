@@ -330,6 +330,57 @@ static void what_the_base_kept_stays_bf16(void **state)
     free(base);
 }
 
+/* Q8_0 of each family, read back: half a step of a block from the merged weight, and what f16 rounds of its scale, in transformers' order of rows.
+ * tests/conformance/check_gguf_q8.py compares the bytes with gguf-py's. */
+static void gguf_holds_the_merged_model(void **state)
+{
+    static const char *const models[] = {"llama3", "llama_linear", "qwen2", "qwen3"};
+    fixture *f = *state;
+    for (size_t m = 0; m < TDM_COUNT(models); m++) {
+        char model[128], adapter[256], name[64];
+        tdm_model_file *a, *b;
+        snprintf(model, sizeof model, MODELS "%s", models[m]);
+        adapter_of(f, model, adapter);
+        snprintf(name, sizeof name, "%s.gguf", models[m]);
+        char *merged = test_path(f->dir, models[m]), *gguf = test_path(f->dir, name);
+        assert_int_equal(EXPORT(&f->err, "--what", "merged", "--model", model, "--adapter", adapter, "--output", merged), TDM_OK);
+        assert_int_equal(EXPORT(&f->err, "--what", "merged", "--model", model, "--adapter", adapter, "--scheme", "q8_0", "--output", gguf), TDM_OK);
+        TINY_OK(tdm_model_file_open(&a, merged, err));
+        TINY_OK(tdm_model_file_open(&b, gguf, err));
+        const tdm_model_config *c = tdm_model_file_config(a), *d = tdm_model_file_config(b);
+        assert_true(c->heads == d->heads && c->kv_heads == d->kv_heads && c->head_dim == d->head_dim && c->context == d->context && c->vocab == d->vocab);
+        assert_true(c->norm_eps == d->norm_eps && c->qkv_bias == d->qkv_bias && c->tied_head == d->tied_head);
+        for (int64_t i = 0; i < tdm_model_file_count(a); i++) {
+            const tdm_tensor *x = tdm_model_file_at(a, i), *y = tdm_model_file_find(b, x->name);
+            const int64_t rows = tdm_tensor_rows(x), cols = tdm_tensor_cols(x);
+            assert_non_null(y);
+            assert_true(tdm_tensor_rows(y) == rows && tdm_tensor_cols(y) == cols);
+            float *p = malloc((size_t)(2 * rows * cols) * sizeof *p), *q = p + rows * cols;
+            tdm_tensor_read(x, 0, rows, p);
+            tdm_tensor_read(y, 0, rows, q);
+            for (int64_t k = 0; k < rows * cols; k++) {
+                float most = 0;
+                for (int64_t j = k / 32 * 32; x->rank == 2 && j < k / 32 * 32 + 32; j++) most = fmaxf(most, fabsf(p[j]));
+                assert_true(fabsf(p[k] - q[k]) <= most / 127 * 0.57f + 127 * 0x1p-25f);
+            }
+            free(p);
+        }
+        tdm_model_file_close(a);
+        tdm_model_file_close(b);
+        assert_int_equal(EXPORT(&f->err, "--what", "merged", "--model", model, "--adapter", adapter, "--scheme", "q8_0", "--output", gguf), TDM_ERR_RECIPE);
+        assert_string_equal(f->err.what, "there is something of this name already");
+        free(merged);
+        free(gguf);
+    }
+    tdm_names names = {0};
+    assert_int_equal(EXPORT(&f->err, "--what", "merged", "--scheme", "q8_0", "--model", MODELS "mistral", "--adapter", MODELS "mistral/adapter", "--output", f->out),
+                     TDM_ERR_INPUT);
+    assert_string_equal(f->err.what, "a mistral model is not written as GGUF, only llama, qwen2 and qwen3");
+    assert_int_equal(tdm_fs_list(f->dir, &names, NULL), TDM_OK);
+    assert_int_equal(names.count, 2 * TDM_COUNT(models));
+    tdm_names_free(&names);
+}
+
 static void refuses_what_makes_no_sense(void **state)
 {
     fixture *f = *state;
@@ -354,6 +405,8 @@ static void refuses_what_makes_no_sense(void **state)
     assert_string_equal(f->err.what, "an adapter is not quantized");
     assert_int_equal(EXPORT(&f->err, "--what", "merged", "--format", "fp8", PAIR), TDM_ERR_RECIPE);
     assert_string_equal(f->err.what, "a BF16 model has one format");
+    assert_int_equal(EXPORT(&f->err, "--what", "merged", "--scheme", "q8_0", "--format", "fp8", PAIR), TDM_ERR_RECIPE);
+    assert_string_equal(f->err.what, "a GGUF model has one format");
     assert_int_equal(EXPORT(&f->err, "--what", "merged", "--scheme", "fp8_channel", "--format", "fp8", PAIR), TDM_ERR_RECIPE);
     assert_non_null(strstr(f->err.what, "one per row"));
     assert_int_equal(EXPORT(&f->err, "--what", "merged", "--scheme", "fp8_channel", "--format", "awq", PAIR), TDM_ERR_RECIPE);
@@ -370,6 +423,6 @@ int main(void)
     const struct CMUnitTest tests[] = {CASE(merged_is_the_sum), CASE(merged_scores_like_the_pair),
                                        CASE(adapter_is_the_newest_checkpoints), CASE(a_run_merges_into_the_base_it_had),
                                        CASE(fp8_is_the_merged_model_quantized), CASE(what_the_base_kept_stays_bf16),
-                                       CASE(refuses_what_makes_no_sense)};
+                                       CASE(gguf_holds_the_merged_model), CASE(refuses_what_makes_no_sense)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
