@@ -7,6 +7,7 @@ transformers, compressed-tensors, accelerate and safetensors; run from the repos
 magnitudes  what enters each linear, and each layer's keys and values, as transformers computes them in BF16 from the same ids: the largest and
             a percentile agree within 3 % (both round to BF16, in other orders)
 checkpoint  scales are the magnitudes / 448 in f32; a second `tandem quantize` of the folder writes the same bytes
+head        model.lm_head and model.embedding in FP8 are transformers' on the dequantized rows
 logits      transformers loads it without a missing or unexpected tensor, and its log-probabilities, activations quantized by
             compressed-tensors, are as near to those of `tandem score` as two orders of rounding are
 """
@@ -105,6 +106,22 @@ def our_logprobs(tandem, folder, sequences, tmp, *options):
     return torch.tensor([x for line in text.splitlines() for x in json.loads(line)["logprobs"][1:]])
 
 
+def check_head(tandem, source, ids, tmp):
+    """Head and embedding in FP8 by row: transformers in FP32 on the dequantized rows is as near as it is to its own BF16 run."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    for w in {id(w): w for w in (model.get_input_embeddings().weight, model.lm_head.weight)}.values():
+        scale = w.data.abs().amax(1, keepdim=True) / 448
+        scale[scale == 0] = 1
+        w.data = (w.data / scale).to(torch.float8_e4m3fn).float() * scale
+    lp = lambda m: torch.cat([m(torch.tensor([row])).logits[0].float().log_softmax(-1)[torch.arange(len(row) - 1), torch.tensor(row[1:])] for row in ids])
+    with torch.no_grad():
+        exact, rounded = lp(model), lp(model.bfloat16())
+    ours = our_logprobs(tandem, source, ids, tmp, "--fp8-head", "--fp8-embedding")
+    mine, theirs = (ours - exact).abs().mean().item(), (rounded - exact).abs().mean().item()
+    assert mine <= theirs, f"mean |difference to FP32| {mine:.5f}, transformers in BF16 {theirs:.5f}"
+    return f"FP8 head and embedding: mean |d| to FP32 {mine:.5f}, transformers in BF16 {theirs:.5f}"
+
+
 def check(tandem, source, tmp):
     config = transformers.AutoConfig.from_pretrained(source)
     texts = [f"Row {i}: the quick brown fox jumps over {i * 17} lazy dogs, naïve café 東京 {'again ' * i}" for i in range(12)]
@@ -147,7 +164,8 @@ def check(tandem, source, tmp):
     assert correlation > 0.65, f"the shift by quantization is another: correlation {correlation:.3f}"
     cache = (our_logprobs(tandem, with_kv, ids, tmp, "--kv", "fp8") - ours).abs().mean().item()
     one = (our_logprobs(tandem, out, ids, tmp, "--kv", "fp8") - ours).abs().mean().item()
-    return (f"magnitudes within {max(worst):.2%}; mean |d logprob| to compressed-tensors {difference:.5f} (static FP8 to BF16 {shift:.5f}, correlation "
+    head = check_head(tandem, source, ids, tmp)
+    return (f"{head}; magnitudes within {max(worst):.2%}; mean |d logprob| to compressed-tensors {difference:.5f} (static FP8 to BF16 {shift:.5f}, correlation "
             f"{correlation:.3f}); FP8 KV cache {cache:.5f} with scales, {one:.5f} without")
 
 

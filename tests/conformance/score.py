@@ -162,12 +162,50 @@ def quantized_bits_agree(m, scheme):
         expect([r["logprobs"] for r in read_jsonl(again)] == m.score("infer", scheme, False), "the checkpoint scores other bits than --weights")
 
 
+def calibrated(m):
+    """A calibration of the model, made once."""
+    path = os.path.join(m.tmp, "scales.json")
+    if not os.path.exists(path):
+        write_jsonl(os.path.join(m.tmp, "text.jsonl"), [{"text": t["text"]} for t in m.expected["tokenize"]])
+        run_ok([m.tandem, "calibrate", "--model", m.path, "--data", os.path.join(m.tmp, "text.jsonl"), "--output", path])
+    return path
+
+
+def options_agree_bitwise(m, *options):
+    """Both engines, with options that no golden is for: the same bits, and others than without them."""
+    source, out = os.path.join(m.tmp, "in.jsonl"), os.path.join(m.tmp, "out.jsonl")
+    write_jsonl(source, [{"ids": s} for s in m.sequences])
+    got = {}
+    for engine in ("infer", "train"):
+        run_ok([m.tandem, "score", "--model", m.path, "--engine", engine, "--input", source, "--output", out, *options])
+        got[engine] = [row["logprobs"] for row in read_jsonl(out)]
+    expect(got["infer"] == got["train"], "the engines differ")
+    plain = m.score("infer", "bf16", False)
+    shift = mean_abs_difference(flat(got["infer"]), flat(plain))
+    expect(0 < shift < 0.2, f"mean |difference to BF16| {shift}")
+    return f"mean |difference to BF16| {shift:.4f}"
+
+
+def scales_reach_the_cache(m):
+    """An FP8 cache with calibrated scales is another one than that with scales of 1."""
+    source, out = os.path.join(m.tmp, "in.jsonl"), os.path.join(m.tmp, "out.jsonl")
+    write_jsonl(source, [{"ids": s} for s in m.sequences])
+    rows = []
+    for options in ([], ["--activation-scales", calibrated(m)]):
+        run_ok([m.tandem, "score", "--model", m.path, "--kv", "fp8", "--input", source, "--output", out] + options)
+        rows.append(flat([row["logprobs"] for row in read_jsonl(out)]))
+    difference = mean_abs_difference(*rows)
+    expect(difference > 0, "the scales change nothing")
+    return f"mean |difference| {difference:.4f}"
+
+
 def main():
     args = arguments(__doc__)
     report = Report()
     for name in sorted(os.listdir(MODELS)):
         with scratch() as tmp:
             m = Model(args, name, tmp)
+            tied = read_json(os.path.join(m.path, "config.json"))["tie_word_embeddings"]
             checks = [("tokenize", tokenizer_agrees, m), ("greedy", greedy_agrees, m), ("sampled", sampled_logprobs_are_scored, m)]
             for adapter in (False, True):
                 kind = "adapter" if adapter else "base"
@@ -177,6 +215,13 @@ def main():
                 checks.append((f"{kind}/company", company_changes_no_bit, m, "fp8_block" if adapter else "fp8_channel", adapter))
                 if "quantized" in m.expected:
                     checks += [(f"{kind}/{s}", fp8_shifts_as_simulated, m, adapter, s) for s in LAYER_SCHEMES]
+            checks.append(("head", options_agree_bitwise, m, "--fp8-head", *(["--fp8-embedding"] if tied else [])))
+            checks.append(("kv", scales_reach_the_cache, m))
+            if not tied:
+                checks.append(("embedding", options_agree_bitwise, m, "--fp8-embedding"))
+            if tied or name == "qwen3":
+                checks.append(("static", options_agree_bitwise, m, "--weights", "fp8_tensor", "--activations", "static", "--kv", "fp8", "--activation-scales",
+                               calibrated(m)))
             if "quantized" in m.expected:
                 checks += [(f"quantize/{s}", quantized_bits_agree, m, s) for s in LAYER_SCHEMES]
             for label, *check in checks:
