@@ -28,7 +28,7 @@ static tdm_status compile(pattern *p, const char *expression, const char *where,
                              &at, NULL);
     if (p->regex) return TDM_OK;
     pcre2_get_error_message(code, text, sizeof text);
-    return TDM_FAIL(err, TDM_ERR_INPUT, where, "repair quantization_config", "regular expression %.80s: %s", expression,
+    return TDM_FAIL(err, TDM_ERR_INPUT, where, "repair the expression", "regular expression %.80s: %s", expression,
                     (char *)text);
 }
 
@@ -129,4 +129,21 @@ tdm_status tdm_patterns_match(const tdm_patterns *p, const char *module, const c
         *out = rc >= 0;
     }
     return TDM_OK;
+}
+
+tdm_status tdm_module_named(const char *name, const char *module, const char *where, bool *out, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    tdm_patterns *p = NULL; /* owned here */
+    json_t *list;           /* owned here */
+    *out = *name && strstr(module, name);
+    if (strncmp(name, "re:", 3) != 0) return TDM_OK;
+    list = json_pack("[s]", name);
+    if (!list) return TDM_FAIL(err, TDM_ERR_OTHER, where, NULL, "out of memory");
+    TDM_TRY(st, tdm_patterns_read(&p, list, TDM_PATTERN_COMPRESSED, where, err), done);
+    TDM_TRY(st, tdm_patterns_match(p, module, where, out, err), done);
+done:
+    json_decref(list);
+    tdm_patterns_free(p);
+    return st;
 }

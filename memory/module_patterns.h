@@ -19,4 +19,7 @@ void tdm_patterns_free(tdm_patterns *p);
 /* *out: one of them matches the module. A regex that takes too long is an error. */
 tdm_status tdm_patterns_match(const tdm_patterns *p, const char *module, const char *where, bool *out, tdm_error *err);
 
+/* A person's name for modules, as model.keep_bf16 has them: a part of the module's name, or "re:" and a regex matched from the start. */
+tdm_status tdm_module_named(const char *name, const char *module, const char *where, bool *out, tdm_error *err);
+
 #endif

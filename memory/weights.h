@@ -29,7 +29,7 @@ typedef struct tdm_weights_options {
     bool pow2_acts;         /* so are dynamic activation scales */
     bool fp8_head, fp8_embedding; /* e4m3 by row, their activations BF16, whatever the scheme is; the two are one where the head is tied */
     int64_t first_layers_bf16, last_layers_bf16;
-    const char *const *keep_bf16; /* names or substrings of modules that stay BF16 ("lm_head"); NULL-terminated, or NULL */
+    const char *const *keep_bf16; /* modules that stay BF16, as tdm_module_named has them ("lm_head"); NULL-terminated, or NULL */
     const char *activation_scales; /* a file of tandem calibrate: activation scales for STATIC, and of keys and values; NULL: none */
     bool embedding_on_host; /* the embedding in host_open's memory, from which a device's embed reads its rows; not where the head is tied to it */
     int threads;            /* of the host, for loading and hashing; 0: as many as the process may use. No byte depends on it */

@@ -1,5 +1,6 @@
 #include "memory/weights_plan.h"
 #include "memory/arch/arch.h"
+#include "memory/module_patterns.h"
 #include "memory/weights_source.h"
 
 #include "kernels/parallel.h"
@@ -194,20 +195,22 @@ void tdm_weights_plan_place(tdm_weights_plan *p, const tdm_region *where)
 /* ---- What options can mean --------------------------------------------------------------------------------------------------- */
 
 /* A tied head has no weight of its own and is a module all the same. */
-static bool names_a_module(const tdm_model_config *c, const char *text)
+static tdm_status names_a_module(const tdm_model_config *c, const char *text, const char *where, bool *out, tdm_error *err)
 {
+    tdm_status st = TDM_OK;
     char module[TDM_MODULE_BYTES];
     int64_t n, k;
-    if (!*text) return false;
-    if (strstr(embedding_module, text) || strstr(head_module, text)) return true;
-    for (int64_t l = 0; l < c->layers; l++)
-        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+    TDM_TRY(st, tdm_module_named(text, embedding_module, where, out, err), done);
+    if (!*out) TDM_TRY(st, tdm_module_named(text, head_module, where, out, err), done);
+    for (int64_t l = 0; l < c->layers && !*out; l++)
+        for (int p = 0; p < TDM_PROJ_COUNT && !*out; p++) {
             tdm_proj_shape(c, (tdm_proj)p, &n, &k);
             if (n == 0) continue;
             tdm_module_name(c, module, l, (tdm_proj)p);
-            if (strstr(module, text)) return true;
+            TDM_TRY(st, tdm_module_named(text, module, where, out, err), done);
         }
-    return false;
+done:
+    return st;
 }
 
 static tdm_status check_layers(const tdm_model_config *c, int64_t kept, const char *which, const char *where, tdm_error *err)
@@ -229,8 +232,10 @@ tdm_status tdm_weights_check_options(const tdm_model_config *c, const tdm_weight
         goto done;
     }
     for (const char *const *name = o->keep_bf16; name && *name; name++) {
-        if (names_a_module(c, *name)) continue;
-        st = TDM_FAIL(err, TDM_ERR_RECIPE, where->keep_bf16, "modules are called lm_head, or model.layers.0.mlp.down_proj, or hold a part of such a name",
+        bool hit;
+        TDM_TRY(st, names_a_module(c, *name, where->keep_bf16, &hit, err), done);
+        if (hit) continue;
+        st = TDM_FAIL(err, TDM_ERR_RECIPE, where->keep_bf16, "modules are called lm_head, or model.layers.0.mlp.down_proj; give a part of such a name, or re: and an expression",
                       "no module of this model has \"%.64s\" in its name", *name);
         goto done;
     }

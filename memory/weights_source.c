@@ -1,5 +1,6 @@
 #include "memory/weights_source.h"
 #include "memory/fp8_checkpoint.h"
+#include "memory/module_patterns.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -42,11 +43,13 @@ tdm_status tdm_weights_source(tdm_weights_plan *p, const char *name, int64_t row
                     "type %s is not supported", t->type);
 }
 
-static bool matches_any(const char *const *list, const char *module)
+static tdm_status matches_any(const char *const *list, const char *module, bool *out, tdm_error *err)
 {
-    for (; list && *list; list++)
-        if (**list && strstr(module, *list)) return true;
-    return false;
+    tdm_status st = TDM_OK;
+    *out = false;
+    for (; list && *list && !*out; list++) TDM_TRY(st, tdm_module_named(*list, module, "model.keep_bf16", out, err), done);
+done:
+    return st;
 }
 
 /* The head and the embedding, where the recipe asks for it. Their scale is a row's, for one row is looked up. */
@@ -58,11 +61,11 @@ static bool quantized_apart(const tdm_weights_plan *p, const tdm_matrix_plan *m)
 }
 
 /* The head and the embedding stay BF16 unless named by themselves; the recipe adds first and last layers and modules by name. */
-static bool stays_bf16(const tdm_weights_plan *p, const char *module, int64_t layer)
+static tdm_status stays_bf16(const tdm_weights_plan *p, const char *module, int64_t layer, bool *out, tdm_error *err)
 {
     const tdm_weights_options *o = p->options;
-    return layer < 0 || layer < o->first_layers_bf16 || layer >= p->w->config.layers - o->last_layers_bf16 ||
-           matches_any(o->keep_bf16, module);
+    *out = layer < 0 || layer < o->first_layers_bf16 || layer >= p->w->config.layers - o->last_layers_bf16;
+    return *out ? TDM_OK : matches_any(o->keep_bf16, module, out, err);
 }
 
 /* The scale that `tandem calibrate` found for a module. */
@@ -96,7 +99,10 @@ static tdm_status scheme_of_float(tdm_weights_plan *p, tdm_matrix_plan *m, const
         m->w->pow2 = o->pow2_acts;
         return TDM_OK;
     }
-    m->w->scheme = stays_bf16(p, module, layer) ? TDM_SCHEME_BF16 : o->scheme;
+    bool kept;
+    const tdm_status named = stays_bf16(p, module, layer, &kept, err);
+    if (named != TDM_OK) return named;
+    m->w->scheme = kept ? TDM_SCHEME_BF16 : o->scheme;
     m->w->act = m->w->scheme == TDM_SCHEME_BF16 ? TDM_ACT_NONE : o->act;
     if (m->w->act == TDM_ACT_STATIC) {
         const tdm_status st = calibrated_scale(p, m, module, layer, err);
@@ -146,13 +152,15 @@ static tdm_status scheme_of_fp8(tdm_weights_plan *p, tdm_matrix_plan *m, const c
     tdm_status st = TDM_OK;
     const tdm_weights_options *o = p->options;
     const tdm_tensor *t = m->weight;
+    bool kept;
     char where[512];
     tdm_tensor_where(t, where, sizeof where);
     if (o->scheme_given && o->scheme != how->scheme && o->scheme != how->stored)
         return TDM_FAIL(err, TDM_ERR_RECIPE, where, "leave model.weights out, or use the unquantized model",
                         "the recipe asks for %s, the checkpoint is stored as %s", tdm_scheme_text(o->scheme),
                         tdm_scheme_text(how->stored));
-    if (stays_bf16(p, module, layer))
+    TDM_TRY(st, stays_bf16(p, module, layer, &kept, err), done);
+    if (kept)
         return TDM_FAIL(
             err, TDM_ERR_RECIPE, where,
             "leave the module out of keep_bf16, first_layers_bf16 and last_layers_bf16, or use the unquantized model",

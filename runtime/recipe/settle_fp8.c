@@ -1,7 +1,7 @@
 /* How the weights are kept: rules across the keys of `model` that say so, and what the weight store is told. */
 #include "runtime/recipe/schema.h"
 
-#include <string.h>
+#include "memory/module_patterns.h"
 
 #define REFUSE(key, hint, ...) TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(r, (key), (char[TDM_RECIPE_WHERE]){0}), (hint), __VA_ARGS__)
 
@@ -27,9 +27,13 @@ static tdm_status check_pow2(const tdm_recipe *r, const char *key, bool value, t
 static tdm_status check_kept(const tdm_recipe *r, const char *key, tdm_precision precision, const char *module, tdm_error *err)
 {
     if (precision != TDM_PRECISION_FP8 || !tdm_recipe_given(r, "model.keep_bf16")) return TDM_OK;
-    for (const char *const *name = r->model.keep_bf16.items; *name; name++)
-        if (**name && strstr(module, *name))
+    for (const char *const *name = r->model.keep_bf16.items; *name; name++) {
+        bool hit;
+        const tdm_status st = tdm_module_named(*name, module, tdm_recipe_where(r, "model.keep_bf16", (char[TDM_RECIPE_WHERE]){0}), &hit, err);
+        if (st != TDM_OK) return st;
+        if (hit)
             return REFUSE(key, "remove it, or take the name out of model.keep_bf16", "%s: fp8, and model.keep_bf16 keeps \"%.64s\"", key, *name);
+    }
     return TDM_OK;
 }
 

@@ -213,6 +213,18 @@ static void kept_modules_are_named(void **state)
     free(out);
 }
 
+static void expressions_name_modules(void **state)
+{
+    fixture *f = *state;
+    const char *const keep[] = {"re:.*layers\\.1\\.mlp", NULL};
+    RUN(f, "qwen3", "fp8_channel", "--keep-bf16 re:.*layers\\.1\\.mlp");
+    json_t *q = check_same(MODELS "qwen3", f->out, &(tdm_weights_options){.scheme = TDM_SCHEME_FP8_CHANNEL, .act = TDM_ACT_DYNAMIC, .keep_bf16 = keep});
+    const json_t *ignore = json_object_get(q, "ignore");
+    assert_int_equal(json_array_size(ignore), 4);
+    assert_string_equal(json_string_value(json_array_get(ignore, 1)), "model.layers.1.mlp.gate_proj");
+    json_decref(q);
+}
+
 static void shards_have_an_index(void **state)
 {
     fixture *f = *state;
@@ -382,7 +394,7 @@ int main(void)
 #define CASE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         CASE(channel_is_compressed_tensors), CASE(every_model_every_scheme),      CASE(block_is_fine_grained),
-        CASE(kept_modules_are_named),        CASE(shards_have_an_index),          CASE(fp8_models_are_written_again),
+        CASE(kept_modules_are_named), CASE(expressions_name_modules),        CASE(shards_have_an_index),          CASE(fp8_models_are_written_again),
         CASE(refuses_a_folder_in_use),       CASE(refuses_what_it_cannot_write),  CASE(config_and_tokenizer_come_along),
         CASE(a_failing_disk_leaves_nothing), CASE(llama3_factors_are_recognised), CASE(runs_on_the_cpu_whatever_the_environment_says),
     };

@@ -69,6 +69,11 @@ static void layers_and_modules_the_model_lacks(void **state)
     expect_refused("  pow2_scale: yes\n  last_layers_bf16: 10000\n", "", "a.yaml:5:21", "last 10000 layers are to stay BF16, the model has 2");
     expect_refused("  keep_bf16: [lm_head, layers.2.]\n", "", "a.yaml:4:14", "\"layers.2.\"");
     expect_refused("  keep_bf16: [norm]\n", "", "a.yaml:4:14", "\"norm\"");
+    expect_refused("  keep_bf16: ['re:.*layers.2']\n", "", "a.yaml:4:14", "\"re:.*layers.2\"");
+    expect_refused("  keep_bf16: ['re:down_proj']\n", "", "a.yaml:4:14", "\"re:down_proj\""); /* from the start */
+    if (check("  keep_bf16: ['re:.*\\.[01]\\..*down', 're:lm_head$']\n", "", &err) != TDM_OK) fail_msg("%s (%s)", err.what, err.where);
+    if (check("  keep_bf16: ['re:(']\n", "", &err) == TDM_OK || !strstr(err.what, "regular expression (") || strncmp(err.where, "a.yaml:4:14", 11) != 0)
+        fail_msg("%s (%s)", err.what, err.where);
     if (check("  first_layers_bf16: 2\n  last_layers_bf16: 2\n  keep_bf16: [lm_head, embed, layers.1., down_proj, self_attn.k]\n", "", &err) != TDM_OK)
         fail_msg("%s (%s)", err.what, err.where);
 }
