@@ -20,7 +20,7 @@ step cmake --build --preset asan-ubsan -j "$(nproc)"
 step ctest --preset asan-ubsan -j "$(nproc)" -LE 'model|slow'
 
 step cmake --preset tsan
-step cmake --build --preset tsan -j "$(nproc)" --target test_engine test_trainer test_linear
+step cmake --build --preset tsan -j "$(nproc)" --target test_engine test_engine_turns test_trainer test_linear
 step ctest --preset tsan -R 'test_engine|test_trainer|test_linear$'
 
 if [ -d kernels/cuda ] && command -v nvcc >/dev/null; then
