@@ -148,6 +148,72 @@ typedef struct tdm_linear_backward {
     int64_t sequences;
 } tdm_linear_backward;
 
+/* ---- Mixture of experts ------------------------------------------------------------------------------------------------------- */
+
+/* Each of T tokens goes to `used` (U) of E experts. Its U places, called rows, are sorted by expert and then by token, so that an expert's
+ * rows stand together: T U of them in all. How many an expert has is known in the backend's memory alone. */
+enum { TDM_EXPERTS_MAX = 1024, TDM_EXPERTS_USED_MAX = 32 };
+typedef struct tdm_routes {
+    int64_t tokens, experts, used; /* T, E, U */
+    int32_t *expert;  /* [T, U] best first */
+    float *weight;    /* [T, U] */
+    int32_t *row;     /* [T, U] where each place stands in the sorted order */
+    int32_t *token;   /* [T U] whose each row is */
+    int32_t *start;   /* [E + 1] first row of each expert */
+} tdm_routes;
+
+/* route: the U experts of the largest logits, the lower number first where two are equal; their weights; the sorted order.
+ *   logits [T, E] bf16
+ *   given  experts are read from routes->expert instead of being chosen
+ *   weight bf16(p) as f32, p = softmax(logits) over all experts, divided by the sum of the chosen where `normalize`
+ * Numerics  f32; sums in an order fixed by E alone.
+ * Source  transformers, Qwen3MoeTopKRouter. */
+typedef struct tdm_route {
+    tdm_cview logits;
+    bool normalize, given;
+    const tdm_routes *routes;
+} tdm_route;
+/* route_backward: dlogits [T, E] bf16 from dweight [T, U] f32, through the softmax and the normalization; which experts are chosen has no
+ * gradient. */
+typedef struct tdm_route_backward {
+    tdm_view dlogits;
+    tdm_cview logits, dweight;
+    bool normalize;
+    const tdm_routes *routes;
+} tdm_route_backward;
+
+/* combine: y[t] = r[t] + sum over u, in order, of weight[t, u] * x[row[t, u]]; r absent: 0. weighted false: without the weights.
+ *   y, r [T, D] f32, may be one     x [T U, D] bf16, or f32 without weights */
+typedef struct tdm_combine {
+    tdm_view y;
+    tdm_cview r, x;
+    bool weighted;
+    const tdm_routes *routes;
+} tdm_combine;
+/* combine_backward: dx[row[t, u]] = bf16(weight[t, u] * dy[t]);  dweight[t, u] = dy[t] . x[row[t, u]].
+ *   dx, x [T U, D] bf16     dy [T, D] f32     dweight [T, U] f32 */
+typedef struct tdm_combine_backward {
+    tdm_view dx, dweight;
+    tdm_cview dy, x;
+    const tdm_routes *routes;
+} tdm_combine_backward;
+
+/* linear_experts: a linear for the rows of each expert with its matrix and its adapter.
+ *   of         views of all rows; of.w [E] matrices, alike and at equal distances; of.lora_a and lora_b of expert 0
+ *   lora_step  elements from one expert's A (and B) to the next one's */
+typedef struct tdm_linear_experts {
+    tdm_linear of;
+    int64_t lora_step;
+    const tdm_routes *routes;
+} tdm_linear_experts;
+/* linear_experts_backward: the same of linear_backward; of.grad_a and grad_b of expert 0, at the same distances as A and B. of.q_start is that of
+ * the tokens, before they were sorted. No lora_dx. */
+typedef struct tdm_linear_experts_backward {
+    tdm_linear_backward of;
+    int64_t lora_step;
+    const tdm_routes *routes;
+} tdm_linear_experts_backward;
+
 /* ---- Attention over a paged KV cache ----------------------------------------------------------------------------------------- */
 
 /* Rows of the bf16 views of this section (and of rope) begin 16-byte aligned, and a head is a multiple of 8 wide. */
@@ -424,6 +490,13 @@ typedef struct tdm_backend {
     /* linear_group: `count` linears of the same x, to the bits each has alone. They write to different places. */
     tdm_status (*linear_group)(tdm_stream *s, const tdm_linear *list, int count, tdm_error *err);
     tdm_status (*linear_backward)(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err);
+
+    tdm_status (*route)(tdm_stream *s, const tdm_route *a, tdm_error *err);
+    tdm_status (*route_backward)(tdm_stream *s, const tdm_route_backward *a, tdm_error *err);
+    tdm_status (*combine)(tdm_stream *s, const tdm_combine *a, tdm_error *err);
+    tdm_status (*combine_backward)(tdm_stream *s, const tdm_combine_backward *a, tdm_error *err);
+    tdm_status (*linear_experts)(tdm_stream *s, const tdm_linear_experts *a, tdm_error *err);
+    tdm_status (*linear_experts_backward)(tdm_stream *s, const tdm_linear_experts_backward *a, tdm_error *err);
 
     /* rms_norm: y[t, d] = x[t, d] * w[d] / sqrt(mean over d of x[t, d]^2 + eps)
      *   y [T, D] bf16     x [T, D] f32 (the residual stream)     w [1, D] bf16 or f32     rstd [T, 1] f32 or absent

@@ -16,6 +16,14 @@ tdm_status TDM_CPU(linear_group)(tdm_stream *s, const tdm_linear *list, int coun
 tdm_status TDM_CPU(linear_backward)(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err);
 size_t TDM_CPU(linear_workspace_bytes)(const tdm_limits *limits, int threads);
 
+/* route.c, experts.c */
+tdm_status TDM_CPU(route)(tdm_stream *s, const tdm_route *a, tdm_error *err);
+tdm_status TDM_CPU(route_backward)(tdm_stream *s, const tdm_route_backward *a, tdm_error *err);
+tdm_status TDM_CPU(combine)(tdm_stream *s, const tdm_combine *a, tdm_error *err);
+tdm_status TDM_CPU(combine_backward)(tdm_stream *s, const tdm_combine_backward *a, tdm_error *err);
+tdm_status TDM_CPU(linear_experts)(tdm_stream *s, const tdm_linear_experts *a, tdm_error *err);
+tdm_status TDM_CPU(linear_experts_backward)(tdm_stream *s, const tdm_linear_experts_backward *a, tdm_error *err);
+
 /* attention.c, attention_backward.c */
 size_t TDM_CPU(kv_page_bytes)(tdm_dtype dtype, int64_t kv_heads, int64_t head_dim);
 tdm_status TDM_CPU(kv_write)(tdm_stream *s, const tdm_kv_write *a, tdm_error *err);

@@ -61,6 +61,12 @@ template <tdm_cuda_path PATH> static constexpr tdm_backend table(const char *nam
     b.linear = tdm_cuda_linear;
     b.linear_group = tdm_cuda_linear_group;
     b.linear_backward = tdm_cuda_linear_backward;
+    b.route = tdm_cuda_route;
+    b.route_backward = tdm_cuda_route_backward;
+    b.combine = tdm_cuda_combine;
+    b.combine_backward = tdm_cuda_combine_backward;
+    b.linear_experts = tdm_cuda_linear_experts;
+    b.linear_experts_backward = tdm_cuda_linear_experts_backward;
     b.rms_norm = tdm_cuda_rms_norm;
     b.rms_norm_backward = tdm_cuda_rms_norm_backward;
     b.rms_norm_add = tdm_cuda_rms_norm_add;

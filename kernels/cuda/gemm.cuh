@@ -41,6 +41,17 @@ struct tdm_gemm {
     float *partial;            // [slices + 1, rows, cols]: a block a slice; NULL: a block runs them all
 };
 
+// Products of experts: rows start[e] to start[e + 1] of the gemm's are those of matrix e. Steps lead from one matrix to the next.
+struct tdm_gemm_experts {
+    const int32_t *start;      // [count + 1]
+    int64_t count, rows_most, rows_mean; // rows_most: no expert has more; rows_mean chooses the tile, never a bit
+    int64_t w_step;            // bytes
+    int64_t ws_step, w2_step;  // elements
+};
+tdm_status tdm_gemm_nt_experts(tdm_stream *s, const tdm_gemm &g, const tdm_gemm_experts &e, tdm_error *err);
+tdm_status tdm_gemm_nn_experts(tdm_stream *s, const tdm_gemm &g, const tdm_gemm_experts &e, tdm_error *err);
+tdm_status tdm_linear_experts_grads(tdm_stream *s, const tdm_linear_experts_backward *a, tdm_error *err);
+
 // y = X W^T and so on; `scratch` of at least tdm_gemm_nt_scratch(rows, cols, depth) bytes.
 tdm_status tdm_gemm_nt(tdm_stream *s, tdm_gemm g, float *scratch, tdm_error *err);
 size_t tdm_gemm_nt_scratch(int64_t rows, int64_t cols, int64_t depth);
@@ -69,6 +80,28 @@ tdm_status tdm_linear_grads(tdm_stream *s, const tdm_linear_backward *a, tdm_err
 static inline bool tdm_gemm_vector(const void *data, int64_t stride, int64_t bytes)
 {
     return (uintptr_t)data % 16 == 0 && stride * bytes % 16 == 0;
+}
+
+// The gemm of one expert, in the block's shared memory (all its threads call); false: none of its rows is at t0 or beyond.
+static __device__ bool tdm_gemm_of_expert(tdm_gemm &own, const tdm_gemm &g, const tdm_gemm_experts &e, int64_t expert, int64_t t0)
+{
+    const int64_t first = __ldg(e.start + expert), rows = __ldg(e.start + expert + 1) - first;
+    if (t0 >= rows) return false;
+    if (threadIdx.x == 0) {
+        own = g;
+        own.rows = rows;
+        own.x = (const char *)g.x + first * g.x_stride * (g.x_codes ? 1 : 2);
+        own.w = (const char *)g.w + expert * e.w_step;
+        if (g.xs) own.xs = g.xs + first * g.xs_stride;
+        if (g.ws) own.ws = g.ws + expert * e.ws_step;
+        if (g.depth2) {
+            own.x2 = g.x2 + first * g.x2_stride;
+            own.w2 = g.w2 + expert * e.w2_step;
+        }
+        own.y = (char *)g.y + first * g.y_stride * (g.y_f32 ? 4 : 2);
+    }
+    __syncthreads();
+    return true;
 }
 
 // ---- What the kernels share -------------------------------------------------------------------------------------------------

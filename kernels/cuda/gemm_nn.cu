@@ -161,9 +161,8 @@ TDM_DEVICE void clear(accumulators &v)
             for (int i = 0; i < 4; i++) v[m][n][i] = 0.0f;
 }
 
-template <bool CODES> static __global__ void __launch_bounds__(THREADS) gemm_nn(const __grid_constant__ tdm_gemm g)
+template <bool CODES> TDM_DEVICE void run_tile(shared_memory &z, const tdm_gemm &g)
 {
-    __shared__ __align__(128) shared_memory z;
     const int warp = threadIdx.x / 32;
     const spot of = {(int64_t)blockIdx.x * COLS, (int64_t)blockIdx.y * TOKENS, warp % 4 * 32, warp / 4 * 32};
     const product first = {g.x, g.w, g.x_stride, g.w_stride, g.rows, g.cols, g.depth, g.x_vector, g.w_vector, g.ws, g.ws_stride, g.scheme};
@@ -189,6 +188,19 @@ template <bool CODES> static __global__ void __launch_bounds__(THREADS) gemm_nn(
     store_tile(acc, z, g, of, [&](int64_t t, int64_t n, float v) { tdm_gemm_store(g, t, n, v); });
 }
 
+template <bool CODES> static __global__ void __launch_bounds__(THREADS) gemm_nn(const __grid_constant__ tdm_gemm g)
+{
+    __shared__ __align__(128) shared_memory z;
+    run_tile<CODES>(z, g);
+}
+
+template <bool CODES> static __global__ void __launch_bounds__(THREADS) gemm_nn_experts(const __grid_constant__ tdm_gemm g, const __grid_constant__ tdm_gemm_experts e)
+{
+    __shared__ __align__(128) shared_memory z;
+    __shared__ tdm_gemm own;
+    if (tdm_gemm_of_expert(own, g, e, blockIdx.z, (int64_t)blockIdx.y * TOKENS)) run_tile<CODES>(z, own);
+}
+
 tdm_status tdm_gemm_nn(tdm_stream *s, const tdm_gemm &g, tdm_error *err)
 {
     if (g.rows == 0 || g.cols == 0) return TDM_OK;
@@ -197,4 +209,14 @@ tdm_status tdm_gemm_nn(tdm_stream *s, const tdm_gemm &g, tdm_error *err)
     if (g.w_codes) gemm_nn<true><<<grid, THREADS, 0, s->cuda>>>(g);
     else gemm_nn<false><<<grid, THREADS, 0, s->cuda>>>(g);
     return tdm_cuda_launched(err, "gemm_nn", g.rows, g.cols);
+}
+
+tdm_status tdm_gemm_nn_experts(tdm_stream *s, const tdm_gemm &g, const tdm_gemm_experts &e, tdm_error *err)
+{
+    if (e.rows_most == 0 || g.cols == 0) return TDM_OK;
+    TDM_ASSERT(g.depth > 0 && !g.x_codes && !g.side && tdm_ceil_div(e.rows_most, TOKENS) <= 65535 && e.count <= 65535);
+    const dim3 grid((unsigned)tdm_ceil_div(g.cols, COLS), (unsigned)tdm_ceil_div(e.rows_most, TOKENS), (unsigned)e.count);
+    if (g.w_codes) gemm_nn_experts<true><<<grid, THREADS, 0, s->cuda>>>(g, e);
+    else gemm_nn_experts<false><<<grid, THREADS, 0, s->cuda>>>(g, e);
+    return tdm_cuda_launched(err, "gemm_nn_experts", e.rows_most, g.cols);
 }

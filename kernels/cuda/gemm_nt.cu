@@ -61,6 +61,22 @@ template <class C> TDM_DEVICE void first_product(float (&total)[C::MT][C::NT][4]
     tdm_cp_wait<0>();
 }
 
+template <class C>
+TDM_DEVICE void finish_tile(float (&total)[C::MT][C::NT][4], const float (&second)[C::MT][C::NT][4], const tdm_gemm &g, char *shared, spot at)
+{
+    const int row = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+#pragma unroll
+    for (int m = 0; m < C::MT; m++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+#pragma unroll
+            for (int n = 0; n < C::NT; n++) {
+                const int64_t of_n = at.n0 + at.row_n + m * 16 + row + i / 2 * 8, of_t = at.t0 + at.row_t + n * 8 + c * 2 + i % 2;
+                if (of_n < g.cols && of_t < g.rows) total[m][n][i] = tdm_gemm_finish(g, of_t, of_n, total[m][n][i], second[m][n][i]);
+            }
+    store_tile<C>(total, g, shared, at, [&](int64_t t, int64_t n, float v) { tdm_gemm_store(g, t, n, v); });
+}
+
 template <class C> static __global__ void __launch_bounds__(C::THREADS, 1) gemm_nt(const __grid_constant__ tdm_gemm g)
 {
     extern __shared__ __align__(128) char shared[];
@@ -81,17 +97,24 @@ template <class C> static __global__ void __launch_bounds__(C::THREADS, 1) gemm_
         if (g.depth2 && blockIdx.z == 0) store_tile<C>(second, g, shared, at, plane(g.slices));
         return;
     }
-    const int row = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
-#pragma unroll
-    for (int m = 0; m < C::MT; m++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-#pragma unroll
-            for (int n = 0; n < C::NT; n++) {
-                const int64_t of_n = at.n0 + at.row_n + m * 16 + row + i / 2 * 8, of_t = at.t0 + at.row_t + n * 8 + c * 2 + i % 2;
-                if (of_n < g.cols && of_t < g.rows) total[m][n][i] = tdm_gemm_finish(g, of_t, of_n, total[m][n][i], second[m][n][i]);
-            }
-    store_tile<C>(total, g, shared, at, [&](int64_t t, int64_t n, float v) { tdm_gemm_store(g, t, n, v); });
+    finish_tile<C>(total, second, g, shared, at);
+}
+
+// An expert's product: a block runs all slices, in order, so a row has the bits it has in gemm_nt.
+template <class C>
+static __global__ void __launch_bounds__(C::THREADS, 1) gemm_nt_experts(const __grid_constant__ tdm_gemm g, const __grid_constant__ tdm_gemm_experts e)
+{
+    extern __shared__ __align__(128) char shared[];
+    __shared__ tdm_gemm own;
+    const int warp = threadIdx.x / 32;
+    const spot at = {(int64_t)blockIdx.x * C::BN, (int64_t)blockIdx.y * C::BT, warp % C::WARPS_N * C::MT * 16, warp / C::WARPS_N * C::NT * 8};
+    if (!tdm_gemm_of_expert(own, g, e, blockIdx.z, at.t0)) return;
+    float total[C::MT][C::NT][4], second[C::MT][C::NT][4];
+    fill<C>(total, NOTHING);
+    fill<C>(second, 0.0f);
+    first_product<C>(total, own, shared, at);
+    if (own.depth2) second_product<C>(second, own, shared, at);
+    finish_tile<C>(total, second, own, shared, at);
 }
 
 // The slices of blocks that ran one each, summed in order.
@@ -169,4 +192,35 @@ tdm_status tdm_gemm_nt(tdm_stream *s, tdm_gemm g, float *scratch, tdm_error *err
     if (!g.w_codes) return by_rows<false, false, false>(s, g, err);
     if (!g.x_codes) return block ? by_rows<false, true, true>(s, g, err) : by_rows<false, true, false>(s, g, err);
     return block ? by_rows<true, true, true>(s, g, err) : by_rows<true, true, false>(s, g, err);
+}
+
+// ---- Experts ---------------------------------------------------------------------------------------------------------------------
+
+template <class C> static tdm_status launch_experts(tdm_stream *s, const tdm_gemm &g, const tdm_gemm_experts &e, tdm_error *err)
+{
+    static const cudaError_t allowed = cudaFuncSetAttribute(gemm_nt_experts<C>, cudaFuncAttributeMaxDynamicSharedMemorySize, C::SHARED);
+    const tdm_status st = tdm_cuda_check(allowed, err, "cudaFuncSetAttribute(gemm_nt_experts)");
+    if (st != TDM_OK) return st;
+    const dim3 grid((unsigned)tdm_ceil_div(g.cols, C::BN), (unsigned)tdm_ceil_div(e.rows_most, C::BT), (unsigned)e.count);
+    gemm_nt_experts<C><<<grid, C::THREADS, C::SHARED, s->cuda>>>(g, e);
+    return tdm_cuda_launched(err, "gemm_nt_experts", e.rows_most, g.cols);
+}
+
+template <bool XC, bool WC, bool BLOCK> static tdm_status experts_by_rows(tdm_stream *s, const tdm_gemm &g, const tdm_gemm_experts &e, tdm_error *err)
+{
+    if (e.rows_mean <= 8) return launch_experts<config<XC, WC, BLOCK, 64, 8, 4, 1>>(s, g, e, err);
+    if (e.rows_mean <= 32) return launch_experts<config<XC, WC, BLOCK, 64, 32, 4, 1>>(s, g, e, err);
+    return launch_experts<config<XC, WC, BLOCK, 128, 64, 4, 2>>(s, g, e, err);
+}
+
+tdm_status tdm_gemm_nt_experts(tdm_stream *s, const tdm_gemm &of, const tdm_gemm_experts &e, tdm_error *err)
+{
+    tdm_gemm g = of;
+    if (e.rows_most == 0 || g.cols == 0) return TDM_OK;
+    TDM_ASSERT(g.depth > 0 && !(g.x_codes && !g.w_codes) && tdm_ceil_div(e.rows_most, 8) <= 65535 && e.count <= 65535);
+    TDM_ASSERT(g.scheme == TDM_SCHEME_FP8_BLOCK || g.scheme == TDM_SCHEME_BF16);
+    tdm_gemm_nt_plan(g.depth, &g.slices, &g.slice_tiles);
+    if (!g.w_codes) return experts_by_rows<false, false, false>(s, g, e, err);
+    if (!g.x_codes) return experts_by_rows<false, true, true>(s, g, e, err);
+    return experts_by_rows<true, true, true>(s, g, e, err);
 }

@@ -21,6 +21,9 @@ struct grads {
     const int32_t *q_start; // [sequences + 1]; NULL: one sequence of all tokens
     int sequences;
     int64_t tokens;
+    // Of experts, a grid's z each: first rows, whose token each row is, and what leads from one's gradient to the next's. NULL: no experts.
+    const int32_t *start, *token;
+    int64_t step;
 };
 
 struct stage {
@@ -32,11 +35,23 @@ struct walk {
     int sequence;
     int64_t at, end; // tokens [at, min(at + TOKENS, end)) are the stage; at >= end: none is left
 };
+// The first row of the block's expert that is token t's or a later one's; without experts rows are tokens.
+TDM_DEVICE int64_t row_of(const grads &a, int64_t t)
+{
+    if (!a.start) return t;
+    int low = __ldg(a.start + blockIdx.z), high = __ldg(a.start + blockIdx.z + 1);
+    while (low < high) {
+        const int middle = (low + high) / 2;
+        if (__ldg(a.token + middle) < t) low = middle + 1;
+        else high = middle;
+    }
+    return low;
+}
 TDM_DEVICE void start_sequence(walk &w, const grads &a)
 {
     for (; w.sequence < a.sequences; w.sequence++) {
-        w.at = a.q_start ? __ldg(a.q_start + w.sequence) : 0;
-        w.end = a.q_start ? __ldg(a.q_start + w.sequence + 1) : a.tokens;
+        w.at = a.q_start ? row_of(a, __ldg(a.q_start + w.sequence)) : row_of(a, 0);
+        w.end = a.q_start ? row_of(a, __ldg(a.q_start + w.sequence + 1)) : row_of(a, a.tokens);
         if (w.at < w.end) return;
     }
     w.at = w.end = 0;
@@ -102,7 +117,7 @@ static __global__ void __launch_bounds__(THREADS) grads_add(const __grid_constan
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int64_t r = r0 + g + i / 2 * 8, w = w0 + col + n * 8 + 2 * c + i % 2;
-                f(r < j.rank && w < j.width ? j.g + r * j.g_rank + w * j.g_width : NULL, total[n][i], acc[n][i]);
+                f(r < j.rank && w < j.width ? j.g + blockIdx.z * a.step + r * j.g_rank + w * j.g_width : NULL, total[n][i], acc[n][i]);
             }
     };
     each([](float *p, float &sum, float &part) { sum = p ? *p : 0.0f, part = 0.0f; });
@@ -154,13 +169,15 @@ static job job_of(tdm_view g, tdm_cview u, tdm_cview v, bool rank_first, float a
     return j;
 }
 
-tdm_status tdm_linear_grads(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err)
+// routes: of experts, or NULL; step: from one expert's gradient to the next's.
+static tdm_status run(tdm_stream *s, const tdm_linear_backward *a, const tdm_routes *routes, int64_t step, tdm_error *err)
 {
     grads z = {};
     int64_t blocks = 0, rank = 0;
     z.q_start = a->q_start;
     z.sequences = a->q_start ? (int)a->sequences : 1;
-    z.tokens = a->dy.rows;
+    z.tokens = routes ? routes->tokens : a->dy.rows;
+    if (routes) z.start = routes->start, z.token = routes->token, z.step = step;
     if (a->grad_a.data) z.of[z.jobs++] = job_of(a->grad_a, tdm_view_const(a->lora_dh), a->x, true, 1.0f);
     if (a->grad_b.data) z.of[z.jobs++] = job_of(a->grad_b, a->h, a->dy, false, a->lora_scale);
     for (int i = 0; i < z.jobs; i++) {
@@ -170,6 +187,10 @@ tdm_status tdm_linear_grads(tdm_stream *s, const tdm_linear_backward *a, tdm_err
     }
     if (z.tokens == 0 || blocks == 0 || rank == 0) return TDM_OK;
     TDM_ASSERT(tdm_ceil_div(rank, RANK) <= 65535);
-    grads_add<<<dim3((unsigned)blocks, (unsigned)tdm_ceil_div(rank, RANK)), THREADS, 0, s->cuda>>>(z);
+    grads_add<<<dim3((unsigned)blocks, (unsigned)tdm_ceil_div(rank, RANK), routes ? (unsigned)routes->experts : 1u), THREADS, 0, s->cuda>>>(z);
     return tdm_cuda_launched(err, "linear_grads", rank, blocks * WIDTH);
 }
+
+tdm_status tdm_linear_grads(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err) { return run(s, a, NULL, 0, err); }
+
+tdm_status tdm_linear_experts_grads(tdm_stream *s, const tdm_linear_experts_backward *a, tdm_error *err) { return run(s, &a->of, a->routes, a->lora_step, err); }

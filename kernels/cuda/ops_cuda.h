@@ -36,6 +36,14 @@ tdm_status tdm_cuda_linear(tdm_stream *s, const tdm_linear *a, tdm_error *err);
 tdm_status tdm_cuda_linear_group(tdm_stream *s, const tdm_linear *list, int count, tdm_error *err);
 tdm_status tdm_cuda_linear_backward(tdm_stream *s, const tdm_linear_backward *a, tdm_error *err);
 
+/* route.cu, gemm_experts.cu */
+tdm_status tdm_cuda_route(tdm_stream *s, const tdm_route *a, tdm_error *err);
+tdm_status tdm_cuda_route_backward(tdm_stream *s, const tdm_route_backward *a, tdm_error *err);
+tdm_status tdm_cuda_combine(tdm_stream *s, const tdm_combine *a, tdm_error *err);
+tdm_status tdm_cuda_combine_backward(tdm_stream *s, const tdm_combine_backward *a, tdm_error *err);
+tdm_status tdm_cuda_linear_experts(tdm_stream *s, const tdm_linear_experts *a, tdm_error *err);
+tdm_status tdm_cuda_linear_experts_backward(tdm_stream *s, const tdm_linear_experts_backward *a, tdm_error *err);
+
 /* rope.cu, kv.cu, attention.cu, attention_backward.cu */
 enum { TDM_CUDA_KV_PAGE = 64 }; /* positions a page holds: also the tile of keys that attention reads at once */
 size_t tdm_cuda_kv_page_bytes(tdm_dtype dtype, int64_t kv_heads, int64_t head_dim);
