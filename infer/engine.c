@@ -44,7 +44,7 @@ static size_t lay_host(tdm_engine *e, char *base)
     return at;
 }
 
-size_t tdm_engine_mirror_lay(tdm_engine *e, int64_t vocab, char *base)
+size_t tdm_engine_mirror_lay(tdm_engine *e, const tdm_model_config *c, char *base)
 {
     const tdm_engine_spec *s = &e->spec;
     const size_t seqs = (size_t)s->sequences, tokens = (size_t)s->batch_tokens, rows = (size_t)s->head_rows;
@@ -64,7 +64,8 @@ size_t tdm_engine_mirror_lay(tdm_engine *e, int64_t vocab, char *base)
     TAKE(history, rows * (size_t)s->context);
     TAKE(token, seqs);
     TAKE(logprob, seqs > rows ? seqs : rows);
-    TAKE(support, rows * (size_t)tdm_ceil_div(vocab, 32));
+    TAKE(support, rows * (size_t)tdm_ceil_div(c->vocab, 32));
+    TAKE(routes, s->routes ? (size_t)(c->layers * s->batch_tokens * c->experts_used) : 0);
     return at;
 }
 #undef TAKE
@@ -72,7 +73,7 @@ size_t tdm_engine_mirror_lay(tdm_engine *e, int64_t vocab, char *base)
 static size_t mirror_bytes(const tdm_backend *be, const tdm_model_config *c, const tdm_engine_spec *spec)
 {
     tdm_engine e = {.spec = *spec, .pages_per_sequence = pages_of(be, spec->context)};
-    return tdm_engine_mirror_lay(&e, c->vocab, NULL);
+    return tdm_engine_mirror_lay(&e, c, NULL);
 }
 
 size_t tdm_engine_buffer_bytes(const tdm_backend *be, const tdm_model_config *c, const tdm_engine_spec *spec)
@@ -105,7 +106,7 @@ tdm_status tdm_engine_open(tdm_engine **out, const tdm_model *m, const tdm_engin
     lay_host(e, e->host);
     const size_t mirrored = mirror_bytes(m->be, m->c, spec);
     TDM_TRY(st, tdm_mirror_open(&e->mirror, m->be, buffers, mirrored, err), done);
-    tdm_engine_mirror_lay(e, m->c->vocab, e->mirror.host);
+    tdm_engine_mirror_lay(e, m->c, e->mirror.host);
     tdm_engine_buffers_lay(&e->buf, m->c, spec, (char *)buffers + mirrored);
     TDM_TRY(st, tdm_kv_cache_open(&e->kv, m, spec->kv_pages, kv, err), done);
 done:
@@ -195,7 +196,7 @@ static bool take_pages(tdm_engine *e, int64_t b, int64_t requests)
 
 /* Starts from the group's prompt pages: full ones are shared, the one that holds the prompt's last position is copied. The last prompt
  * token is computed again by this sample, for its logits. */
-static tdm_status fork_prompt(tdm_engine *e, tdm_slot *slot, const tdm_prompt_hold *h, int64_t prompt, tdm_error *err)
+static tdm_status fork_pages(tdm_engine *e, tdm_slot *slot, const tdm_prompt_hold *h, int64_t prompt, tdm_error *err)
 {
     const int64_t size = e->m->be->kv_page_tokens, full = (prompt - 1) / size;
     for (int64_t i = 0; i < full; i++) {
@@ -210,6 +211,13 @@ static tdm_status fork_prompt(tdm_engine *e, tdm_slot *slot, const tdm_prompt_ho
     slot->page[slot->pages++] = page;
     slot->cached = prompt - 1;
     return tdm_kv_copy_page(&e->kv, page, h->page[full], err);
+}
+
+static tdm_status fork_prompt(tdm_engine *e, tdm_slot *slot, const tdm_prompt_hold *h, int64_t prompt, tdm_error *err)
+{
+    const tdm_status st = fork_pages(e, slot, h, prompt, err);
+    if (st == TDM_OK) tdm_engine_copy_routes(e, slot->sample, h->filled, slot->cached);
+    return st;
 }
 
 static tdm_status admit(tdm_engine *e, tdm_error *err)
@@ -285,6 +293,7 @@ static void hold_prompt(tdm_engine *e, const tdm_slot *slot)
     const int64_t prompt = tdm_engine_sequence(e, slot->sample)->prompt;
     if (h->filler != slot->sample || slot->cached < prompt) return;
     h->filler = -1;
+    h->filled = slot->sample;
     if (h->remaining <= 1) return;
     h->pages = pages_of(e->m->be, prompt);
     for (int64_t i = 0; i < h->pages; i++) {
@@ -415,6 +424,7 @@ static tdm_status retire(tdm_engine *e, tdm_error *err)
 static tdm_status finish_step(tdm_engine *e, tdm_error *err)
 {
     tdm_status st = TDM_OK;
+    TDM_TRY(st, tdm_engine_take_routes(e, err), done);
     for (int64_t b = 0; b < e->running; b++) {
         tdm_slot *slot = &e->slot[b];
         slot->cached += slot->take;

@@ -22,6 +22,7 @@ typedef struct tdm_engine_spec {
     int64_t kv_pages;     /* at least tdm_engine_min_pages */
     int64_t rank;         /* of the adapter; 0: none */
     bool turns;           /* requests may have turns */
+    bool routes;          /* sequences keep the experts their tokens went to, where they have room for them */
 } tdm_engine_spec;
 
 typedef struct tdm_engine tdm_engine;

@@ -37,6 +37,7 @@ typedef struct tdm_prompt_hold {
     int32_t *page;           /* [max pages] */
     int64_t first;           /* the request's first sample */
     int64_t filler;          /* sample that computes the prompt; -1: nobody */
+    int64_t filled;          /* sample that computed what is held */
     int64_t remaining;       /* samples not done */
 } tdm_prompt_hold;
 
@@ -79,6 +80,7 @@ struct tdm_engine {
     int32_t *token;          /* [sequences] */
     float *logprob;          /* [max(sequences, head_rows)] */
     uint32_t *support;       /* [head_rows, ceil(V/32)] */
+    int32_t *routes;         /* [L, T of the step, U], room for batch_tokens; with spec.routes */
     /* a run */
     tdm_sample_state *sample; /* [samples] */
     tdm_prompt_hold *hold;    /* [requests] */
@@ -93,7 +95,7 @@ struct tdm_engine {
 
 size_t tdm_engine_buffers_lay(tdm_engine_buffers *b, const tdm_model_config *c, const tdm_engine_spec *spec, char *memory);
 /* The mirror's arrays over `base`, or their size alone when base is NULL. */
-size_t tdm_engine_mirror_lay(tdm_engine *e, int64_t vocab, char *base);
+size_t tdm_engine_mirror_lay(tdm_engine *e, const tdm_model_config *c, char *base);
 /* Device twin of a host pointer into the mirror. */
 static inline void *tdm_engine_twin(const tdm_engine *e, const void *host) { return tdm_mirror_twin(&e->mirror, host); }
 /* Pushes what describes the step. */
@@ -111,6 +113,9 @@ tdm_status tdm_engine_sample(tdm_engine *e, int64_t rows, tdm_error *err);
 tdm_status tdm_engine_compute(tdm_engine *e, const tdm_adapter *adapter, tdm_error *err);
 bool tdm_engine_records(const tdm_backend *be);
 void tdm_engine_forget_recorded(tdm_engine *e);
+/* engine_routes.c: the step's routes join their sequences, before slots go on; the first `count` positions of one come from a sibling. */
+tdm_status tdm_engine_take_routes(tdm_engine *e, tdm_error *err);
+void tdm_engine_copy_routes(const tdm_engine *e, int64_t to, int64_t from, int64_t count);
 void tdm_slot_release(tdm_engine *e, tdm_slot *slot);
 tdm_sequence *tdm_engine_sequence(const tdm_engine *e, int64_t sample);
 /* Puts a sample at the head of the waiting list: its tokens stay, its keys and values are computed again. */

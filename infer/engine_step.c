@@ -61,7 +61,8 @@ tdm_status tdm_engine_push(const tdm_engine *e, tdm_error *err)
 tdm_status tdm_engine_forward(tdm_engine *e, const tdm_adapter *adapter, tdm_error *err)
 {
     tdm_status st = TDM_OK;
-    const tdm_run run = {.m = e->m, .adapter = adapter, .batch = &e->batch, .scratch = e->buf.scratch};
+    const tdm_run run = {.m = e->m, .adapter = adapter, .batch = &e->batch, .scratch = e->buf.scratch,
+                         .routes = e->spec.routes ? tdm_engine_twin(e, e->routes) : NULL};
     const tdm_view x = tdm_view_rows(e->buf.x, 0, e->batch.tokens);
     TDM_TRY(st, tdm_forward_embed(&run, x, tdm_engine_twin(e, e->ids), err), done);
     e->buf.acts.x_in = x;

@@ -163,6 +163,25 @@ done:
     return st;
 }
 
+/* out = x + FFN of xn, which `q` says how it is quantized. */
+static tdm_status feed_forward(const tdm_run *r, int64_t layer, tdm_layer_acts *a, tdm_cview xn, quantized q, tdm_cview x, tdm_view out, tdm_error *err)
+{
+    const tdm_model *m = r->m;
+    const tdm_model_config *c = m->c;
+    const tdm_layer_weights *lw = tdm_weights_layer(m->w, layer);
+    const int64_t t = r->batch->tokens;
+    tdm_status st = TDM_OK;
+    const tdm_view act = tdm_ffn_view(c, layer, r->scratch.act, t), gate = tdm_ffn_view(c, layer, a->gate, t), up = tdm_ffn_view(c, layer, a->up, t);
+    const projection one = {TDM_PROJ_GATE, tdm_whole(gate, t, lw->proj[TDM_PROJ_GATE].codes.rows), false};
+    const projection gate_up[] = {{TDM_PROJ_GATE, gate, false}, {TDM_PROJ_UP, up, false}};
+    TDM_TRY(st, project(r, layer, a, xn, q, c->arch->fused ? &one : gate_up, c->arch->fused ? 1 : 2, err), done);
+    q = quantized_for(&lw->proj[TDM_PROJ_DOWN], r->scratch.codes, r->scratch.scales, tdm_view_const(act));
+    TDM_TRY(st, m->be->swiglu(m->s, c->glu, act, tdm_view_const(gate), tdm_view_const(up), call_of(&q), err), done);
+    TDM_TRY(st, join(r, layer, a, TDM_PROJ_DOWN, tdm_view_const(act), q, x, out, err), done);
+done:
+    return st;
+}
+
 tdm_status tdm_forward_layer(const tdm_run *r, int64_t layer, tdm_layer_acts *a, tdm_view x_out, tdm_error *err)
 {
     const tdm_model *m = r->m;
@@ -173,7 +192,7 @@ tdm_status tdm_forward_layer(const tdm_run *r, int64_t layer, tdm_layer_acts *a,
     const tdm_view x_in = sized(a->x_in, t);
     const bool tape = a->x_mid.data != NULL;
     const tdm_view x_mid = tape ? sized(a->x_mid, t) : x_in;
-    tdm_view xn = sized(r->scratch.xn, t), act = sized(r->scratch.act, t), gate = sized(a->gate, t), up = sized(a->up, t);
+    tdm_view xn = sized(r->scratch.xn, t);
     x_out = sized(x_out, t);
     a->kv.k_scale = lw->k_scale;
     a->kv.v_scale = lw->v_scale;
@@ -187,14 +206,10 @@ tdm_status tdm_forward_layer(const tdm_run *r, int64_t layer, tdm_layer_acts *a,
     TDM_TRY(st, attend(r, layer, a, tdm_view_const(xn), q, call_of(&oq), err), done);
     TDM_TRY(st, join(r, layer, a, TDM_PROJ_O, o, oq, tdm_view_const(x_in), x_mid, err), done);
 
-    q = quantized_for(&lw->proj[TDM_PROJ_GATE], codes, scales, tdm_view_const(xn));
+    q = c->sparse[layer] ? (quantized){0} : quantized_for(&lw->proj[TDM_PROJ_GATE], codes, scales, tdm_view_const(xn));
     TDM_TRY(st, m->be->rms_norm(m->s, xn, sized(a->rstd_ffn, t), tdm_view_const(x_mid), lw->norm_ffn, c->norm_eps, call_of(&q), err), done);
-    const projection one = {TDM_PROJ_GATE, tdm_whole(gate, t, lw->proj[TDM_PROJ_GATE].codes.rows), false};
-    const projection gate_up[] = {{TDM_PROJ_GATE, gate, false}, {TDM_PROJ_UP, up, false}};
-    TDM_TRY(st, project(r, layer, a, tdm_view_const(xn), q, c->arch->fused ? &one : gate_up, c->arch->fused ? 1 : 2, err), done);
-    q = quantized_for(&lw->proj[TDM_PROJ_DOWN], codes, scales, tdm_view_const(act));
-    TDM_TRY(st, m->be->swiglu(m->s, c->glu, act, tdm_view_const(gate), tdm_view_const(up), call_of(&q), err), done);
-    TDM_TRY(st, join(r, layer, a, TDM_PROJ_DOWN, tdm_view_const(act), q, tdm_view_const(x_mid), x_out, err), done);
+    st = c->sparse[layer] ? tdm_forward_experts(r, layer, a, tdm_view_const(xn), tdm_view_const(x_mid), x_out, err)
+                          : feed_forward(r, layer, a, tdm_view_const(xn), q, tdm_view_const(x_mid), x_out, err);
 done:
     return st;
 }

@@ -61,7 +61,7 @@ float tdm_attention_scale(const tdm_model_config *c)
 
 static int64_t widest(const tdm_model_config *c)
 {
-    return tdm_max_i64(tdm_max_i64(c->width, c->ffn), c->heads * c->head_dim);
+    return tdm_max_i64(tdm_max_i64(c->width, tdm_has_dense_ffn(c) ? c->ffn : 0), c->heads * c->head_dim);
 }
 
 /* One description serves counting and cutting: with memory NULL only `at` moves. */
@@ -75,14 +75,25 @@ static tdm_view cut(char *memory, size_t *at, tdm_dtype dtype, int64_t rows, int
 static size_t lay_scratch(tdm_scratch *s, const tdm_model_config *c, int64_t tokens, bool dropout, char *memory)
 {
     size_t at = 0;
-    const int64_t wide = widest(c);
+    const int64_t wide = widest(c), expert = tdm_max_i64(c->width, c->expert_ffn);
+    const int64_t codes = tdm_max_i64(wide, c->experts_used * expert);
+    const int64_t scales = tdm_max_i64(tdm_ceil_div(wide, TDM_FP8_BLOCK), c->experts_used * tdm_ceil_div(expert, TDM_FP8_BLOCK));
     *s = (tdm_scratch){0};
     s->xn = cut(memory, &at, TDM_DTYPE_BF16, tokens, c->width);
-    s->act = cut(memory, &at, TDM_DTYPE_BF16, tokens, c->ffn);
-    s->codes = cut(memory, &at, TDM_DTYPE_E4M3, tokens, wide);
-    s->scales = cut(memory, &at, TDM_DTYPE_F32, tokens, tdm_ceil_div(wide, TDM_FP8_BLOCK));
+    s->act = cut(memory, &at, TDM_DTYPE_BF16, tokens, tdm_ffn_columns(c));
+    if (c->experts > 0) s->rows = cut(memory, &at, TDM_DTYPE_BF16, tokens * c->experts_used, c->width);
+    s->codes = cut(memory, &at, TDM_DTYPE_E4M3, tokens, codes);
+    s->scales = cut(memory, &at, TDM_DTYPE_F32, tokens, scales);
     if (dropout) s->dropped = cut(memory, &at, TDM_DTYPE_BF16, tokens, wide);
     return at;
+}
+
+tdm_view tdm_ffn_view(const tdm_model_config *c, int64_t layer, tdm_view v, int64_t tokens)
+{
+    if (c->sparse[layer]) return tdm_view_make(v.data, v.dtype, tokens * c->experts_used, c->expert_ffn);
+    if (c->experts > 0) return tdm_view_make(v.data, v.dtype, tokens, c->ffn); /* a mixture in other layers needs more room */
+    v.rows = tokens;
+    return v;
 }
 
 size_t tdm_scratch_bytes(const tdm_model_config *c, int64_t tokens, bool dropout)
@@ -108,6 +119,19 @@ static void cut_columns(char *memory, size_t *at, bool fused, int64_t rows, tdm_
     }
 }
 
+static void lay_experts(tdm_layer_acts *a, const tdm_model_config *c, int64_t t, char *memory, size_t *at)
+{
+    const int64_t u = c->experts_used;
+    a->router = cut(memory, at, TDM_DTYPE_BF16, t, c->experts);
+    a->expert_out = cut(memory, at, TDM_DTYPE_BF16, t * u, c->width);
+    a->routes = (tdm_routes){.tokens = t, .experts = c->experts, .used = u};
+    a->routes.expert = cut(memory, at, TDM_DTYPE_I32, t, u).data;
+    a->routes.weight = cut(memory, at, TDM_DTYPE_F32, t, u).data;
+    a->routes.row = cut(memory, at, TDM_DTYPE_I32, t, u).data;
+    a->routes.token = cut(memory, at, TDM_DTYPE_I32, t, u).data;
+    a->routes.start = cut(memory, at, TDM_DTYPE_I32, 1, c->experts + 1).data;
+}
+
 static size_t lay_acts(tdm_layer_acts *a, const tdm_model_config *c, const tdm_acts_spec *spec, char *memory)
 {
     size_t at = 0;
@@ -116,12 +140,14 @@ static size_t lay_acts(tdm_layer_acts *a, const tdm_model_config *c, const tdm_a
     tdm_view *const qkv[] = {&a->q, &a->k, &a->v}, *const gate_up[] = {&a->gate, &a->up};
     cut_columns(memory, &at, c->arch->fused, t, qkv, (const int64_t[]){hq, hkv, hkv}, 3);
     a->o = cut(memory, &at, TDM_DTYPE_BF16, t, hq);
-    cut_columns(memory, &at, c->arch->fused, t, gate_up, (const int64_t[]){c->ffn, c->ffn}, 2);
+    cut_columns(memory, &at, c->arch->fused, t, gate_up, (const int64_t[]){tdm_ffn_columns(c), tdm_ffn_columns(c)}, 2);
     for (int p = 0; p < TDM_PROJ_COUNT; p++) {
         int64_t n, k;
         tdm_proj_shape(c, (tdm_proj)p, &n, &k);
-        if (spec->rank > 0 && n > 0) a->h[p] = cut(memory, &at, TDM_DTYPE_BF16, t, spec->rank);
+        const int64_t rows = p >= TDM_PROJ_GATE && c->experts > 0 ? t * c->experts_used : t;
+        if (spec->rank > 0 && n > 0) a->h[p] = cut(memory, &at, TDM_DTYPE_BF16, rows, spec->rank);
     }
+    if (c->experts > 0) lay_experts(a, c, t, memory, &at);
     if (c->arch->norm_attn_out) {
         a->attn_out = a->ffn_out = cut(memory, &at, TDM_DTYPE_BF16, t, c->width);
         if (spec->tape) a->ffn_out = cut(memory, &at, TDM_DTYPE_BF16, t, c->width);

@@ -41,19 +41,23 @@ typedef struct tdm_layer_acts {
     tdm_view q, k, v;              /* [T, H*Dh], [T, Hkv*Dh] bf16, q and k after RoPE; columns of one matrix where qkv_proj is one */
     tdm_view q_pre, k_pre;         /* before QK norm, tape of a qk_norm model only */
     tdm_view o, lse;               /* [T, H*Dh] bf16, [T, H] f32 (tape only) */
-    tdm_view gate, up;             /* [T, F] bf16; columns of one matrix where gate_up_proj is one */
+    tdm_view gate, up;             /* [T, F] bf16, of a mixture of experts [T U, F]; columns of one matrix where gate_up_proj is one */
     tdm_view attn_out, ffn_out;    /* [T, D] bf16: before they are normalized; of a model that does so. One place where no tape is kept */
     tdm_view rstd_attn_out, rstd_ffn_out; /* [T, 1] f32, tape only */
-    tdm_view h[TDM_PROJ_COUNT];    /* [T, R] bf16: x A^T of each target; R: the largest rank of the adapters there are */
+    tdm_view h[TDM_PROJ_COUNT];    /* [T, R] bf16, of experts [T U, R]: x A^T of each target; R: the largest rank of the adapters there are */
+    tdm_view router;               /* [T, E] bf16: logits of the experts, as what follows of a model that has some */
+    tdm_view expert_out;           /* [T U, D] bf16: what each expert makes of its rows */
+    tdm_routes routes;
     tdm_kv_pages kv;               /* this layer's pages; their scales are set by the forward, from the weights */
 } tdm_layer_acts;
 
 /* Scratch that no layer keeps. */
 typedef struct tdm_scratch {
     tdm_view xn;     /* [T, D] bf16: normalized input of q, k, v and of gate, up */
-    tdm_view act;    /* [T, F] bf16: silu(gate) * up */
-    tdm_view codes;  /* [T, max(D, F, H*Dh)] e4m3 */
-    tdm_view scales; /* [T, ceil(max/128)] f32 */
+    tdm_view act;    /* [T, F] bf16, of experts [T U, F]: silu(gate) * up */
+    tdm_view rows;   /* [T U, D] bf16: xn by rows of experts */
+    tdm_view codes;  /* [T, max(D, F, H*Dh)] e4m3, of experts [T U, max(D, F)] */
+    tdm_view scales; /* [T, ceil(max/128)] f32, of experts [T U, ceil(max/128)] */
     tdm_view dropped;/* [T, max(D, F, H*Dh)] bf16: input of A after dropout; absent without dropout */
 } tdm_scratch;
 
@@ -71,6 +75,8 @@ typedef struct tdm_run {
     const tdm_batch *batch;
     tdm_scratch scratch;
     tdm_dropout dropout;
+    int32_t *routes;               /* [L, T, U] experts of each token, in the backend's memory: written, or with `replay` read; NULL: nobody asks */
+    bool replay;
 } tdm_run;
 
 /* Columns [first, first + cols) of v; and the whole bf16 matrix [rows, cols] whose first columns v is. */
@@ -79,6 +85,9 @@ static inline tdm_view tdm_columns(tdm_view v, int64_t first, int64_t cols)
     return (tdm_view){v.data ? (char *)v.data + (size_t)first * tdm_dtype_bytes(v.dtype) : NULL, v.dtype, v.rows, cols, v.stride};
 }
 static inline tdm_view tdm_whole(tdm_view v, int64_t rows, int64_t cols) { return tdm_view_make(v.data, v.dtype, rows, cols); }
+
+/* A view of FFN activations as that layer has them: [T, F], or [T U, F] of a mixture of experts. */
+tdm_view tdm_ffn_view(const tdm_model_config *c, int64_t layer, tdm_view v, int64_t tokens);
 
 /* Bytes of scratch for T tokens, and the views cut from memory of that size (64-byte aligned). */
 size_t tdm_scratch_bytes(const tdm_model_config *c, int64_t tokens, bool dropout);
@@ -102,6 +111,11 @@ tdm_status tdm_forward_head(const tdm_model *m, tdm_cview x, tdm_view xn, tdm_vi
 
 /* Final norm of rows [n, D] f32, then the adapter's head: value [n], in the backend's memory. */
 tdm_status tdm_forward_value(const tdm_model *m, const tdm_adapter *adapter, tdm_cview x, tdm_view xn, tdm_view rstd, float *value, tdm_error *err);
+
+/* experts.c: out = x + the mixture's sum for the normalized rows xn. */
+tdm_status tdm_forward_experts(const tdm_run *r, int64_t layer, tdm_layer_acts *a, tdm_cview xn, tdm_cview x, tdm_view out, tdm_error *err);
+/* a->routes of the batch, as forward left them. */
+tdm_routes tdm_layer_routes(const tdm_run *r, int64_t layer, const tdm_layer_acts *a);
 
 /* The input of a projection's adapter part, made again for backward: the dropped x when dropout is on, else absent. */
 tdm_status tdm_forward_dropped(const tdm_run *r, int64_t layer, tdm_proj p, tdm_cview x, tdm_cview *dropped, tdm_error *err);

@@ -12,6 +12,7 @@ typedef struct tdm_sequence {
     int64_t turn;          /* where the turn at hand begins; of a single one the prompt's end */
     float *logprob;        /* [room - prompt]: of each completion token, under the distribution it was sampled from */
     uint32_t *support;     /* [room - prompt, ceil(V/32)]: the tokens that could be drawn; NULL where sampling does not truncate */
+    uint16_t *routes;      /* [room, L, U]: experts each token went to in each layer; NULL: nobody asks */
     tdm_finish finish;     /* STOP: an end-of-sequence token or a stop string; LENGTH: truncated */
 } tdm_sequence;
 

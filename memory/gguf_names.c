@@ -10,6 +10,11 @@ static const char *const inside[][2] = {{"attn_q", "self_attn.q_proj"},      {"a
                                         {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"},
                                         {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
                                         {"ffn_down", "mlp.down_proj"}};
+/* Of a mixture of experts: the router, and all of a layer's experts in a tensor each. */
+static const char *const experts[][2] = {{"ffn_gate_inp", "mlp.gate"},
+                                         {"ffn_gate_exps", "mlp.experts.gate_proj"},
+                                         {"ffn_up_exps", "mlp.experts.up_proj"},
+                                         {"ffn_down_exps", "mlp.experts.down_proj"}};
 static const char *const fused[][2] = {{"attn_qkv", "self_attn.qkv_proj"},
                                        {"attn_output", "self_attn.o_proj"},
                                        {"ffn_up", "mlp.gate_up_proj"},
@@ -28,6 +33,8 @@ static const char *module_of(const tdm_arch *arch, const char *stem)
         if (strcmp(stem, norms[i][0]) == 0) return norms[i][1];
     for (size_t i = 0; i < count; i++)
         if (strcmp(stem, list[i][0]) == 0) return list[i][1];
+    for (size_t i = 0; arch->experts && i < TDM_COUNT(experts); i++)
+        if (strcmp(stem, experts[i][0]) == 0) return experts[i][1];
     return NULL;
 }
 

@@ -92,13 +92,13 @@ static tdm_status read_tied(tdm_model_config *c, const tdm_json_fields *outer, c
 }
 
 /* Features some configs of these model types switch on and none of our kernels compute. */
-static tdm_status refuse_others(const tdm_json_fields *f)
+static tdm_status refuse_others(const tdm_model_config *c, const tdm_json_fields *f)
 {
     static const char *const experts[] = {"num_experts", "num_local_experts", "n_routed_experts",
                                           "moe_intermediate_size"};
     static const char *const flags[] = {"use_mrope", "use_qk_norm", "use_dual_chunk_attention"};
     tdm_status st = TDM_OK;
-    for (size_t i = 0; i < TDM_COUNT(experts); i++) {
+    for (size_t i = 0; !c->arch->experts && i < TDM_COUNT(experts); i++) {
         int64_t n = 0;
         TDM_TRY(st, tdm_json_int(f, experts[i], false, 0, INT64_MAX, &n), done);
         if (n > 0) return REFUSE(f, "a mixture of experts (%s: %" PRId64 ") is not supported", experts[i], n);
@@ -147,6 +147,18 @@ done:
     return st;
 }
 
+bool tdm_has_dense_ffn(const tdm_model_config *c)
+{
+    for (int64_t l = 0; l < c->layers; l++)
+        if (!c->sparse[l]) return true;
+    return false;
+}
+
+int64_t tdm_ffn_columns(const tdm_model_config *c)
+{
+    return tdm_max_i64(tdm_has_dense_ffn(c) ? c->ffn : 0, c->experts_used * c->expert_ffn);
+}
+
 tdm_status tdm_model_config_from_json(tdm_model_config *c, const json_t *config, const json_t *generation,
                                       const char *where, tdm_error *err)
 {
@@ -155,7 +167,7 @@ tdm_status tdm_model_config_from_json(tdm_model_config *c, const json_t *config,
     tdm_json_fields f = outer;
     *c = (tdm_model_config){.bos = -1};
     TDM_TRY(st, read_arch(c, &f), done);
-    TDM_TRY(st, refuse_others(&f), done);
+    TDM_TRY(st, refuse_others(c, &f), done);
     TDM_TRY(st, read_shape(c, &f), done);
     TDM_TRY(st, tdm_model_config_check(c, where, err), done);
     TDM_TRY(st, read_features(c, &f), done);

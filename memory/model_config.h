@@ -35,6 +35,9 @@ typedef struct tdm_model_config {
     tdm_glu glu;
     int64_t window;                    /* of the layers that have one, in positions; 0: none has */
     bool sliding[TDM_LAYERS_MAX];      /* layers with a window */
+    int64_t experts, experts_used, expert_ffn; /* of layers whose FFN is a mixture: how many, how many a token takes, F of one; 0: no layer's is */
+    bool norm_topk;                    /* weights of the experts a token takes add up to 1 */
+    bool sparse[TDM_LAYERS_MAX];       /* layers whose FFN is a mixture of experts */
     int32_t bos, eos[8];               /* -1: none; eos: from generation_config.json too, or tokenizer.ggml.eos_token_id */
     int eos_count;
 } tdm_model_config;
@@ -47,6 +50,11 @@ tdm_status tdm_model_config_parse(tdm_model_config *c, const char *config, size_
                                   size_t generation_bytes, const char *where, tdm_error *err);
 /* From GGUF metadata and the names of its tensors. */
 tdm_status tdm_model_config_from_gguf(tdm_model_config *c, const tdm_gguf *g, const char *where, tdm_error *err);
+
+/* Some layer's FFN is not a mixture of experts: ffn is its width. */
+bool tdm_has_dense_ffn(const tdm_model_config *c);
+/* Columns that a token's FFN activations take at most: those of all the experts it takes, one after the other. */
+int64_t tdm_ffn_columns(const tdm_model_config *c);
 
 /* Dimensions of a head that turn. */
 int64_t tdm_rope_dim(const tdm_model_config *c);

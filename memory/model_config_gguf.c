@@ -68,7 +68,7 @@ static tdm_status read_shape(tdm_model_config *c, const source *s)
     tdm_status st = TDM_OK;
     int64_t experts = 0, value_dim, rope_dim;
     TDM_TRY(st, get_int(s, "expert_count", false, 0, INT32_MAX, &experts), done);
-    if (experts > 0) return REFUSE(s, "a mixture of %" PRId64 " experts is not supported", experts);
+    if (experts > 0 && !c->arch->experts) return REFUSE(s, "a mixture of %" PRId64 " experts is not supported", experts);
     TDM_TRY(st, get_int(s, "block_count", true, 1, TDM_LAYERS_MAX, &c->layers), done);
     TDM_TRY(st, get_int(s, "embedding_length", true, 1, TDM_WIDTH_MAX, &c->width), done);
     TDM_TRY(st, get_int(s, "feed_forward_length", true, 1, TDM_FFN_MAX, &c->ffn), done);

@@ -263,13 +263,19 @@ static tdm_status add_random_layer(tdm_model_file *f, int64_t layer, tdm_error *
     char module[TDM_MODULE_BYTES], name[TDM_MODULE_BYTES + 8];
     for (int p = 0; p < TDM_PROJ_COUNT; p++) {
         int64_t n, k;
-        tdm_proj_shape(c, (tdm_proj)p, &n, &k);
-        if (n == 0) continue;
-        tdm_module_name(c, module, layer, (tdm_proj)p);
+        tdm_layer_proj_shape(c, layer, (tdm_proj)p, &n, &k);
+        for (int64_t e = 0; n > 0 && e < tdm_proj_modules(c, layer, (tdm_proj)p); e++) {
+            tdm_expert_name(c, module, layer, e, (tdm_proj)p);
+            snprintf(name, sizeof name, "%s.weight", module);
+            TDM_TRY(st, add_random(f, name, n, k, err), done);
+            snprintf(name, sizeof name, "%s.bias", module);
+            if (tdm_proj_bias(c, (tdm_proj)p)) TDM_TRY(st, add_random(f, name, 0, n, err), done);
+        }
+    }
+    if (c->sparse[layer]) {
+        tdm_router_name(module, layer);
         snprintf(name, sizeof name, "%s.weight", module);
-        TDM_TRY(st, add_random(f, name, n, k, err), done);
-        snprintf(name, sizeof name, "%s.bias", module);
-        if (tdm_proj_bias(c, (tdm_proj)p)) TDM_TRY(st, add_random(f, name, 0, n, err), done);
+        TDM_TRY(st, add_random(f, name, c->experts, c->width, err), done);
     }
     for (int i = 0; i < TDM_NORM_COUNT; i++) {
         int64_t cols;
@@ -295,7 +301,7 @@ tdm_status tdm_model_file_open_random(tdm_model_file **out, const char *path, td
     }
     f->random = true;
     TDM_TRY(st, read_config(f, path, &config, err), fail);
-    TDM_TRY(st, make_table(f, 3 + f->config.layers * (2 * TDM_PROJ_COUNT + TDM_NORM_COUNT), err), fail);
+    TDM_TRY(st, make_table(f, 3 + f->config.layers * (2 * TDM_PROJ_COUNT + TDM_NORM_COUNT + 3 * f->config.experts + 1), err), fail);
     for (int64_t l = 0; l < f->config.layers; l++) TDM_TRY(st, add_random_layer(f, l, err), fail);
     TDM_TRY(st, add_random(f, "model.embed_tokens.weight", f->config.vocab, f->config.width, err), fail);
     TDM_TRY(st, add_random(f, "model.norm.weight", 0, f->config.width, err), fail);

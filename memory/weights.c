@@ -89,6 +89,7 @@ void tdm_weights_close(tdm_weights *w)
     if (!w) return;
     if (w->host) w->region.be->host_close(w->host, w->host_bytes);
     free(w->layers);
+    free(w->experts);
     free(w);
 }
 

@@ -41,12 +41,21 @@ typedef struct tdm_weights_where {
 } tdm_weights_where;
 
 typedef struct tdm_layer_weights {
-    tdm_weight proj[TDM_PROJ_COUNT];
+    tdm_weight proj[TDM_PROJ_COUNT]; /* without the FFN's where that is a mixture of experts */
+    /* Of such a layer: the router [E, D] bf16, and [E] matrices of gate, up, down each, alike and at equal distances in the region. */
+    tdm_weight router;
+    tdm_weight *experts[TDM_PROJ_COUNT]; /* NULL of the others */
     /* bf16, or f32 where they multiply with 1 + w, which they then hold; absent where the family has none */
     tdm_cview norm_attn, norm_attn_out, norm_ffn, norm_ffn_out; /* [1, D] */
     tdm_cview norm_q, norm_k;                                   /* [1, Dh] */
     float k_scale, v_scale;                                     /* of an e4m3 KV cache: calibrated, or 1 */
 } tdm_layer_weights;
+
+/* The matrix of a projection, of one of its experts where there are some. */
+static inline const tdm_weight *tdm_layer_matrix(const tdm_layer_weights *l, tdm_proj p, int64_t expert)
+{
+    return l->experts[p] ? &l->experts[p][expert] : &l->proj[p];
+}
 
 typedef struct tdm_weights tdm_weights;
 
@@ -78,8 +87,11 @@ tdm_cview tdm_weights_final_norm(const tdm_weights *w);
  * the base in checkpoints. The same whatever memory the buffer, or a part of it, lies in and however many threads compute it. */
 tdm_status tdm_weights_hash(const tdm_weights *w, uint64_t *hash, tdm_error *err);
 
-/* Projection's shape [N, K] from the config; N = 0: the model has none such. */
+/* Projection's shape [N, K] from the config, of one expert where there are; N = 0: the model has none such. */
 void tdm_proj_shape(const tdm_model_config *c, tdm_proj p, int64_t *n, int64_t *k);
+/* The same in that layer, and how many matrices of that shape it has: one, or one an expert. */
+void tdm_layer_proj_shape(const tdm_model_config *c, int64_t layer, tdm_proj p, int64_t *n, int64_t *k);
+int64_t tdm_proj_modules(const tdm_model_config *c, int64_t layer, tdm_proj p);
 /* The largest N or K of a layer's projections. */
 int64_t tdm_proj_widest(const tdm_model_config *c);
 bool tdm_proj_bias(const tdm_model_config *c, tdm_proj p);
@@ -88,6 +100,9 @@ const char *tdm_proj_path(const tdm_model_config *c, tdm_proj p);
 const char *tdm_proj_path_of(bool fused, tdm_proj p); /* NULL: such a model has none */
 enum { TDM_MODULE_BYTES = 128 };
 void tdm_module_name(const tdm_model_config *c, char out[TDM_MODULE_BYTES], int64_t layer, tdm_proj p);
+/* The same of the expert, where the projection has some in that layer; and of the layer's router. */
+void tdm_expert_name(const tdm_model_config *c, char out[TDM_MODULE_BYTES], int64_t layer, int64_t expert, tdm_proj p);
+void tdm_router_name(char out[TDM_MODULE_BYTES], int64_t layer);
 /* The same of a norm, and how long it is; false: the model has none such. */
 bool tdm_norm_name(const tdm_model_config *c, char out[TDM_MODULE_BYTES], int64_t layer, tdm_norm n, int64_t *cols);
 tdm_cview *tdm_layer_norm(tdm_layer_weights *l, tdm_norm n);

@@ -1,5 +1,6 @@
 #include "memory/weights_plan.h"
 #include "memory/arch/arch.h"
+#include "memory/fp8_checkpoint.h"
 #include "memory/module_patterns.h"
 #include "memory/weights_source.h"
 
@@ -51,15 +52,17 @@ static tdm_status plan_vector(tdm_weights_plan *p, tdm_cview *v, const char *nam
     return tdm_weights_source(p, name, 0, cols, &plan->t, err);
 }
 
-static tdm_status plan_matrix(tdm_weights_plan *p, tdm_weight *w, const char *module, int64_t layer, int64_t n,
-                              int64_t k, bool bias, tdm_error *err)
+/* from: what its values are; NULL: the module's own tensor. */
+static tdm_status plan_matrix_of(tdm_weights_plan *p, tdm_weight *w, const tdm_tensor *from, const char *module, int64_t layer, int64_t n,
+                                 int64_t k, bool bias, tdm_error *err)
 {
     tdm_status st = TDM_OK;
     char name[256];
     tdm_matrix_plan *m = &p->matrices[p->matrix_count++];
     m->w = w;
     snprintf(name, sizeof name, "%s.weight", module);
-    TDM_TRY(st, tdm_weights_source(p, name, n, k, &m->weight, err), done);
+    m->weight = from;
+    if (!from) TDM_TRY(st, tdm_weights_source(p, name, n, k, &m->weight, err), done);
     TDM_TRY(st, tdm_weights_scheme(p, m, module, layer, err), done);
     w->codes = shape_of(w->scheme == TDM_SCHEME_BF16 ? TDM_DTYPE_BF16 : TDM_DTYPE_E4M3, n, k);
     shape_scale(w, n, k);
@@ -69,6 +72,12 @@ static tdm_status plan_matrix(tdm_weights_plan *p, tdm_weight *w, const char *mo
     w->bias = shape_of(TDM_DTYPE_BF16, 1, n);
 done:
     return st;
+}
+
+static tdm_status plan_matrix(tdm_weights_plan *p, tdm_weight *w, const char *module, int64_t layer, int64_t n,
+                              int64_t k, bool bias, tdm_error *err)
+{
+    return plan_matrix_of(p, w, NULL, module, layer, n, k, bias, err);
 }
 
 /* Room for the last `count` matrices planned: all codes, then all scales, then all biases. */
@@ -89,7 +98,7 @@ static tdm_status plan_projections(tdm_weights_plan *p, int64_t layer, tdm_proj 
     for (int i = 0; i < count; i++) {
         const tdm_proj proj = (tdm_proj)((int)first + i);
         int64_t n, k;
-        tdm_proj_shape(c, proj, &n, &k);
+        tdm_layer_proj_shape(c, layer, proj, &n, &k);
         if (n == 0) continue;
         tdm_module_name(c, module, layer, proj);
         TDM_TRY(st, plan_matrix(p, &p->w->layers[layer].proj[proj], module, layer, n, k, tdm_proj_bias(c, proj), err), done);
@@ -98,6 +107,102 @@ static tdm_status plan_projections(tdm_weights_plan *p, int64_t layer, tdm_proj 
     reserve_group(p, planned);
 done:
     return st;
+}
+
+/* Of the expert its part of a tensor that holds all of them: gate_up_proj [E, 2 F, D], gate above up, and down_proj [E, D, F], or in a GGUF one
+ * for each projection. Absent: it is not stored so. */
+static tdm_status slice_expert(tdm_weights_plan *p, int64_t layer, int64_t expert, tdm_proj proj, const tdm_tensor **out, tdm_error *err)
+{
+    char name[TDM_MODULE_BYTES], where[512];
+    const tdm_model_config *c = &p->w->config;
+    const bool both = proj != TDM_PROJ_DOWN && !tdm_model_file_gguf(p->file);
+    int64_t n, k;
+    size_t row;
+    *out = NULL;
+    snprintf(name, sizeof name, "model.layers.%" PRId64 ".mlp.experts.%s%s", layer, both ? "gate_up_proj" : tdm_proj_names[proj],
+             tdm_model_file_gguf(p->file) ? ".weight" : "");
+    const tdm_tensor *t = tdm_model_file_find(p->file, name);
+    if (!t) return TDM_OK;
+    tdm_layer_proj_shape(c, layer, proj, &n, &k);
+    const int64_t rows = both ? 2 * n : n;
+    tdm_tensor_where(t, where, sizeof where);
+    if (t->rank != 3 || t->shape[0] != c->experts || t->shape[1] != rows || t->shape[2] != k)
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "is the config of another model?", "the shape is not [%" PRId64 ", %" PRId64 ", %" PRId64 "]",
+                        c->experts, rows, k);
+    if (!tdm_elem_is_float(t->elem))
+        return TDM_FAIL(err, TDM_ERR_INPUT, where, "use a checkpoint that names each expert, or the unquantized model", "all experts' %s in one tensor", t->type);
+    p->used[t - tdm_model_file_at(p->file, 0)] = true;
+    (void)tdm_tensor_row(t, 0, &row);
+    tdm_tensor *slice = &p->slices[p->slice_count++];
+    *slice = *t;
+    slice->rank = 2;
+    slice->shape[0] = n;
+    slice->shape[1] = k;
+    slice->bytes = (size_t)n * row;
+    slice->data = t->data + (size_t)(expert * rows + (both && proj == TDM_PROJ_UP ? n : 0)) * row;
+    *out = slice;
+    return TDM_OK;
+}
+
+static tdm_status no_static_scales(const char *path, tdm_error *err)
+{
+    return TDM_FAIL(err, TDM_ERR_RECIPE, path, "use model.activations: dynamic", "static activation scales of a mixture of experts are not supported");
+}
+
+/* One scale for each tensor or row cannot serve experts of unlike sizes; one for each block does. */
+static tdm_status check_expert(const tdm_weights_plan *p, const tdm_weight *w, const tdm_weight *first, const char *module, tdm_error *err)
+{
+    const char *path = tdm_model_file_path(p->file);
+    if (w->scheme == TDM_SCHEME_FP8_TENSOR || w->scheme == TDM_SCHEME_FP8_CHANNEL)
+        return TDM_FAIL(err, TDM_ERR_RECIPE, path, "use model.weights: fp8_block, or bf16", "%s weights of a mixture of experts are not supported: its FP8 is by blocks",
+                        tdm_scheme_text(w->scheme));
+    if (w->act == TDM_ACT_STATIC)
+        return no_static_scales(path, err);
+    if (w->scheme != first->scheme)
+        return TDM_FAIL(err, TDM_ERR_RECIPE, path, "keep all experts of a layer in BF16, or none", "%s is %s, other experts of its layer are %s", module,
+                        tdm_scheme_text(w->scheme), tdm_scheme_text(first->scheme));
+    return TDM_OK;
+}
+
+static tdm_status plan_experts(tdm_weights_plan *p, int64_t layer, tdm_proj proj, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_model_config *c = &p->w->config;
+    tdm_weight *experts = p->w->layers[layer].experts[proj];
+    char module[TDM_MODULE_BYTES];
+    int64_t n, k;
+    tdm_layer_proj_shape(c, layer, proj, &n, &k);
+    for (int64_t e = 0; e < c->experts; e++) {
+        const tdm_tensor *slice;
+        tdm_expert_name(c, module, layer, e, proj);
+        TDM_TRY(st, slice_expert(p, layer, e, proj, &slice, err), done);
+        TDM_TRY(st, plan_matrix_of(p, &experts[e], slice, module, layer, n, k, false, err), done);
+        TDM_TRY(st, check_expert(p, &experts[e], experts, module, err), done);
+    }
+    reserve_group(p, (int)c->experts);
+done:
+    return st;
+}
+
+static tdm_status plan_mixture(tdm_weights_plan *p, int64_t layer, tdm_error *err)
+{
+    tdm_status st = TDM_OK;
+    const tdm_model_config *c = &p->w->config;
+    char module[TDM_MODULE_BYTES];
+    if (p->options->act == TDM_ACT_STATIC) return no_static_scales(tdm_model_file_path(p->file), err);
+    tdm_router_name(module, layer);
+    TDM_TRY(st, plan_matrix(p, &p->w->layers[layer].router, module, -1, c->experts, c->width, false, err), done);
+    reserve_group(p, 1);
+    for (int proj = TDM_PROJ_GATE; proj <= TDM_PROJ_DOWN; proj++) TDM_TRY(st, plan_experts(p, layer, (tdm_proj)proj, err), done);
+done:
+    return st;
+}
+
+static tdm_status plan_ffn(tdm_weights_plan *p, int64_t layer, tdm_error *err)
+{
+    if (p->w->config.sparse[layer]) return plan_mixture(p, layer, err);
+    const tdm_status st = plan_projections(p, layer, TDM_PROJ_GATE, 2, err);
+    return st == TDM_OK ? plan_projections(p, layer, TDM_PROJ_DOWN, 1, err) : st;
 }
 
 static tdm_status plan_norm(tdm_weights_plan *p, int64_t layer, tdm_norm norm, tdm_error *err)
@@ -119,11 +224,26 @@ static tdm_status plan_layer(tdm_weights_plan *p, int64_t i, tdm_error *err)
     TDM_TRY(st, plan_projections(p, i, TDM_PROJ_O, 1, err), done);
     TDM_TRY(st, plan_norm(p, i, TDM_NORM_ATTN_OUT, err), done);
     TDM_TRY(st, plan_norm(p, i, TDM_NORM_FFN, err), done);
-    TDM_TRY(st, plan_projections(p, i, TDM_PROJ_GATE, 2, err), done);
-    TDM_TRY(st, plan_projections(p, i, TDM_PROJ_DOWN, 1, err), done);
+    TDM_TRY(st, plan_ffn(p, i, err), done);
     TDM_TRY(st, plan_norm(p, i, TDM_NORM_FFN_OUT, err), done);
 done:
     return st;
+}
+
+/* Matrices of all mixtures, with their routers. */
+static int64_t expert_matrices(const tdm_model_config *c)
+{
+    int64_t count = 0;
+    for (int64_t l = 0; l < c->layers; l++) count += c->sparse[l] ? 3 * c->experts + 1 : 0;
+    return count;
+}
+
+/* Each layer's places in w->experts. */
+static void hand_out_experts(tdm_weights *w)
+{
+    tdm_weight *next = w->experts;
+    for (int64_t l = 0; l < w->config.layers; l++)
+        for (int p = TDM_PROJ_GATE; w->config.sparse[l] && p <= TDM_PROJ_DOWN; p++, next += w->config.experts) w->layers[l].experts[p] = next;
 }
 
 static tdm_status start(tdm_weights_plan *p, const tdm_model_file *f, const tdm_weights_options *o, tdm_error *err)
@@ -131,13 +251,17 @@ static tdm_status start(tdm_weights_plan *p, const tdm_model_file *f, const tdm_
     const tdm_model_config *c = tdm_model_file_config(f);
     *p = (tdm_weights_plan){.file = f, .options = o};
     p->w = calloc(1, sizeof *p->w);
-    p->matrices = calloc((size_t)c->layers * TDM_PROJ_COUNT + 2, sizeof *p->matrices);
+    const size_t experts = (size_t)expert_matrices(c);
+    p->matrices = calloc((size_t)c->layers * TDM_PROJ_COUNT + experts + 2, sizeof *p->matrices);
+    p->slices = calloc(experts + 1, sizeof *p->slices);
     p->vectors = calloc((size_t)c->layers * TDM_NORM_COUNT + 1, sizeof *p->vectors);
     p->used = calloc((size_t)tdm_model_file_count(f) + 1, sizeof *p->used);
     if (p->w) p->w->layers = calloc((size_t)c->layers, sizeof *p->w->layers);
-    if (!p->w || !p->w->layers || !p->matrices || !p->vectors || !p->used)
+    if (p->w) p->w->experts = calloc(experts + 1, sizeof *p->w->experts);
+    if (!p->w || !p->w->layers || !p->w->experts || !p->slices || !p->matrices || !p->vectors || !p->used)
         return TDM_FAIL(err, TDM_ERR_OTHER, tdm_model_file_path(f), NULL, "out of memory for the tensor table");
     p->w->config = *c;
+    hand_out_experts(p->w);
     p->kv_scale = calloc((size_t)c->layers * 2, sizeof *p->kv_scale);
     if (!p->kv_scale) return TDM_FAIL(err, TDM_ERR_OTHER, tdm_model_file_path(f), NULL, "out of memory for the tensor table");
     return o->activation_scales ? tdm_activation_scales_read(&p->calibrated, c, o->activation_scales, err) : TDM_OK;
@@ -172,6 +296,7 @@ void tdm_weights_plan_free(tdm_weights_plan *p)
     free(p->matrices);
     free(p->vectors);
     free(p->used);
+    free(p->slices);
     free(p->kv_scale);
     tdm_activation_scales_free(&p->calibrated);
     *p = (tdm_weights_plan){0};
@@ -204,10 +329,11 @@ static tdm_status names_a_module(const tdm_model_config *c, const char *text, co
     if (!*out) TDM_TRY(st, tdm_module_named(text, head_module, where, out, err), done);
     for (int64_t l = 0; l < c->layers && !*out; l++)
         for (int p = 0; p < TDM_PROJ_COUNT && !*out; p++) {
-            tdm_proj_shape(c, (tdm_proj)p, &n, &k);
-            if (n == 0) continue;
-            tdm_module_name(c, module, l, (tdm_proj)p);
-            TDM_TRY(st, tdm_module_named(text, module, where, out, err), done);
+            tdm_layer_proj_shape(c, l, (tdm_proj)p, &n, &k);
+            for (int64_t e = 0; n > 0 && e < tdm_proj_modules(c, l, (tdm_proj)p) && !*out; e++) {
+                tdm_expert_name(c, module, l, e, (tdm_proj)p);
+                TDM_TRY(st, tdm_module_named(text, module, where, out, err), done);
+            }
         }
 done:
     return st;

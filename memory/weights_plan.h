@@ -5,6 +5,7 @@
  * and in a layer
  *   norm_attn | q k v codes | q k v scales | q k v biases | norm_q norm_k | o | norm_attn_out | norm_ffn | gate up codes | scales | biases |
  *   down | norm_ffn_out
+ * or, where the FFN is a mixture of experts: router | gate's codes of all experts | scales | the same of up | of down,
  * so that with rows of a multiple of 64 bytes q, k, v and gate, up are one matrix each to a kernel that wants them fused. */
 #ifndef TANDEM_MEMORY_WEIGHTS_PLAN_H
 #define TANDEM_MEMORY_WEIGHTS_PLAN_H
@@ -15,6 +16,7 @@
 struct tdm_weights {
     tdm_model_config config;
     tdm_layer_weights *layers; /* owned; [L] */
+    tdm_weight *experts;       /* owned; of all layers, or NULL */
     tdm_weight embedding, head;
     tdm_cview final_norm;
     tdm_region region;         /* borrowed */
@@ -52,6 +54,8 @@ typedef struct tdm_weights_plan {
     const tdm_tensor **kv_scale;      /* owned; [L, 2] scales of keys and values in the file, or NULL */
     const tdm_tensor *tied_copy; /* lm_head.weight beside a tied embedding: must hold the same values */
     bool *used;                  /* owned; by tensor of the file */
+    tdm_tensor *slices;          /* owned; experts of tensors that hold all of a layer's */
+    int64_t slice_count;
     size_t bytes, host_bytes;    /* of the whole buffer; of its beginning that lies on the host */
 } tdm_weights_plan;
 

@@ -61,25 +61,42 @@ static tdm_status part_back(const context *c, tdm_cview norm, tdm_view out, tdm_
     return m->be->rms_norm_add_backward(m->s, dy, dx, read(c, out), norm, read(c, rstd), err);
 }
 
-static tdm_status ffn_back(const context *c, tdm_error *err)
+/* Gradient of xn, the normalized input of the FFN, into dxn. */
+static tdm_status dense_back(const context *c, tdm_cview xn, tdm_view dxn, tdm_error *err)
 {
     tdm_trainer *t = c->t;
     const tdm_model *m = t->m;
     const tdm_layer_weights *lw = tdm_weights_layer(m->w, c->layer);
     const tdm_backward_buffers *b = &t->back;
     tdm_status st = TDM_OK;
-    const tdm_view dx = rows(c, b->dx), dy = rows(c, b->dy), dxn = rows(c, b->dxn), dact = narrow(c, b->dwide, m->c->ffn);
-    const tdm_view act = rows(c, t->scratch.act), xn = rows(c, t->scratch.xn), gate = rows(c, c->a->gate), up = rows(c, c->a->up);
+    const tdm_view dy = rows(c, b->dy), dact = narrow(c, b->dwide, m->c->ffn), act = tdm_ffn_view(m->c, c->layer, t->scratch.act, c->tokens);
+    const tdm_view gate = tdm_ffn_view(m->c, c->layer, c->a->gate, c->tokens), up = tdm_ffn_view(m->c, c->layer, c->a->up, c->tokens);
 
-    /* silu(gate) * up and the normalized input are made again rather than kept: the same bits, for a fraction of the bytes */
     TDM_TRY(st, m->be->swiglu(m->s, m->c->glu, act, tdm_view_const(gate), tdm_view_const(up), NULL, err), done);
     TDM_TRY(st, part_back(c, lw->norm_ffn_out, c->a->ffn_out, c->a->rstd_ffn_out, err), done);
     TDM_TRY(st, project_back(c, TDM_PROJ_DOWN, tdm_view_const(dy), tdm_view_const(act), dact, false, err), done);
     TDM_TRY(st, m->be->swiglu_backward(m->s, m->c->glu, gate, up, tdm_view_const(dact), tdm_view_const(gate), tdm_view_const(up), err), done);
-    TDM_TRY(st, m->be->rms_norm(m->s, xn, (tdm_view){0}, read(c, c->a->x_mid), lw->norm_ffn, m->c->norm_eps, NULL, err), done);
     const tdm_view dgate = m->c->arch->fused ? tdm_whole(gate, c->tokens, 2 * m->c->ffn) : gate;
-    TDM_TRY(st, project_back(c, TDM_PROJ_GATE, tdm_view_const(dgate), tdm_view_const(xn), dxn, false, err), done);
-    if (!m->c->arch->fused) TDM_TRY(st, project_back(c, TDM_PROJ_UP, tdm_view_const(up), tdm_view_const(xn), dxn, true, err), done);
+    TDM_TRY(st, project_back(c, TDM_PROJ_GATE, tdm_view_const(dgate), xn, dxn, false, err), done);
+    if (!m->c->arch->fused) TDM_TRY(st, project_back(c, TDM_PROJ_UP, tdm_view_const(up), xn, dxn, true, err), done);
+done:
+    return st;
+}
+
+static tdm_status ffn_back(const context *c, tdm_error *err)
+{
+    tdm_trainer *t = c->t;
+    const tdm_model *m = t->m;
+    const tdm_layer_weights *lw = tdm_weights_layer(m->w, c->layer);
+    tdm_status st = TDM_OK;
+    const tdm_view dx = rows(c, t->back.dx), dxn = rows(c, t->back.dxn), xn = rows(c, t->scratch.xn);
+
+    /* silu(gate) * up and the normalized input are made again rather than kept: the same bits, for a fraction of the bytes */
+    TDM_TRY(st, m->be->rms_norm(m->s, xn, (tdm_view){0}, read(c, c->a->x_mid), lw->norm_ffn, m->c->norm_eps, NULL, err), done);
+    if (m->c->sparse[c->layer])
+        TDM_TRY(st, tdm_experts_backward(t, c->run, c->opt, c->layer, c->a, tdm_view_const(xn), dxn, err), done);
+    else
+        TDM_TRY(st, dense_back(c, tdm_view_const(xn), dxn, err), done);
     TDM_TRY(st, m->be->rms_norm_backward(m->s, dx, tdm_view_const(dxn), read(c, c->a->x_mid), lw->norm_ffn, read(c, c->a->rstd_ffn), err), done);
 done:
     return st;

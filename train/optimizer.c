@@ -17,22 +17,33 @@ typedef struct before {
     bool whole;            /* no element of the former, and no block that is not full */
 } before;
 
-static before state_before(const tdm_adapter *a, int p, bool b)
+static void pass(before *at, int64_t size)
+{
+    if (is_small(size)) at->small += size;
+    else at->blocks += tdm_ceil_div(size, TDM_ADAMW_BLOCK);
+    at->whole = at->whole && (size == 0 || (!is_small(size) && size % TDM_ADAMW_BLOCK == 0));
+}
+
+static void pass_pair(before *at, const tdm_adapter *a, int p)
+{
+    pass(at, size_of(a, p, false));
+    pass(at, size_of(a, p, true));
+}
+
+static before state_before(const tdm_adapter *a, int p, int64_t expert, bool b)
 {
     before at = {.whole = true};
-    for (int i = 0; i < 2 * p + b; i++) {
-        const int64_t size = size_of(a, i / 2, i % 2);
-        if (is_small(size)) at.small += size;
-        else at.blocks += tdm_ceil_div(size, TDM_ADAMW_BLOCK);
-        at.whole = at.whole && (size == 0 || (!is_small(size) && size % TDM_ADAMW_BLOCK == 0));
-    }
+    for (int i = 0; i < p; i++)
+        for (int64_t e = 0; e < a->modules[i]; e++) pass_pair(&at, a, i);
+    for (int64_t e = 0; e < expert; e++) pass_pair(&at, a, p);
+    if (b) pass(&at, size_of(a, p, false));
     return at;
 }
 
 /* And of all layers, with the head's own when `head`: where the head's begins, and where everything ends. */
 static before state_total(const tdm_adapter *a, bool head)
 {
-    before at = state_before(a, TDM_PROJ_COUNT, false);
+    before at = state_before(a, TDM_PROJ_COUNT, 0, false);
     const int64_t size = head ? a->head_count : 0;
     at.small = at.small * a->layers + (is_small(size) ? size : 0);
     at.blocks = at.blocks * a->layers + (is_small(size) ? 0 : tdm_ceil_div(size, TDM_ADAMW_BLOCK));
@@ -112,12 +123,12 @@ static tdm_optimizer_tensor tensor_at(const tdm_optimizer *o, int64_t first, int
     return t;
 }
 
-tdm_optimizer_tensor tdm_optimizer_tensor_of(const tdm_optimizer *o, int64_t layer, tdm_proj p, bool b)
+tdm_optimizer_tensor tdm_optimizer_tensor_of(const tdm_optimizer *o, int64_t layer, tdm_proj p, int64_t expert, bool b)
 {
     const tdm_adapter *a = o->adapter;
-    const int64_t offset = b ? a->offset_b[p] : a->offset_a[p];
-    TDM_ASSERT(offset >= 0);
-    const before here = state_before(a, (int)p, b), all = state_before(a, TDM_PROJ_COUNT, false);
+    const int64_t offset = (b ? a->offset_b[p] : a->offset_a[p]) + expert * a->step[p];
+    TDM_ASSERT(a->offset_a[p] >= 0 && expert < a->modules[p]);
+    const before here = state_before(a, (int)p, expert, b), all = state_before(a, TDM_PROJ_COUNT, 0, false);
     return tensor_at(o, layer * a->layer_count + offset, size_of(a, (int)p, b), layer * all.small + here.small, layer * all.blocks + here.blocks);
 }
 
@@ -170,11 +181,11 @@ static tdm_status adamw_by_tensor(const tdm_optimizer *o, float lr, float scale,
 {
     tdm_status st = TDM_OK;
     for (int64_t l = 0; l < o->adapter->layers; l++)
-        for (int i = 0; i < 2 * TDM_PROJ_COUNT; i++) {
-            if (o->adapter->offset_a[i / 2] < 0) continue;
-            const tdm_optimizer_tensor t = tdm_optimizer_tensor_of(o, l, (tdm_proj)(i / 2), i % 2);
-            TDM_TRY(st, adamw(o, &t, lr, scale, err), done);
-        }
+        for (int p = 0; p < TDM_PROJ_COUNT; p++)
+            for (int64_t i = 0; i < 2 * o->adapter->modules[p]; i++) {
+                const tdm_optimizer_tensor t = tdm_optimizer_tensor_of(o, l, (tdm_proj)p, i / 2, i % 2);
+                TDM_TRY(st, adamw(o, &t, lr, scale, err), done);
+            }
     if (o->adapter->head_count == 0) goto done;
     const tdm_optimizer_tensor head = tdm_optimizer_head_of(o);
     TDM_TRY(st, adamw(o, &head, lr, scale, err), done);

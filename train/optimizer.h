@@ -34,7 +34,7 @@ typedef struct tdm_optimizer {
     float *m_most, *v_most;     /* adamw_8bit: one for 256 elements of a tensor, tensor after tensor */
 } tdm_optimizer;
 
-/* One tensor's part of the state: A or B of a projection, or the head. */
+/* One tensor's part of the state: A or B of a projection (of an expert of it), or the head. */
 typedef struct tdm_optimizer_tensor {
     int64_t first, count;       /* in the adapter's order */
     float *master;
@@ -43,7 +43,7 @@ typedef struct tdm_optimizer_tensor {
     float *m_most, *v_most;
     int64_t blocks;
 } tdm_optimizer_tensor;
-tdm_optimizer_tensor tdm_optimizer_tensor_of(const tdm_optimizer *o, int64_t layer, tdm_proj p, bool b);
+tdm_optimizer_tensor tdm_optimizer_tensor_of(const tdm_optimizer *o, int64_t layer, tdm_proj p, int64_t expert, bool b);
 tdm_optimizer_tensor tdm_optimizer_head_of(const tdm_optimizer *o); /* the adapter has one */
 
 /* Bytes of the adapter region: bf16 parameters, gradients, masters, moments. */

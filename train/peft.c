@@ -13,13 +13,18 @@ enum { MAX_CONFIG_BYTES = 1 << 20 };
 
 const char *const tdm_peft_metadata[] = {"format", "pt", NULL};
 
-tdm_peft_names tdm_peft_names_of(const tdm_model_config *model) { return (tdm_peft_names){model->arch->fused, model->towers}; }
+tdm_peft_names tdm_peft_names_of(const tdm_model_config *model) { return (tdm_peft_names){model->arch->fused, model->towers, model->experts}; }
 
-void tdm_peft_tensor_name(char out[TDM_PEFT_NAME_BYTES], tdm_peft_names names, int64_t layer, tdm_proj proj, bool b)
+int64_t tdm_peft_modules(tdm_peft_names names, tdm_proj proj) { return proj >= TDM_PROJ_GATE && names.experts > 0 ? names.experts : 1; }
+
+void tdm_peft_tensor_name(char out[TDM_PEFT_NAME_BYTES], tdm_peft_names names, int64_t layer, tdm_proj proj, int64_t expert, bool b)
 {
     TDM_ASSERT(tdm_proj_path_of(names.fused, proj));
-    snprintf(out, TDM_PEFT_NAME_BYTES, "base_model.model.model.%slayers.%" PRId64 ".%s.lora_%c.weight", names.towers ? "language_model." : "", layer,
-             tdm_proj_path_of(names.fused, proj), b ? 'B' : 'A');
+    char module[64];
+    if (tdm_peft_modules(names, proj) > 1) snprintf(module, sizeof module, "mlp.experts.%" PRId64 ".%s", expert, tdm_proj_names[proj]);
+    else snprintf(module, sizeof module, "%s", tdm_proj_path_of(names.fused, proj));
+    snprintf(out, TDM_PEFT_NAME_BYTES, "base_model.model.model.%slayers.%" PRId64 ".%s.lora_%c.weight", names.towers ? "language_model." : "", layer, module,
+             b ? 'B' : 'A');
 }
 
 /* ---- writing ---- */
@@ -43,7 +48,7 @@ tdm_st_entry *tdm_peft_entries(tdm_peft_names names, const tdm_peft_pair *pairs,
         const tdm_peft_pair *pair = &pairs[i / 2];
         tdm_cview v = i % 2 ? pair->b : pair->a;
         char *name = room + i * TDM_PEFT_NAME_BYTES;
-        tdm_peft_tensor_name(name, names, pair->layer, pair->proj, i % 2);
+        tdm_peft_tensor_name(name, names, pair->layer, pair->proj, pair->expert, i % 2);
         entries[i] = (tdm_st_entry){.name = name, .dtype = st_dtype(v), .rank = 2, .shape = {v.rows, v.cols}, .data = v.data};
     }
     *made = count * 2;
@@ -89,12 +94,22 @@ struct tdm_peft {
     int64_t converted_count;
 };
 
-/* Where a tensor belongs: layer, projection, which half. */
+/* Where a tensor belongs: layer, projection, expert, which half. */
 typedef struct place {
     int64_t layer;
     tdm_proj proj;
+    int64_t expert;
     bool b;
 } place;
+
+/* Of what comes after the layer's number; 0: no expert's. */
+static int64_t expert_of(const char *rest)
+{
+    static const char experts[] = ".mlp.experts.";
+    const size_t n = sizeof experts - 1;
+    if (strncmp(rest, experts, n) != 0 || strspn(rest + n, "0123456789") > 6) return 0;
+    return strtol(rest + n, NULL, 10);
+}
 
 /* The inverse of tdm_peft_tensor_name, wherever the adapter was trained: on the tower alone, or in its place among the others. False: not
  * such a name. */
@@ -109,9 +124,12 @@ static bool parse_name(const char *name, tdm_peft_names names, place *at)
     const char *digits = name + (names.towers ? tower : plain);
     if (*digits < '0' || *digits > '9' || strspn(digits, "0123456789") > 6) return false;
     at->layer = strtol(digits, &rest, 10);
+    const int64_t expert = expert_of(rest);
     for (int i = 0; i < 2 * TDM_PROJ_COUNT; i++) {
         if (!tdm_proj_path_of(names.fused, (tdm_proj)(i / 2))) continue;
-        tdm_peft_tensor_name(again, names, at->layer, (tdm_proj)(i / 2), i % 2);
+        at->expert = tdm_peft_modules(names, (tdm_proj)(i / 2)) > 1 ? expert : 0;
+        if (at->expert >= tdm_max_i64(1, names.experts)) continue;
+        tdm_peft_tensor_name(again, names, at->layer, (tdm_proj)(i / 2), at->expert, i % 2);
         if (strcmp(again, name) != 0) continue;
         at->proj = (tdm_proj)(i / 2);
         at->b = i % 2;
@@ -191,7 +209,7 @@ static tdm_status take_head(tdm_peft *p, const tdm_st_tensor *t, const tdm_model
     return tensor_view(p, t, &p->head, where, err);
 }
 
-/* Puts one tensor of the file where it belongs. all: [layers * projections]. */
+/* Puts one tensor of the file where it belongs. all: [layers * projections * experts]. */
 static tdm_status take_tensor(tdm_peft *p, const tdm_st_tensor *t, const tdm_model_config *model, bool resolve, tdm_peft_pair *all,
                               const char *path, tdm_error *err)
 {
@@ -214,9 +232,10 @@ static tdm_status take_tensor(tdm_peft *p, const tdm_st_tensor *t, const tdm_mod
         return TDM_FAIL(err, TDM_ERR_INPUT, where, "is it an adapter of another model?",
                         "shape is [%" PRId64 ", %" PRId64 "]%s, the model and r = %" PRId64 " imply [%" PRId64 ", %" PRId64 "]",
                         t->rank > 0 ? t->shape[0] : 0, t->rank > 1 ? t->shape[1] : 0, t->rank == 2 ? "" : " (not a matrix)", r, rows, cols);
-    tdm_peft_pair *pair = &all[at.layer * TDM_PROJ_COUNT + at.proj];
+    tdm_peft_pair *pair = &all[(at.layer * TDM_PROJ_COUNT + at.proj) * tdm_max_i64(1, model->experts) + at.expert];
     pair->layer = at.layer;
     pair->proj = at.proj;
+    pair->expert = at.expert;
     return tensor_view(p, t, at.b ? &pair->b : &pair->a, where, err);
 }
 
@@ -225,14 +244,16 @@ static tdm_status collect_pairs(tdm_peft *p, const tdm_model_config *model, bool
                                 const char *path, tdm_error *err)
 {
     char name[TDM_PEFT_NAME_BYTES];
-    for (int64_t i = 0; i < model->layers * TDM_PROJ_COUNT; i++) {
-        tdm_proj proj = (tdm_proj)(i % TDM_PROJ_COUNT);
+    const int64_t experts = tdm_max_i64(1, model->experts);
+    for (int64_t i = 0; i < model->layers * TDM_PROJ_COUNT * experts; i++) {
+        tdm_proj proj = (tdm_proj)(i / experts % TDM_PROJ_COUNT);
+        if (i % experts >= tdm_peft_modules(p->config.names, proj)) continue;
         bool a = all[i].a.data != NULL, b = all[i].b.data != NULL;
         if (a && b) {
             p->config.targets[proj] = true;
             p->pairs[p->count++] = all[i];
         } else if (a || b || (p->config.targets[proj] && !resolve && !some_layers)) {
-            tdm_peft_tensor_name(name, p->config.names, i / TDM_PROJ_COUNT, proj, a);
+            tdm_peft_tensor_name(name, p->config.names, i / experts / TDM_PROJ_COUNT, proj, i % experts, a);
             return TDM_FAIL(err, TDM_ERR_INPUT, path, "the file is incomplete, or of another model", "%s is missing", name);
         }
     }
@@ -266,7 +287,7 @@ static tdm_status open_peft(tdm_peft **out, const char *dir, const tdm_model_con
     char path[TDM_PATH_BYTES];
     char *text = NULL;         /* owned here */
     tdm_peft_pair *all = NULL; /* owned here */
-    size_t bytes = 0, places = (size_t)model->layers * TDM_PROJ_COUNT;
+    size_t bytes = 0, places = (size_t)(model->layers * TDM_PROJ_COUNT * tdm_max_i64(1, model->experts));
     bool resolve = false, some_layers = false;
     tdm_peft *p = calloc(1, sizeof *p); /* the caller's on success */
 

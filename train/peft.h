@@ -4,6 +4,8 @@
  *
  * Written: keys base_model.model.model.layers.N.self_attn.q_proj.lora_A.weight [R, K] and lora_B.weight [N, R], f32 or bf16; with the
  * modules of the model: qkv_proj and gate_up_proj where each is one matrix, model.language_model.layers.N where the model is one tower of several;
+ * mlp.experts.E.gate_proj and so on of a mixture of experts, a pair for each, as PEFT has it where experts are modules (and converts when it loads such
+ * a file into a model of transformers 5, which keeps a layer's experts in one tensor);
  * with a head (a critic, a reward model: task_type SEQ_CLS) base_model.model.score.weight [1, D] too, as transformers' models for sequence
  * classification have it.
  * Read: what PEFT wrote for one of our architectures. Whatever would change the computation and is not plain LoRA on the seven
@@ -23,6 +25,7 @@ enum { TDM_PEFT_MAX_RANK = 65536 };
 typedef struct tdm_peft_names {
     bool fused;  /* qkv_proj, gate_up_proj */
     bool towers; /* under language_model */
+    int64_t experts; /* of an FFN; 0: it is not a mixture */
 } tdm_peft_names;
 tdm_peft_names tdm_peft_names_of(const tdm_model_config *model);
 
@@ -40,12 +43,15 @@ double tdm_peft_scaling(const tdm_peft_config *c);
 typedef struct tdm_peft_pair {
     int64_t layer;
     tdm_proj proj;
+    int64_t expert; /* 0 where there is one module */
     tdm_cview a, b; /* [R, K], [N, R]; f32 or bf16, contiguous */
 } tdm_peft_pair;
 
 /* The tensor name of one half, as in the file. */
 enum { TDM_PEFT_NAME_BYTES = 128 };
-void tdm_peft_tensor_name(char out[TDM_PEFT_NAME_BYTES], tdm_peft_names names, int64_t layer, tdm_proj proj, bool b);
+/* Modules that a projection has in a layer: 1, or one an expert. */
+int64_t tdm_peft_modules(tdm_peft_names names, tdm_proj proj);
+void tdm_peft_tensor_name(char out[TDM_PEFT_NAME_BYTES], tdm_peft_names names, int64_t layer, tdm_proj proj, int64_t expert, bool b);
 
 /* For a checkpoint that wants to write the folder itself: entries A, B, A, B, ..., and the head [1, D] where there is one (data NULL: none);
  * names and array are one allocation, the caller's (free); data stays borrowed. NULL: out of memory. */
@@ -58,7 +64,7 @@ tdm_status tdm_peft_save(const char *dir, const tdm_peft_config *c, const tdm_pe
 
 /* An opened adapter; views are good until close. f16 tensors were converted to f32. */
 typedef struct tdm_peft tdm_peft;
-/* Pairs come sorted by layer, then projection. Each target of the config has a pair in every layer, unless the config names layers
+/* Pairs come sorted by layer, then projection, then expert. Each target of the config has a pair in every layer, unless the config names layers
  * (layers_to_transform) or the target is a pattern; then what is there counts. Values are finite. Errors: TDM_ERR_INPUT. */
 tdm_status tdm_peft_open(tdm_peft **p, const char *dir, const tdm_model_config *model, tdm_error *err);
 /* The same of one with a head; tdm_peft_open refuses those, this one the others. */

@@ -16,7 +16,10 @@ static tdm_view cut(cutter *c, tdm_dtype dtype, int64_t rows, int64_t cols)
     return v;
 }
 
-static int64_t widest(const tdm_model_config *c) { return tdm_max_i64(tdm_max_i64(c->ffn, c->width), c->heads * c->head_dim); }
+static int64_t widest(const tdm_model_config *c)
+{
+    return tdm_max_i64(tdm_max_i64(tdm_has_dense_ffn(c) ? c->ffn : 0, c->width), c->heads * c->head_dim);
+}
 
 /* Layers that have activations of their own. */
 static int64_t kept_layers(const tdm_model_config *c, const tdm_trainer_spec *s) { return s->forward_only || s->checkpointing ? 1 : c->layers; }
@@ -52,7 +55,7 @@ static size_t lay_layer(tdm_trainer *t, const tdm_model_config *c, void *base)
     if (s->forward_only) return k.at;
     tdm_backward_buffers *b = &t->back;
     b->dxn = cut(&k, TDM_DTYPE_F32, n, c->width);
-    b->dwide = cut(&k, TDM_DTYPE_F32, n, tdm_max_i64(c->ffn, hq));
+    b->dwide = cut(&k, TDM_DTYPE_F32, n, tdm_max_i64(tdm_ffn_columns(c), hq));
     b->dy = cut(&k, TDM_DTYPE_BF16, n, c->width);
     if (c->arch->fused) {
         const tdm_view all = cut(&k, TDM_DTYPE_BF16, n, hq + 2 * hkv);
@@ -64,7 +67,13 @@ static size_t lay_layer(tdm_trainer *t, const tdm_model_config *c, void *base)
         b->dk = cut(&k, TDM_DTYPE_BF16, n, hkv);
         b->dv = cut(&k, TDM_DTYPE_BF16, n, hkv);
     }
-    b->dh = cut(&k, TDM_DTYPE_BF16, n, tdm_max_i64(1, s->rank));
+    b->dh = cut(&k, TDM_DTYPE_BF16, n * tdm_max_i64(1, c->experts_used), tdm_max_i64(1, s->rank));
+    if (c->experts > 0) {
+        b->drows = cut(&k, TDM_DTYPE_F32, n * c->experts_used, c->width);
+        b->dmade = cut(&k, TDM_DTYPE_BF16, n * c->experts_used, c->width);
+        b->dweight = cut(&k, TDM_DTYPE_F32, n, c->experts_used);
+        b->dlogits = cut(&k, TDM_DTYPE_BF16, n, c->experts);
+    }
     if (s->dropout) b->lora_dx = cut(&k, TDM_DTYPE_F32, n, widest(c));
     return k.at;
 }
@@ -141,6 +150,7 @@ static size_t lay_mirror(tdm_trainer *t, const tdm_model_config *c, char *base)
     TAKE(coef, rows);
     TAKE(entropy_coef, rows);
     TAKE(support, rows * (size_t)tdm_ceil_div(c->vocab, 32));
+    TAKE(routes, s->routes ? (size_t)(c->layers * c->experts_used) * tokens : 0);
     TAKE(lp, rows);
     TAKE(entropy, rows);
     TAKE(divergence, rows);

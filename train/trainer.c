@@ -75,9 +75,26 @@ done:
     return st;
 }
 
-static tdm_run run_of(const tdm_trainer *t, const tdm_adapter *adapter, float dropout, uint64_t seed)
+/* Items [first, end) name the experts of their tokens, and the pass is one of the policy: then *replay, and they are in the mirror. */
+static tdm_status push_routes(tdm_trainer *t, const tdm_train_pass *pass, const tdm_train_item *items, int64_t first, int64_t end, bool *replay, tdm_error *err)
 {
-    return (tdm_run){.m = t->m, .adapter = adapter, .batch = &t->batch, .scratch = t->scratch,
+    const tdm_model_config *c = t->m->c;
+    const int64_t used = c->experts_used, tokens = t->batch.tokens;
+    *replay = t->spec.routes && pass->adapter && !pass->values;
+    for (int64_t i = first; i < end; i++) *replay = *replay && items[i].seq->routes;
+    if (!*replay) return TDM_OK;
+    for (int64_t i = first; i < end; i++)
+        for (int64_t row = t->q_start[i - first]; row < t->q_start[i - first + 1]; row++) {
+            const uint16_t *from = items[i].seq->routes + t->position[row] * c->layers * used;
+            for (int64_t l = 0; l < c->layers; l++)
+                for (int64_t u = 0; u < used; u++) t->routes[(l * tokens + row) * used + u] = from[l * used + u];
+        }
+    return tdm_mirror_push(&t->mirror, t->m->s, t->routes, (size_t)(c->layers * tokens * used) * sizeof *t->routes, err);
+}
+
+static tdm_run run_of(const tdm_trainer *t, const tdm_adapter *adapter, float dropout, uint64_t seed, bool replay)
+{
+    return (tdm_run){.routes = replay ? tdm_trainer_twin(t, t->routes) : NULL, .replay = replay, .m = t->m, .adapter = adapter, .batch = &t->batch, .scratch = t->scratch,
                      .dropout = {.p = dropout, .seed = seed, .token = tdm_trainer_twin(t, t->dropout_token)}};
 }
 
@@ -89,7 +106,9 @@ tdm_status tdm_trainer_look(tdm_trainer *t, const tdm_train_pass *pass, tdm_trai
         const int64_t end = micro_end(t, pass, items, first, count);
         TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done); /* what was pushed is written over */
         pack(t, pass, items, first, end);
-        const tdm_run run = run_of(t, pass->adapter, pass->dropout, pass->dropout_seed);
+        bool replay;
+        TDM_TRY(st, push_routes(t, pass, items, first, end, &replay, err), done);
+        const tdm_run run = run_of(t, pass->adapter, pass->dropout, pass->dropout_seed, replay);
         TDM_TRY(st, forward(t, &run, false, err), done);
         TDM_TRY(st, pass->values ? tdm_value_score(t, items, pass, err) : tdm_head_score(t, items, pass->sampling, err), done);
         first = end;
@@ -114,9 +133,11 @@ tdm_status tdm_trainer_accumulate(tdm_trainer *t, const tdm_train_pass *pass, td
         const int64_t end = micro_end(t, pass, items, first, count);
         TDM_TRY(st, t->m->be->stream_sync(t->m->s, err), done); /* what was pushed is written over */
         pack(t, pass, items, first, end);
-        const tdm_run run = run_of(t, pass->adapter, pass->dropout, pass->dropout_seed);
+        bool replay;
+        TDM_TRY(st, push_routes(t, pass, items, first, end, &replay, err), done);
+        const tdm_run run = run_of(t, pass->adapter, pass->dropout, pass->dropout_seed, replay);
         if (pass->distills) {
-            const tdm_run teacher = run_of(t, pass->teacher, 0.0f, 0);
+            const tdm_run teacher = run_of(t, pass->teacher, 0.0f, 0, false);
             TDM_TRY(st, forward(t, &teacher, false, err), done);
             TDM_TRY(st, tdm_distill_keep(t, err), done);
         }

@@ -23,6 +23,7 @@ typedef struct tdm_trainer_spec {
     bool offload;         /* keep them in host memory; with checkpointing */
     bool forward_only;    /* no tape: scoring */
     bool dropout;
+    bool routes;          /* tokens go to the experts that their sequences name, where those do: the policy's own passes */
     bool distills;        /* room for a teacher's hidden states and distributions */
 } tdm_trainer_spec;
 

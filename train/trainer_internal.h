@@ -9,10 +9,12 @@
 typedef struct tdm_backward_buffers {
     tdm_view dx;      /* [T, D] f32: gradient of the residual stream */
     tdm_view dxn;     /* [T, D] f32: of a normalized input */
-    tdm_view dwide;   /* [T, max(F, H*Dh)] f32: of silu(gate) * up, then of the attention output */
+    tdm_view dwide;   /* [T, max(F, H*Dh)] f32, of experts [T U, F]: of silu(gate) * up, then of the attention output */
     tdm_view dy;      /* [T, D] bf16: rounded dx */
     tdm_view dq, dk, dv; /* bf16 */
-    tdm_view dh;      /* [T, R] bf16 */
+    tdm_view dh;      /* [T, R] bf16, of experts [T U, R] */
+    tdm_view drows, dmade; /* [T U, D] f32, bf16: of what experts read, and of what they made */
+    tdm_view dweight, dlogits; /* [T, U] f32, [T, E] bf16: of the router's weights and logits */
     tdm_view lora_dx; /* [T, widest] f32, dropout only */
 } tdm_backward_buffers;
 
@@ -60,6 +62,7 @@ struct tdm_trainer {
     size_t tile_bytes;        /* up to here, from row on */
     float *coef, *entropy_coef; /* d loss / d lp (or d value) and d entropy */
     uint32_t *support;        /* [head_rows, ceil(V/32)] */
+    int32_t *routes;          /* [L, T, U], room for micro_tokens; with spec.routes */
     /* and what the head gives back. */
     float *lp, *entropy, *divergence; /* of a pass over values lp is these */
     float *sequence_coef;     /* [micro_tokens]: d loss / d lp when a loss needs whole sequences */
@@ -91,6 +94,9 @@ tdm_status tdm_value_train(tdm_trainer *t, const tdm_train_item *items, const td
 tdm_status tdm_offload_forward(const tdm_trainer *t, int64_t layer, tdm_error *err);
 tdm_status tdm_offload_recompute(const tdm_trainer *t, int64_t layer, tdm_error *err);
 tdm_status tdm_offload_backward(const tdm_trainer *t, int64_t layer, tdm_error *err);
+/* experts.c: from back.dx the gradient of the normalized rows xn, into dxn (written); gradients of the adapter are added to opt->grad. */
+tdm_status tdm_experts_backward(const tdm_trainer *t, const tdm_run *run, tdm_optimizer *opt, int64_t layer, tdm_layer_acts *a, tdm_cview xn, tdm_view dxn,
+                                tdm_error *err);
 /* Layers L-1 .. 0, from back.dx; gradients of the adapter are added to opt->grad. */
 tdm_status tdm_backward_layers(tdm_trainer *t, const tdm_run *run, tdm_optimizer *opt, tdm_error *err);
 

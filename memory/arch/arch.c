@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const tdm_arch *const all[] = {&tdm_arch_llama,   &tdm_arch_qwen2,  &tdm_arch_qwen3,
+static const tdm_arch *const all[] = {&tdm_arch_llama,   &tdm_arch_qwen2,  &tdm_arch_qwen3, &tdm_arch_qwen3_moe,
                                       &tdm_arch_mistral, &tdm_arch_gemma3, &tdm_arch_phi3};
 
 /* Source: transformers, models/{gemma3,qwen3_vl,mistral3}/configuration_*.py. Positions of text are the same in all three parts of

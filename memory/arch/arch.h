@@ -33,6 +33,7 @@ struct tdm_arch {
     /* What is computed. */
     tdm_glu glu;
     bool qkv_bias, qk_norm;
+    bool experts;      /* FFNs are mixtures of experts, but for layers that config.json names */
     bool fused;        /* qkv_proj and gate_up_proj are one matrix each, and one module to an adapter */
     bool norm_one;     /* norms multiply with 1 + w; a GGUF holds that sum */
     bool scaled_embed; /* rows of the embedding times sqrt(D), which is rounded to BF16 */
@@ -44,7 +45,7 @@ struct tdm_arch {
     tdm_status (*read_gguf)(tdm_model_config *c, const tdm_gguf *g, const char *where, tdm_error *err);
 };
 
-extern const tdm_arch tdm_arch_llama, tdm_arch_qwen2, tdm_arch_qwen3, tdm_arch_mistral, tdm_arch_gemma3, tdm_arch_phi3;
+extern const tdm_arch tdm_arch_llama, tdm_arch_qwen2, tdm_arch_qwen3, tdm_arch_qwen3_moe, tdm_arch_mistral, tdm_arch_gemma3, tdm_arch_phi3;
 
 /* NULL: not one of ours. */
 const tdm_arch *tdm_arch_of_type(const char *model_type);

@@ -40,28 +40,35 @@ static double median(double *x, int64_t n)
     return n % 2 ? x[n / 2] : 0.5 * (x[n / 2 - 1] + x[n / 2]);
 }
 
+/* Of a projection, that a token goes through. */
+static int64_t modules_used(const tdm_model_config *c, int64_t layer, tdm_proj p) { return tdm_proj_modules(c, layer, p) > 1 ? c->experts_used : 1; }
+
 /* Multiply-adds of the linears, for one token; head: those of lm_head. */
 static double linear_macs(const tdm_model_config *c, bool head)
 {
     double macs = 0.0;
     if (head) return (double)c->vocab * (double)c->width;
-    for (int p = 0; p < TDM_PROJ_COUNT; p++) {
-        int64_t n, k;
-        tdm_proj_shape(c, (tdm_proj)p, &n, &k);
-        macs += (double)n * (double)k;
+    for (int64_t l = 0; l < c->layers; l++) {
+        macs += c->sparse[l] ? (double)c->experts * (double)c->width : 0.0;
+        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+            int64_t n, k;
+            tdm_layer_proj_shape(c, l, (tdm_proj)p, &n, &k);
+            macs += (double)n * (double)k * (double)modules_used(c, l, (tdm_proj)p);
+        }
     }
-    return macs * (double)c->layers;
+    return macs;
 }
 
 static double lora_macs(const tdm_bench *b, const tdm_model_config *c)
 {
     double macs = 0.0;
-    for (int p = 0; p < TDM_PROJ_COUNT; p++) {
-        int64_t n, k;
-        tdm_proj_shape(c, (tdm_proj)p, &n, &k);
-        if (n > 0) macs += (double)(n + k) * (double)b->rank;
-    }
-    return macs * (double)c->layers;
+    for (int64_t l = 0; l < c->layers; l++)
+        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
+            int64_t n, k;
+            tdm_layer_proj_shape(c, l, (tdm_proj)p, &n, &k);
+            if (n > 0) macs += (double)(n + k) * (double)b->rank * (double)modules_used(c, l, (tdm_proj)p);
+        }
+    return macs;
 }
 
 static double attention_macs(const tdm_model_config *c, double positions)

@@ -158,7 +158,7 @@ tdm_status tdm_bench_kernels(tdm_bench *b, tdm_session_spec *spec, tdm_error *er
                                      b->session.plan.item[b->session.item_weights].bytes, &b->gflops, &b->gbps, err), done);
     for (int p = 0; p < TDM_PROJ_COUNT; p++) {
         const char *path = tdm_proj_path(c, (tdm_proj)p);
-        if (path) TDM_TRY(st, measure(b, &u, strchr(path, '.') + 1, &tdm_weights_layer(b->session.weights, 0)->proj[p], err), done);
+        if (path) TDM_TRY(st, measure(b, &u, strchr(path, '.') + 1, tdm_layer_matrix(tdm_weights_layer(b->session.weights, 0), (tdm_proj)p, 0), err), done);
     }
     TDM_TRY(st, measure(b, &u, "lm_head", tdm_weights_head(b->session.weights), err), done);
 done:

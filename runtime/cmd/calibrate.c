@@ -109,6 +109,10 @@ static tdm_status prepare(calibration *c, tdm_session_spec *spec, tdm_error *err
     tdm_model_file *file = NULL; /* owned here */
     TDM_TRY(st, tdm_model_file_open(&file, spec->model, err), done);
     const tdm_model_config *config = tdm_model_file_config(file);
+    if (config->experts > 0) {
+        st = TDM_FAIL(err, TDM_ERR_RECIPE, spec->model, "use activations: dynamic, which need no calibration", "static activation scales of a mixture of experts are not supported");
+        goto done;
+    }
     TDM_TRY(st, tdm_language_open(&c->language, file, err), done);
     TDM_TRY(st, tdm_dataset_open(&c->data, c->file, err), done);
     c->context = tdm_min_i64(c->context, config->context);

@@ -53,8 +53,9 @@ static void merge_row(const merger *m, tdm_model_tensor of, int64_t n, uint16_t 
 {
     const tdm_weight *w = of.w;
     const bool adapted = of.layer >= 0;
-    const tdm_cview a = adapted ? tdm_adapter_a(&m->s->adapter, of.layer, of.proj) : (tdm_cview){0},
-                    b = adapted ? tdm_adapter_b(&m->s->adapter, of.layer, of.proj) : (tdm_cview){0};
+    const tdm_adapter *ad = &m->s->adapter;
+    const tdm_cview a = adapted ? tdm_adapter_expert(ad, tdm_adapter_a(ad, of.layer, of.proj), of.proj, of.expert) : (tdm_cview){0},
+                    b = adapted ? tdm_adapter_expert(ad, tdm_adapter_b(ad, of.layer, of.proj), of.proj, of.expert) : (tdm_cview){0};
     const int64_t cols = w->codes.cols;
     weight_row(m, w, n, m->row);
     for (int64_t k = 0; k < cols; k++) m->delta[k] = 0.0f;
@@ -211,7 +212,7 @@ static tdm_status open_base(tdm_merge *m, tdm_session *s, tdm_error *err)
     TDM_TRY(st, tdm_session_load(s, err), done);
     for (int64_t i = 0; i < s->config->layers; i++)
         for (int p = 0; p < TDM_PROJ_COUNT; p++)
-            m->quantized_act |= tdm_weights_layer(s->weights, i)->proj[p].act != TDM_ACT_NONE;
+            m->quantized_act |= tdm_layer_matrix(tdm_weights_layer(s->weights, i), (tdm_proj)p, 0)->act != TDM_ACT_NONE;
     uint64_t hash = 0;
     if (m->base_hash) TDM_TRY(st, tdm_weights_hash(s->weights, &hash, err), done);
     if (hash != m->base_hash)
@@ -248,8 +249,7 @@ static tdm_status write_folder(tdm_merge *m, tdm_model_out *out, const tdm_sessi
     tdm_status st = TDM_OK;
     tdm_model_tensors tensors = {0}; /* owned here */
     merger w = {.s = s, .t = &tensors};
-    const int64_t widest =
-        tdm_max_i64(tdm_max_i64(s->config->width, s->config->ffn), s->config->heads * s->config->head_dim);
+    const int64_t widest = tdm_proj_widest(s->config);
     for (int i = 0; i < 256; i++) w.e4m3[i] = tdm_e4m3_to_f32((uint8_t)i);
     w.delta = malloc(2 * (size_t)widest * sizeof *w.delta);
     if (w.delta) w.row = w.delta + widest;

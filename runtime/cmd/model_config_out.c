@@ -149,6 +149,12 @@ tdm_status tdm_model_config_json(const tdm_model_config *c, const char *where, j
         goto done;
     }
     if (arch->attention_bias) json_object_set_new(*out, "attention_bias", json_boolean(c->qkv_bias));
+    if (c->experts > 0) {
+        json_object_set_new(*out, "num_experts", json_integer(c->experts));
+        json_object_set_new(*out, "num_experts_per_tok", json_integer(c->experts_used));
+        json_object_set_new(*out, "moe_intermediate_size", json_integer(c->expert_ffn));
+        json_object_set_new(*out, "norm_topk_prob", json_boolean(c->norm_topk));
+    }
     if (arch->mlp_bias) json_object_set_new(*out, "mlp_bias", json_boolean(c->mlp_bias));
     if (c->attention_scale > 0) {
         const double scalar = 1 / ((double)c->attention_scale * (double)c->attention_scale);

@@ -24,7 +24,7 @@ static tdm_st_entry *add(tdm_model_tensors *t, const char *module, const char *p
                         .rank = rank,
                         .shape = {rank == 2 ? v.rows : v.cols, v.cols},
                         .data = v.data};
-    t->of[t->count++] = (tdm_model_tensor){NULL, -1, TDM_PROJ_COUNT};
+    t->of[t->count++] = (tdm_model_tensor){NULL, -1, TDM_PROJ_COUNT, 0};
     return e;
 }
 
@@ -43,16 +43,16 @@ static void add_vector(tdm_model_tensors *t, const char *module, tdm_cview v)
 }
 
 static void add_projection(tdm_model_tensors *t, const tdm_model_config *c, const tdm_weight *w, int64_t layer, tdm_proj proj,
-                           const char *scale_name)
+                           int64_t expert, const char *scale_name)
 {
     char module[TDM_TENSOR_NAME_BYTES];
     if (w->codes.rows == 0) return;
-    tdm_module_name(c, module, layer, proj);
+    tdm_expert_name(c, module, layer, expert, proj);
     tdm_cview codes = w->codes;
     if (!scale_name) codes = (tdm_cview){NULL, TDM_DTYPE_BF16, w->codes.rows, w->codes.cols, w->codes.cols};
     const int64_t at = t->count;
     add(t, module, "weight", codes, 2);
-    t->of[at] = (tdm_model_tensor){w, layer, proj};
+    t->of[at] = (tdm_model_tensor){w, layer, proj, expert};
     if (w->bias.data) add(t, module, "bias", w->bias, 1);
     if (!scale_name || w->scheme == TDM_SCHEME_BF16) return;
     add(t, module, scale_name, w->scale, w->scheme == TDM_SCHEME_FP8_TENSOR ? 1 : 2);
@@ -74,7 +74,13 @@ static void add_layer(tdm_model_tensors *t, const tdm_model_config *c, const tdm
 {
     char module[TDM_TENSOR_NAME_BYTES];
     int64_t cols;
-    for (int p = 0; p < TDM_PROJ_COUNT; p++) add_projection(t, c, &l->proj[p], i, (tdm_proj)p, scale_name);
+    for (int p = 0; p < TDM_PROJ_COUNT; p++)
+        for (int64_t e = 0; e < tdm_proj_modules(c, i, (tdm_proj)p); e++)
+            add_projection(t, c, tdm_layer_matrix(l, (tdm_proj)p, e), i, (tdm_proj)p, e, scale_name);
+    if (c->sparse[i]) {
+        tdm_router_name(module, i);
+        add(t, module, "weight", l->router.codes, 2);
+    }
     for (int n = 0; n < TDM_NORM_COUNT; n++)
         if (tdm_norm_name(c, module, i, (tdm_norm)n, &cols)) add_vector(t, module, *tdm_layer_norm((tdm_layer_weights *)(uintptr_t)l, (tdm_norm)n));
 }
@@ -93,7 +99,7 @@ static void add_kv_scales(tdm_model_tensors *t, const tdm_layer_weights *l, int6
 tdm_status tdm_model_tensors_make(tdm_model_tensors *t, const tdm_weights *w, const char *scale_name, bool kv, tdm_error *err)
 {
     const tdm_model_config *c = tdm_weights_config(w);
-    const size_t most = (size_t)c->layers * (4 * TDM_PROJ_COUNT + TDM_NORM_COUNT + 2) + 3;
+    const size_t most = (size_t)(c->layers * (4 * TDM_PROJ_COUNT + TDM_NORM_COUNT + 2 + 12 * c->experts + 1)) + 3;
     *t = (tdm_model_tensors){.entry = calloc(most, sizeof *t->entry),
                              .of = calloc(most, sizeof *t->of),
                              .name = calloc(most, sizeof *t->name),

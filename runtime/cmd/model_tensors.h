@@ -11,6 +11,7 @@ typedef struct tdm_model_tensor {
     const tdm_weight *w;  /* of a matrix that is to be computed, or a projection's; else NULL */
     int64_t layer;        /* -1: outside the layers */
     tdm_proj proj;        /* TDM_PROJ_COUNT: not a projection's matrix */
+    int64_t expert;
 } tdm_model_tensor;
 
 /* entry[i].data points into the weights, or is NULL for a matrix that is to be computed. */

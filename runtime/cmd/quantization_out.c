@@ -13,19 +13,22 @@ tdm_status tdm_fp8_layout_of(const tdm_weights *w, const char *where, tdm_fp8_la
     *out = (tdm_fp8_layout){.scheme = TDM_SCHEME_BF16, .act = TDM_ACT_NONE};
     for (int64_t i = 0; i < tdm_weights_config(w)->layers; i++)
         for (int p = 0; p < TDM_PROJ_COUNT; p++) {
-            const tdm_weight *m = &tdm_weights_layer(w, i)->proj[p];
+            /* experts of a layer are alike */
+            const tdm_weight *m = tdm_layer_matrix(tdm_weights_layer(w, i), (tdm_proj)p, 0);
+            const int64_t modules = tdm_proj_modules(tdm_weights_config(w), i, (tdm_proj)p);
             if (m->codes.rows == 0) continue;
             if (m->scheme == TDM_SCHEME_BF16) {
-                out->kept++;
+                out->kept += modules;
                 continue;
             }
-            if (out->quantized++ == 0) {
+            if (out->quantized == 0) {
                 out->scheme = m->scheme;
                 out->act = m->act;
             }
+            out->quantized += modules;
             if (m->scheme == out->scheme && m->act == out->act) continue;
             char module[TDM_TENSOR_NAME_BYTES];
-            tdm_module_name(tdm_weights_config(w), module, i, (tdm_proj)p);
+            tdm_expert_name(tdm_weights_config(w), module, i, 0, (tdm_proj)p);
             return TDM_FAIL(err, TDM_ERR_INPUT, where, "start from the unquantized model",
                             "%s is quantized otherwise than the modules before it", module);
         }
@@ -49,14 +52,20 @@ static json_t *kept_modules(const tdm_weights *w)
 {
     char module[TDM_TENSOR_NAME_BYTES];
     json_t *list = json_array();
+    const tdm_model_config *c = tdm_weights_config(w);
     bool made = list && json_array_append_new(list, json_string("lm_head")) == 0;
-    for (int64_t i = 0; made && i < tdm_weights_config(w)->layers; i++)
-        for (int p = 0; made && p < TDM_PROJ_COUNT; p++) {
-            const tdm_weight *m = &tdm_weights_layer(w, i)->proj[p];
-            if (m->codes.rows == 0 || m->scheme != TDM_SCHEME_BF16) continue;
-            tdm_module_name(tdm_weights_config(w), module, i, (tdm_proj)p);
-            made = json_array_append_new(list, json_string(module)) == 0;
-        }
+    for (int64_t i = 0; made && i < c->layers; i++) {
+        for (int p = 0; made && p < TDM_PROJ_COUNT; p++)
+            for (int64_t e = 0; made && e < tdm_proj_modules(c, i, (tdm_proj)p); e++) {
+                const tdm_weight *m = tdm_layer_matrix(tdm_weights_layer(w, i), (tdm_proj)p, e);
+                if (m->codes.rows == 0 || m->scheme != TDM_SCHEME_BF16) continue;
+                tdm_expert_name(c, module, i, e, (tdm_proj)p);
+                made = json_array_append_new(list, json_string(module)) == 0;
+            }
+        if (!made || !c->sparse[i]) continue;
+        tdm_router_name(module, i);
+        made = json_array_append_new(list, json_string(module)) == 0;
+    }
     if (made) return list;
     json_decref(list);
     return NULL;

@@ -28,6 +28,7 @@ typedef enum tdm_checkpointing { TDM_CHECKPOINTING_AUTO, TDM_CHECKPOINTING_NONE,
 typedef enum tdm_fp8_fmt { TDM_FP8_E4M3, TDM_FP8_E5M2 } tdm_fp8_fmt; /* the second is refused before anyone looks */
 typedef enum tdm_precision { TDM_PRECISION_BF16, TDM_PRECISION_FP8 } tdm_precision;
 typedef enum tdm_place { TDM_PLACE_DEVICE, TDM_PLACE_HOST } tdm_place;
+typedef enum tdm_routing { TDM_ROUTING_RECOMPUTE, TDM_ROUTING_REPLAY } tdm_routing;
 typedef enum tdm_offload { TDM_OFFLOAD_NONE, TDM_OFFLOAD_OPTIMIZER, TDM_OFFLOAD_ACTIVATIONS } tdm_offload;
 typedef enum tdm_device { TDM_DEVICE_AUTO, TDM_DEVICE_CPU, TDM_DEVICE_CUDA } tdm_device;
 extern const char *const tdm_device_names[]; /* as tdm_backend_open takes them; NULL-terminated */
@@ -204,6 +205,7 @@ typedef struct tdm_recipe_train {
     tdm_schedule schedule;
     int64_t warmup_steps;
     tdm_optimizer_kind optimizer;
+    tdm_routing routing;
     double betas[2], eps, weight_decay;
     double max_grad_norm;    /* 0: no clipping */
     double clip_low, clip_high;

@@ -15,6 +15,7 @@ static const char *const activations[] = {"none", "dynamic", "static", NULL};
 const char *const tdm_algorithm_names[] = {"grpo", "ppo", "sft", "dpo", "orpo", "kto", "reward", "distill", NULL};
 static const char *const losses[] = {"grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo", "gmpo", "rloo", "dppo_tv", "dppo_kl", "reinforce", "gspo", NULL}; /* gspo: settled before anyone looks */
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+static const char *const routings[] = {"recompute", "replay", NULL};
 static const char *const optimizers[] = {"adamw", "sgd", "adamw_8bit", NULL};
 static const char *const kl_types[] = {"k1", "k2", "k3", NULL};
 static const char *const aggregations[] = {"auto", "token_mean", "sequence_mean", "sequence_sum", "constant", "token_sum", NULL};
@@ -182,6 +183,7 @@ static const tdm_key recipe_keys[] = {
     {"train.distill.teacher", TDM_KEY_TEXT, AT(train.distill.teacher), "base", 0, 0, NULL, 0, 0},
     {"train.distill.beta", TDM_KEY_FLOAT, AT(train.distill.beta), "1.0", 0, 1, NULL, 0, 0},
     {"train.micro_tokens", TDM_KEY_INT, AT(train.micro_tokens), "4096", 1, 1e8, NULL, 0, 0},
+    {"train.routing", TDM_KEY_ENUM, AT(train.routing), "recompute", 0, 0, routings, 0, 0},
     {"train.checkpointing", TDM_KEY_ENUM, AT(train.checkpointing), "auto", 0, 0, checkpointings, TDM_KEY_FREE, 0},
     {"train.mask_truncated", TDM_KEY_BOOL, AT(train.mask_truncated), "false", 0, 0, NULL, 0, 0},
 

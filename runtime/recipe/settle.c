@@ -203,6 +203,17 @@ static tdm_status check_policy_keys(const tdm_recipe *r, tdm_error *err)
     return TDM_OK;
 }
 
+/* Which experts a token went to is known of completions that were sampled in the same step. */
+static tdm_status check_routing(const tdm_recipe *r, tdm_error *err)
+{
+    if (r->train.routing != TDM_ROUTING_REPLAY) return TDM_OK;
+    if (r->train.algorithm != TDM_ALGORITHM_GRPO && r->train.algorithm != TDM_ALGORITHM_PPO)
+        return REFUSE("train.routing", "remove it, or use that algorithm", "train.routing: replay is of grpo and ppo, and train.algorithm is %s",
+                      tdm_algorithm_names[r->train.algorithm]);
+    if (r->rollout.replay[0]) return REFUSE("train.routing", "use train.routing: recompute", "train.routing: replay has nothing to read: rows of rollout.replay do not name experts");
+    return TDM_OK;
+}
+
 static tdm_status check_preference(const tdm_recipe *r, tdm_error *err)
 {
     const tdm_recipe_train *t = &r->train;
@@ -446,6 +457,7 @@ tdm_status tdm_recipe_settle(tdm_recipe *r, tdm_error *err)
     TDM_TRY(st, check_policy_keys(r, err), done);
     TDM_TRY(st, check_preference_keys(r, err), done);
     TDM_TRY(st, check_preference(r, err), done);
+    TDM_TRY(st, check_routing(r, err), done);
     TDM_TRY(st, tdm_recipe_check_distill(r, err), done);
     TDM_TRY(st, check_memory(r, err), done);
 done:

@@ -61,6 +61,7 @@ static tdm_sequences_spec store_spec(const tdm_job *j, const tdm_model_config *c
                                 .completion = replay ? j->replay.longest_completion : r->rollout.max_new_tokens, .vocab = c->vocab,
                                 .support = !replay && truncates(&j->sampling), .train = true, .advantages = tdm_job_ppo(j) || r->train.kl_in == TDM_KL_IN_TOKEN || (tdm_job_distills(j) && !tdm_job_distills_full(j)),
                                 .keep = r->train.importance.rejects.count > 0 || r->train.importance.rejects.veto > 0.0, .policy = r->train.top_entropy_quantile < 1.0, .critic = tdm_job_ppo(j),
+                                .routes = r->train.routing == TDM_ROUTING_REPLAY ? c->layers * c->experts_used : 0,
                                 .mask = replay ? j->replay.masked : tdm_recipe_has_environment(r)};
 }
 
@@ -137,12 +138,12 @@ static void session_spec(tdm_job *j, const tdm_model_config *c, tdm_session_spec
     const int64_t running = r->rollout.max_sequences > 0 ? r->rollout.max_sequences : 256;
     s->engine = (tdm_engine_spec){.sequences = tdm_min_i64(running, j->samples), .samples = j->samples, .requests = j->groups, .context = j->context,
                                   .batch_tokens = tdm_max_i64(512, tdm_min_i64(running, j->samples)),
-                                  .head_rows = tdm_min_i64(128, tdm_min_i64(running, j->samples)), .turns = tdm_recipe_has_environment(r)};
+                                  .head_rows = tdm_min_i64(128, tdm_min_i64(running, j->samples)), .turns = tdm_recipe_has_environment(r), .routes = r->train.routing == TDM_ROUTING_REPLAY};
     tdm_job_judges_need(j, s);
     const int64_t context = tdm_max_i64(j->context, j->scored_context), micro = tdm_max_i64(tdm_min_i64(r->train.micro_tokens, j->samples * context), context);
     s->trainer = (tdm_trainer_spec){.micro_tokens = micro, .sequences = tdm_min_i64(j->samples, tdm_max_i64(16, micro / 16)), .context = context,
                                     .head_rows = 128, .checkpointing = r->train.checkpointing == TDM_CHECKPOINTING_LAYER || offload, .offload = offload,
-                                    .dropout = r->adapter.dropout > 0.0, .distills = tdm_job_distills_full(j)};
+                                    .dropout = r->adapter.dropout > 0.0, .routes = r->train.routing == TDM_ROUTING_REPLAY, .distills = tdm_job_distills_full(j)};
 }
 
 static tdm_status refuse_adapter(const tdm_job *j, const char *key, const char *dir, const char *what, tdm_error *err)
@@ -172,6 +173,12 @@ static tdm_status check_adapter(const tdm_job *j, tdm_error *err)
     if (split)
         return TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(j->r, "adapter.targets", where), "name all of its parts, or none",
                         "a part of %s is a target, which is one matrix in this model", split);
+    if (j->r->train.routing == TDM_ROUTING_REPLAY && j->session.config->experts == 0)
+        return TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(j->r, "train.routing", where), "remove it",
+                        "train.routing: replay is of mixtures of experts, and this model is none");
+    if (a->dropout > 0.0 && j->session.config->experts > 0 && (target[TDM_PROJ_GATE] || target[TDM_PROJ_UP] || target[TDM_PROJ_DOWN]))
+        return TDM_FAIL(err, TDM_ERR_RECIPE, tdm_recipe_where(j->r, "adapter.dropout", where), "use dropout: 0, or targets: [q_proj, k_proj, v_proj, o_proj]",
+                        "dropout on adapters of experts is not supported");
     if (!a->init[0]) return TDM_OK;
     if (s->rank != a->rank && tdm_recipe_given(j->r, "adapter.rank")) key = "adapter.rank", what = "rank";
     else if (s->alpha != (float)a->alpha && tdm_recipe_given(j->r, "adapter.alpha")) key = "adapter.alpha", what = "alpha";

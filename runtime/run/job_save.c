@@ -91,9 +91,9 @@ static void name_optimizer(tensors *t)
             for (int half = 0; half < 2; half++) {
                 const tdm_peft_pair *p = &t->pair[i];
                 const tdm_cview shape = half ? p->b : p->a;
-                const tdm_optimizer_tensor of = tdm_optimizer_tensor_of(t->of, p->layer, p->proj, half);
+                const tdm_optimizer_tensor of = tdm_optimizer_tensor_of(t->of, p->layer, p->proj, p->expert, half);
                 char tensor[TDM_PEFT_NAME_BYTES];
-                tdm_peft_tensor_name(tensor, t->names, p->layer, p->proj, half == 1);
+                tdm_peft_tensor_name(tensor, t->names, p->layer, p->proj, p->expert, half == 1);
                 name_part(t, part, &of, shape.rows, shape.cols, tensor);
             }
         if (a->head_count == 0) continue;
@@ -109,17 +109,21 @@ static tdm_status tensors_make(tdm_optimizer *o, tdm_peft_names modules, const c
     *t = (tensors){.of = o, .prefix = prefix, .names = modules};
     tdm_status st = see_state(t, err);
     if (st != TDM_OK) goto fail;
-    const size_t most = (size_t)(a->layers * TDM_PROJ_COUNT), names = OPTIMIZER_PARTS * (2 * most + 1) + 1;
+    int64_t in_layer = 0;
+    for (int p = 0; p < TDM_PROJ_COUNT; p++) in_layer += a->modules[p];
+    const size_t most = (size_t)(a->layers * in_layer) + 1, names = OPTIMIZER_PARTS * (2 * most + 1) + 1;
     const float *master = (const float *)(const void *)t->state; /* masters come first */
     t->pair = calloc(most, sizeof *t->pair);
     t->optimizer = calloc(names, sizeof *t->optimizer);
     t->name = calloc(names, sizeof *t->name);
     if (!t->pair || !t->optimizer || !t->name) goto out_of_memory;
     for (int64_t l = 0; l < a->layers; l++)
-        for (int p = 0; p < TDM_PROJ_COUNT; p++) {
-            if (a->offset_a[p] < 0) continue;
-            const float *m = master + l * a->layer_count;
-            t->pair[t->pairs++] = (tdm_peft_pair){.layer = l, .proj = (tdm_proj)p,
+        for (int64_t i = 0; i < TDM_PROJ_COUNT * tdm_max_i64(1, modules.experts); i++) {
+            const int p = (int)(i / tdm_max_i64(1, modules.experts));
+            const int64_t expert = i % tdm_max_i64(1, modules.experts);
+            if (expert >= a->modules[p]) continue;
+            const float *m = master + l * a->layer_count + expert * a->step[p];
+            t->pair[t->pairs++] = (tdm_peft_pair){.layer = l, .proj = (tdm_proj)p, .expert = expert,
                                                   .a = {m + a->offset_a[p], TDM_DTYPE_F32, a->spec.rank, a->k[p], a->k[p]},
                                                   .b = {m + a->offset_b[p], TDM_DTYPE_F32, a->n[p], a->spec.rank, a->spec.rank}};
         }

@@ -34,7 +34,8 @@ static size_t lay(tdm_sequences *s, const tdm_sequences_spec *spec, char *base)
     for (size_t i = 0; i < n; i++) {
         tdm_sequence q = {.tokens = take(&c, (size_t)(spec->prompt + spec->completion) * sizeof(int32_t)),
                           .logprob = take(&c, completion * sizeof(float)),
-                          .support = spec->support ? take(&c, completion * words * sizeof(uint32_t)) : NULL};
+                          .support = spec->support ? take(&c, completion * words * sizeof(uint32_t)) : NULL,
+                          .routes = spec->routes ? take(&c, (size_t)((spec->prompt + spec->completion) * spec->routes) * sizeof(uint16_t)) : NULL};
         if (base) s->seq[i] = q;
         for (size_t t = 0; t < TDM_COUNT(tables); t++) {
             float *row = tables[t].wanted ? take(&c, completion * sizeof(float)) : NULL;

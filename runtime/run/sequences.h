@@ -21,6 +21,7 @@ typedef struct tdm_sequences_spec {
     bool advantages, keep, policy; /* the tables of these names */
     bool critic;           /* value, returns */
     bool mask;
+    int64_t routes;        /* experts a token goes to, of all layers; 0: not kept */
 } tdm_sequences_spec;
 
 size_t tdm_sequences_bytes(const tdm_sequences_spec *spec);

@@ -15,6 +15,9 @@ tdm_status tdm_session_describe(const tdm_session *s, const char *dir, const tdm
         spec = (tdm_adapter_spec){.rank = c->rank, .alpha = (float)c->alpha, .rslora = c->rslora, .head = c->head};
         memcpy(spec.target, c->targets, sizeof spec.target);
     }
+    if (tdm_adapter_ffn_differs(s->config, spec.target))
+        return TDM_FAIL(err, TDM_ERR_RECIPE, dir ? dir : "adapter.targets", "use targets: [q_proj, k_proj, v_proj, o_proj]",
+                        "gate_proj, up_proj and down_proj are experts in some layers of this model and one matrix each in others");
     tdm_adapter_init(a, &spec, s->config);
 done:
     return st;
@@ -40,10 +43,11 @@ tdm_status tdm_session_masters(const tdm_adapter *a, const tdm_peft *peft, uint6
     int64_t count;
     const tdm_peft_pair *pairs = tdm_peft_pairs(peft, &count);
     for (int64_t i = 0; i < count; i++) {
-        const int64_t offset_a = a->offset_a[pairs[i].proj], offset_b = a->offset_b[pairs[i].proj];
-        TDM_ASSERT(offset_a >= 0 && offset_b >= 0);
-        copy_tensor(master + pairs[i].layer * a->layer_count + offset_a, pairs[i].a);
-        copy_tensor(master + pairs[i].layer * a->layer_count + offset_b, pairs[i].b);
+        const int p = (int)pairs[i].proj;
+        TDM_ASSERT(a->offset_a[p] >= 0 && pairs[i].expert < a->modules[p]);
+        float *m = master + pairs[i].layer * a->layer_count + pairs[i].expert * a->step[p];
+        copy_tensor(m + a->offset_a[p], pairs[i].a);
+        copy_tensor(m + a->offset_b[p], pairs[i].b);
     }
     if (a->head_count > 0) copy_tensor(master + a->head_first, tdm_peft_head(peft));
     return TDM_OK;

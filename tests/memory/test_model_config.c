@@ -45,7 +45,11 @@ static void what_is_not_computed_is_refused_by_name(void **state)
 {
     (void)state;
     refused("gemma2", "", "model_type gemma2");
-    refused("qwen3_moe", "", "model_type qwen3_moe");
+    refused("qwen2_moe", "", "model_type qwen2_moe");
+    refused("qwen3_moe", "", "num_experts is missing");
+    refused("qwen3_moe", "\"num_experts\":4,\"moe_intermediate_size\":8", "num_experts_per_tok is missing");
+    refused("qwen3_moe", "\"num_experts\":4,\"moe_intermediate_size\":8,\"num_experts_per_tok\":5", "num_experts_per_tok is 5, there are 4 experts");
+    refused("qwen3_moe", "\"num_experts\":4,\"moe_intermediate_size\":8,\"num_experts_per_tok\":2,\"mlp_only_layers\":7", "mlp_only_layers is not a list");
     refused("llama", "\"hidden_act\":\"gelu\"", "hidden_act gelu");
     refused("llama", "\"partial_rotary_factor\":0.5", "partial_rotary_factor");
     refused("llama", "\"num_local_experts\":8", "mixture of experts");

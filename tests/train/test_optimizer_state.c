@@ -106,7 +106,7 @@ static void all_tensors_step_as_each_by_itself(void **state)
         open_optimizer(&t, ranks[k / 2], head);
         assert_true(head == (t.adapter.head != NULL));
         for (int i = 0; i < tensors; i++) {
-            of[i] = i == LAYERS ? tdm_optimizer_head_of(&t.o) : tdm_optimizer_tensor_of(&t.o, i / (2 * TDM_PROJ_COUNT), (tdm_proj)(i / 2 % TDM_PROJ_COUNT), i % 2);
+            of[i] = i == LAYERS ? tdm_optimizer_head_of(&t.o) : tdm_optimizer_tensor_of(&t.o, i / (2 * TDM_PROJ_COUNT), (tdm_proj)(i / 2 % TDM_PROJ_COUNT), 0, i % 2);
             assert_int_equal(of[i].first, covered);
             covered += of[i].count;
             assert_true(of[i].count <= ROOM);

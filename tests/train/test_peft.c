@@ -69,9 +69,9 @@ static void reads_to_the_bit_what_peft_wrote(void **state)
         for (int64_t i = 0; i < count; i++) {
             char tensor[TDM_PEFT_NAME_BYTES];
             assert_true(c->targets[pairs[i].proj]);
-            tdm_peft_tensor_name(tensor, (tdm_peft_names){0}, pairs[i].layer, pairs[i].proj, false);
+            tdm_peft_tensor_name(tensor, (tdm_peft_names){0}, pairs[i].layer, pairs[i].proj, 0, false);
             expect_values(pairs[i].a, json_object_get(tensors, tensor));
-            tdm_peft_tensor_name(tensor, (tdm_peft_names){0}, pairs[i].layer, pairs[i].proj, true);
+            tdm_peft_tensor_name(tensor, (tdm_peft_names){0}, pairs[i].layer, pairs[i].proj, 0, true);
             expect_values(pairs[i].b, json_object_get(tensors, tensor));
             if (i > 0) assert_true(pairs[i - 1].layer < pairs[i].layer || pairs[i - 1].proj < pairs[i].proj);
         }
