@@ -119,11 +119,11 @@ def greedy_agrees(m):
     return f"{compared} tokens"
 
 
-def sampled_logprobs_are_scored(m):
+def sampled_logprobs_are_scored(m, scheme="fp8_channel"):
     """What `generate` records at temperature 1 are the bits `score` gives for the same ids."""
     source = os.path.join(m.tmp, "prompts.jsonl")
     write_jsonl(source, [{"ids": s[:9]} for s in m.sequences if len(s) >= 9])
-    r = run_ok([m.tandem, "generate", "--model", m.path, "--weights", "fp8_channel", "--input", source, "--max-new", "20", "--temperature", "1", "--exact",
+    r = run_ok([m.tandem, "generate", "--model", m.path, "--weights", scheme, "--input", source, "--max-new", "20", "--temperature", "1", "--exact",
                 "--n", "3", "--seed", "11", "--json"])
     rows = [json.loads(line) for line in r.out.splitlines()]
     again = run_ok(r.argv)
@@ -131,7 +131,7 @@ def sampled_logprobs_are_scored(m):
     ids = [row["prompt_ids"] + row["completion_ids"] for row in rows]
     scored, out = os.path.join(m.tmp, "sampled.jsonl"), os.path.join(m.tmp, "scored.jsonl")
     write_jsonl(scored, [{"ids": x} for x in ids])
-    run_ok([m.tandem, "score", "--model", m.path, "--weights", "fp8_channel", "--exact", "--engine", "train", "--input", scored, "--output", out])
+    run_ok([m.tandem, "score", "--model", m.path, "--weights", scheme, "--exact", "--engine", "train", "--input", scored, "--output", out])
     for row, got in zip(rows, read_jsonl(out)):
         tail = got["logprobs"][len(row["prompt_ids"]):]
         expect(tail == row["logprobs"], f"sampled {row['logprobs'][:4]}, scored {tail[:4]}")

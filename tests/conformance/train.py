@@ -21,20 +21,23 @@ def recipe(model, sections):
     return out
 
 
-def compare_adapter(run, model, moves, distances, part="adapter", start="adapter"):
-    """Per tensor, and all of them in the message when one is too far. part of the checkpoint, which began as the model's `start`."""
+def compare_adapter(run, model, moves, distances, part="adapter", start="adapter", group=lambda name: name):
+    """Per tensor (or per group of them), and all of them in the message when one is too far. part of the checkpoint, which began as the model's `start`."""
     after = read_safetensors(os.path.join(newest_checkpoint(run), part, "adapter_model.safetensors"))
     before = read_safetensors(os.path.join(model, start, "adapter_model.safetensors"))
     expect(set(after) == set(before), f"tensors: {sorted(set(after) ^ set(before))[:4]}")
-    worst, bad = 0.0, []
+    worst, bad, groups = 0.0, [], {}
     for name, start in before.items():
         move = values(moves[name])
         error = norm([a - (s + m) for a, s, m in zip(values(after[name]), values(start), move)])
-        bound = 1.02 * distances[name] + 5e-4 * norm(move) + 1e-7
+        groups.setdefault(group(name), []).append((error, distances[name], norm(move)))
+    for name, parts in groups.items():
+        error, distance, move = (norm(column) for column in zip(*parts))
+        bound = 1.02 * distance + 5e-4 * move + 1e-7
         worst = max(worst, error / bound)
         if not error <= bound:
-            bad.append(f"{name}: {error:.3g} > {bound:.3g} (step {norm(move):.3g})")
-    expect(not bad, f"{len(bad)} of {len(before)} tensors are farther from FP32 than PyTorch in BF16: " + "; ".join(bad[:3]))
+            bad.append(f"{name}: {error:.3g} > {bound:.3g} (step {move:.3g})")
+    expect(not bad, f"{len(bad)} of {len(groups)} tensors are farther from FP32 than PyTorch in BF16: " + "; ".join(bad[:3]))
     return worst
 
 
@@ -43,7 +46,7 @@ def compare_loss(got, fp32, bf16, what, floor=0.0015):
     expect(abs(got - fp32) <= bound, f"{what} {got:.6f}, FP32 {fp32:.6f}, PyTorch BF16 {bf16:.6f}")
 
 
-def sft(args, model, expected, tmp, limits={}, floor=0.0015):
+def sft(args, model, expected, tmp, limits={}, floor=0.0015, group=lambda name: name):
     want = expected["sft"]
     run = os.path.join(tmp, "run")
     path = write_recipe(os.path.join(tmp, "sft.yaml"), recipe(model, {
@@ -54,7 +57,7 @@ def sft(args, model, expected, tmp, limits={}, floor=0.0015):
     expect([r["step"] for r in rows] == [1, 2, 3], f"steps {[r['step'] for r in rows]}")
     for i, row in enumerate(rows):
         compare_loss(row["loss"], want["fp32_loss"][i], want["bf16_loss"][i], f"step {i + 1}: loss", floor)
-    worst = compare_adapter(run, model, read_safetensors(os.path.join(model, "sft.safetensors")), want["bf16_distance"])
+    worst = compare_adapter(run, model, read_safetensors(os.path.join(model, "sft.safetensors")), want["bf16_distance"], group=group)
     return f"worst tensor {worst:.0%} of the bound, losses " + " ".join(f"{r['loss'] - f:+.5f}" for r, f in zip(rows, want["fp32_loss"]))
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -18,8 +19,9 @@ import gguf
 import torch
 import transformers
 from safetensors import safe_open
-from transformers import Gemma3Config, Gemma3TextConfig, LlamaConfig, Mistral3Config, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config, Qwen3VLConfig
+from transformers import Gemma3Config, Gemma3TextConfig, LlamaConfig, Mistral3Config, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config, Qwen3MoeConfig, Qwen3VLConfig
 
+import experts
 import fp8_sim
 import make_goldens_models as base
 import seeded
@@ -36,6 +38,11 @@ GEMMA = dict(SIZES, hidden_size=288, num_hidden_layers=3, head_dim=64, query_pre
 LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
         "short_factor": [1.0 + 0.01 * i for i in range(24)], "long_factor": [1.0 + 0.25 * i for i in range(24)]}
 SIGLIP = dict(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8)
+
+# Some layers dense; experts and their widths of no round number (7 of 208: 1.625 blocks), weights that do not add up to 1.
+MOE = dict(SIZES, head_dim=64, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=192, rope_parameters=dict(PLAIN))
+ODD = dict(MOE, hidden_size=272, num_hidden_layers=3, num_experts=7, num_experts_per_tok=3, moe_intermediate_size=208, mlp_only_layers=[1])
+ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 plain_load = base.load
@@ -63,6 +70,8 @@ MODELS = {
     "llama31": dict(gguf=True, config=lambda: LlamaConfig(**SIZES, tie_word_embeddings=False, rope_parameters=dict(base.ROPE3)), fp8=True, old_config=True),
     "qwen25": dict(gguf=True, config=lambda: Qwen2Config(**SIZES, tie_word_embeddings=True, rope_parameters=dict(PLAIN))),
     "qwen3": dict(gguf=True, config=lambda: Qwen3Config(**dict(SIZES, head_dim=96), tie_word_embeddings=True, rope_parameters=dict(PLAIN))),
+    "qwen3_moe": dict(gguf=True, config=lambda: Qwen3MoeConfig(**MOE, norm_topk_prob=True, tie_word_embeddings=False)),
+    "qwen3_moe_odd": dict(config=lambda: Qwen3MoeConfig(**ODD, norm_topk_prob=False, tie_word_embeddings=True), lora=dict(LORA, target_modules=ATTENTION)),
     "mistral_small": dict(gguf=True, config=lambda: MistralConfig(**dict(SIZES, head_dim=48), tie_word_embeddings=False, sliding_window=None,
                           rope_parameters=dict(PLAIN))),
     "phi4_mini": dict(gguf=True, config=lambda: Phi3Config(**SIZES, tie_word_embeddings=True, original_max_position_embeddings=128, rope_parameters=dict(LONG)),
@@ -88,6 +97,8 @@ MODELS = {
 def class_of(config, spec):
     if spec.get("towers"):
         return transformers.AutoModelForImageTextToText
+    if config.model_type == "qwen3_moe":
+        return experts.Modules
     return transformers.AutoModelForCausalLM
 
 
@@ -133,6 +144,9 @@ def gguf_meta(arch, config):
             ["attention.key_length", "u32", head], ["attention.value_length", "u32", head],
             ["rope.dimension_count", "u32", int(head * rope.get("partial_rotary_factor", 1))],
             ["attention.layer_norm_rms_epsilon", "f32", c.rms_norm_eps], ["rope.freq_base", "f32", rope["rope_theta"]]]
+    if arch == "qwen3moe":
+        meta += [["expert_count", "u32", c.num_experts], ["expert_used_count", "u32", c.num_experts_per_tok],
+                 ["expert_feed_forward_length", "u32", c.moe_intermediate_size]]
     if arch == "gemma3":
         meta.append(["attention.sliding_window", "u32", c.sliding_window])
     if arch == "phi3":
@@ -145,12 +159,17 @@ def gguf_meta(arch, config):
 
 def make_gguf(name, config, tensors, folder):
     """Names by the gguf package's own table. transformers reads the file back where it knows the family: the same model in FP32."""
-    arch = {"gemma3_text": "gemma3", "mistral": "llama"}.get(config.model_type, config.model_type)
+    arch = {"gemma3_text": "gemma3", "mistral": "llama", "qwen3_moe": "qwen3moe"}.get(config.model_type, config.model_type)
     kind = next(k for k, v in gguf.MODEL_ARCH_NAMES.items() if v == arch)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     listed = {"meta": gguf_meta(arch, config), "tensors": {}, "config": GGUF_CONFIG.get(name, {})}
     for hf, (seed, draw, shape) in tensors.items():
         heads = 0
+        if ".experts." in hf:  # all of a layer's in one tensor, in the order of their numbers
+            name = names.get_name(re.sub(r"experts\.[0-9]+\.", "experts.", hf), (".weight", ".bias"))
+            parts = [hf.replace(re.search(r"experts\.[0-9]+\.", hf).group(), f"experts.{i}.") for i in range(config.num_experts)]
+            listed["tensors"][name] = [parts, draw, [len(parts)] + shape, 0.0, 0]
+            continue
         if arch == "llama":
             heads = config.num_attention_heads if ".q_proj." in hf else config.num_key_value_heads if ".k_proj." in hf else 0
         listed["tensors"][names.get_name(hf, (".weight", ".bias"))] = [seed, draw, shape, 1.0 if draw == "norm0" else 0.0, heads]
@@ -180,6 +199,8 @@ def make_expect(name, spec, folder, tok, gen):
     kinds = [False] if spec.get("sft") is False else [False, True]
     if True in kinds:
         base.make_adapter({"lora": spec.get("lora", LORA)}, folder, gen)
+        if base.AutoModelForCausalLM is experts.Modules:
+            experts.check_adapter(folder)
     for adapter in kinds:
         key = "adapter" if adapter else "base"
         full, half = base.load(folder, torch.float32, adapter), base.load(folder, torch.bfloat16, adapter)

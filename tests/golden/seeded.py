@@ -80,11 +80,11 @@ def interleaved(bits, rows, heads):
 
 
 def write_gguf(path, listed):
-    """listed: {"meta": [[key, type, value]], "tensors": {name: [name it is drawn by, kind, shape, add, heads]}, "factors": {name: [numbers]}}
+    """listed: {"meta": [[key, type, value]], "tensors": {name: [name it is drawn by (or those of its parts), kind, shape, add, heads]}, "factors": {name: [numbers]}}
     Vectors are F32 with `add` added, matrices BF16, with rows of `heads` heads interleaved (0: as they are)."""
     tensors = []
     for name, (seed, kind, shape, add, heads) in listed["tensors"].items():
-        bits = draw(seed, shape, kind)
+        bits = draw(seed, shape, kind) if isinstance(seed, str) else b"".join(draw(s, shape[1:], kind) for s in seed)
         if len(shape) == 1:
             tensors.append((name, shape, GGML_F32, floats(bits, add)))
         else:
