@@ -14,7 +14,7 @@ report() { # NAME COMMAND...: one line, the log in $out
     if "$@" >"$out/$name.log" 2>&1; then echo "ok      $name"; else echo "FAILED  $name ($out/$name.log)"; failed=1; fi
 }
 export TANDEM_TEST_BACKENDS=cuda TANDEM_DEVICE=cuda
-tests="fused rows side rms_norm swiglu dropout optimizer quantize rope linear linear_backward linear_fast attention attention_backward sample logprob value families divergence"
+tests="fused rows side rms_norm swiglu dropout optimizer quantize rope linear linear_backward linear_fast attention attention_backward sample logprob value families divergence experts"
 for t in $tests; do report "$t" "$bundle/bin/test_$t"; done
 
 if command -v compute-sanitizer >/dev/null; then
