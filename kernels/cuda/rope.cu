@@ -66,6 +66,7 @@ template <int V, class F> TDM_DEVICE void rotate_head(const rope_args &a, int64_
     uint16_t *pre = a.pre ? a.pre + t * a.pre_stride + (int64_t)head * a.head_dim : NULL;
     const float *cos = a.cos + a.position[t] * a.cos_stride, *sin = a.sin + a.position[t] * a.sin_stride;
     const float rstd = a.norm_w ? head_rstd<V>(x, a.head_dim, a.eps, lane) : 1.0f;
+#pragma unroll 1 // once, for heads of up to 128: unrolled, registers are spilled on sm_120
     for (int c = lane * V; c < half; c += 32 * V) {
         values<V> x1 = load<V>(x + c), x2 = load<V>(x + half + c), y1, y2;
         if (pre) {
@@ -91,6 +92,7 @@ template <int V, class F> TDM_DEVICE void rotate_head(const rope_args &a, int64_
         also(c, y1);
         also(half + c, y2);
     }
+#pragma unroll 1
     for (int c = 2 * half + lane * V; c < a.head_dim; c += 32 * V) {
         values<V> y = load<V>(x + c);
         if (pre) store<V>(pre + c, y);
