@@ -48,6 +48,7 @@ static __device__ int next_best(const uint16_t *logit, int64_t n, float value, i
 static __device__ float chosen_sum(const uint16_t *logit, const int32_t *expert, int64_t used, float most, float sum)
 {
     float all = 0.0f;
+#pragma unroll 1 // unrolled, registers are spilled on sm_120
     for (int64_t u = 0; u < used; u++) all = __fadd_rn(all, p_of(logit, expert[u], most, sum));
     return all;
 }
@@ -68,6 +69,7 @@ static __global__ void __launch_bounds__(THREADS) route_rows(const __grid_consta
     __syncwarp();
     softmax_of(logit, a.r.experts, most, sum);
     const float all = a.normalize ? chosen_sum(logit, expert, a.r.used, most, sum) : 1.0f;
+#pragma unroll 1
     for (int64_t u = threadIdx.x % 32; u < a.r.used; u += 32)
         a.r.weight[t * a.r.used + u] = tdm_bf16(tdm_to_bf16(__fdiv_rn(p_of(logit, tdm_checked(expert[u], a.r.experts), most, sum), all)));
 }
