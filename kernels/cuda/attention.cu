@@ -503,12 +503,12 @@ static tdm_status parts_launch(tdm_stream *s, const tdm_attention *a, attention_
     for (int64_t b = 0; st == TDM_OK && b < batch->sequences; b += chunk) {
         const unsigned sequences = (unsigned)tdm_min_i64(chunk, batch->sequences - b);
         args.first = (int)b;
-        st = TDM_CUDA(tdm_cuda_launch(s, kernel, dim3((unsigned)args.parts, heads, sequences), PART_THREADS, (size_t)bytes, 1, args));
+        st = TDM_CUDA(tdm_cuda_launch(s, kernel, dim3((unsigned)args.parts, heads, sequences), PART_THREADS, (size_t)bytes, args));
         if (st == TDM_OK && fusion->kind != TDM_QUANTIZE_PLAIN)
-            st = TDM_CUDA(tdm_cuda_launch(s, attention_finish_kernel, dim3(sequences), MERGE_WARPS * 32, fusion->bytes, 1, args, fusion->q, fusion->kind));
+            st = TDM_CUDA(tdm_cuda_launch(s, attention_finish_kernel, dim3(sequences), MERGE_WARPS * 32, fusion->bytes, args, fusion->q, fusion->kind));
         else if (st == TDM_OK && args.parts > 1)
             st = TDM_CUDA(tdm_cuda_launch(s, attention_merge_kernel, dim3((unsigned)tdm_ceil_div(args.rows, MERGE_WARPS), heads, sequences),
-                                          MERGE_WARPS * 32, 0, 1, args));
+                                          MERGE_WARPS * 32, 0, args));
         if (st == TDM_OK) st = tdm_cuda_launched(err, "attention", batch->tokens, a->q.cols);
     }
     return st;

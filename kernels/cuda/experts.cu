@@ -2,30 +2,6 @@
 // known on the device alone, so launches are for as many as it could have, and blocks without rows end at once.
 #include "kernels/cuda/gemm.cuh"
 
-static void set_first(tdm_gemm *g, tdm_cview x, tdm_cview w, bool transposed)
-{
-    g->rows = x.rows;
-    g->cols = transposed ? w.rows : w.cols;
-    g->depth = transposed ? w.cols : w.rows;
-    g->x = x.data;
-    g->w = w.data;
-    g->x_stride = x.stride;
-    g->w_stride = w.stride;
-    g->x_codes = x.dtype == TDM_DTYPE_E4M3;
-    g->w_codes = w.dtype == TDM_DTYPE_E4M3;
-    g->x_vector = tdm_gemm_vector(x.data, x.stride, g->x_codes ? 1 : 2);
-    g->w_vector = tdm_gemm_vector(w.data, w.stride, g->w_codes ? 1 : 2);
-    g->x_scale = 1.0f;
-}
-
-static void set_result(tdm_gemm *g, tdm_view y, bool accumulate)
-{
-    g->y = y.data;
-    g->y_stride = y.stride;
-    g->y_f32 = y.dtype == TDM_DTYPE_F32;
-    g->accumulate = accumulate;
-}
-
 // The second product: x2 with a matrix of the adapter, `step` elements before the next expert's.
 static void set_second(tdm_gemm *g, tdm_gemm_experts *e, tdm_view x2, tdm_cview w2, int64_t depth, float alpha, int64_t step)
 {
@@ -80,15 +56,15 @@ tdm_status tdm_cuda_linear_experts(tdm_stream *s, const tdm_linear_experts *a, t
     tdm_gemm g = {};
     tdm_gemm_experts e = experts_of(a->routes);
     if (l->lora_a.data) {
-        set_first(&g, l->x, l->lora_a, true);
-        set_result(&g, l->lora_h, false);
+        tdm_gemm_operands(&g, l->x, l->lora_a, true);
+        tdm_gemm_result(&g, l->lora_h, false);
         set_adapter(&g, &e, a->lora_step);
         TDM_TRY(st, tdm_gemm_nt_experts(s, g, e, err), end);
     }
     g = {};
     e = experts_of(a->routes);
-    set_first(&g, w->act == TDM_ACT_NONE ? l->x : l->xq, w->codes, true);
-    set_result(&g, l->y, l->accumulate);
+    tdm_gemm_operands(&g, w->act == TDM_ACT_NONE ? l->x : l->xq, w->codes, true);
+    tdm_gemm_result(&g, l->y, l->accumulate);
     set_weights(&g, &e, w);
     if (w->act == TDM_ACT_DYNAMIC) g.xs = (const float *)l->xs.data, g.xs_stride = l->xs.stride;
     if (l->lora_a.data) set_second(&g, &e, l->lora_h, l->lora_b, l->lora_a.rows, l->lora_scale, a->lora_step);
@@ -105,8 +81,8 @@ tdm_status tdm_cuda_linear_experts_backward(tdm_stream *s, const tdm_linear_expe
     tdm_gemm g = {};
     tdm_gemm_experts e = experts_of(a->routes);
     if (l->lora_a.data) { // dh = bf16(lora_scale * dy B)
-        set_first(&g, l->dy, l->lora_b, false);
-        set_result(&g, l->lora_dh, false);
+        tdm_gemm_operands(&g, l->dy, l->lora_b, false);
+        tdm_gemm_result(&g, l->lora_dh, false);
         set_adapter(&g, &e, a->lora_step);
         g.x_scale = l->lora_scale;
         TDM_TRY(st, tdm_gemm_nn_experts(s, g, e, err), end);
@@ -114,8 +90,8 @@ tdm_status tdm_cuda_linear_experts_backward(tdm_stream *s, const tdm_linear_expe
     if (l->dx.data) {
         g = {};
         e = experts_of(a->routes);
-        set_first(&g, l->dy, l->w->codes, false);
-        set_result(&g, l->dx, l->accumulate);
+        tdm_gemm_operands(&g, l->dy, l->w->codes, false);
+        tdm_gemm_result(&g, l->dx, l->accumulate);
         set_weights(&g, &e, l->w);
         if (l->lora_a.data) set_second(&g, &e, l->lora_dh, l->lora_a, l->lora_a.rows, 1.0f, a->lora_step);
         TDM_TRY(st, tdm_gemm_nn_experts(s, g, e, err), end);

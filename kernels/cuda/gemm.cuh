@@ -104,6 +104,30 @@ static __device__ bool tdm_gemm_of_expert(tdm_gemm &own, const tdm_gemm &g, cons
     return true;
 }
 
+// X and W of a product, by_rows: P = W^T, else P = W; nothing is scaled.
+static inline void tdm_gemm_operands(tdm_gemm *g, tdm_cview x, tdm_cview w, bool by_rows)
+{
+    g->rows = x.rows;
+    g->cols = by_rows ? w.rows : w.cols;
+    g->depth = by_rows ? w.cols : w.rows;
+    g->x = x.data;
+    g->w = w.data;
+    g->x_stride = x.stride;
+    g->w_stride = w.stride;
+    g->x_codes = x.dtype == TDM_DTYPE_E4M3;
+    g->w_codes = w.dtype == TDM_DTYPE_E4M3;
+    g->x_vector = tdm_gemm_vector(x.data, x.stride, g->x_codes ? 1 : 2);
+    g->w_vector = tdm_gemm_vector(w.data, w.stride, g->w_codes ? 1 : 2);
+    g->x_scale = 1.0f;
+}
+static inline void tdm_gemm_result(tdm_gemm *g, tdm_view y, bool accumulate)
+{
+    g->y = y.data;
+    g->y_stride = y.stride;
+    g->y_f32 = y.dtype == TDM_DTYPE_F32;
+    g->accumulate = accumulate;
+}
+
 // ---- What the kernels share -------------------------------------------------------------------------------------------------
 
 TDM_DEVICE uint32_t tdm_smem(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }

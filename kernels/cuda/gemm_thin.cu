@@ -510,7 +510,7 @@ template <class M> static tdm_status launch(tdm_stream *s, tdm_thin g, tdm_error
     g.counters = s->counters;
     const int shared = shared_of(s), own = M::PLANE + M::stages(shared) * WARPS * M::STAGE, adapter = A::PLANE + A::stages(shared) * WARPS * A::STAGE;
     const size_t bytes = (size_t)(g.a_blocks && adapter > own ? adapter : own);
-    const cudaError_t code = tdm_cuda_launch(s, thin_kernel<M, A>, dim3((unsigned)tdm_min_i64(g.units + g.a_units, s->sms)), THREADS, bytes, 1, g);
+    const cudaError_t code = tdm_cuda_launch(s, thin_kernel<M, A>, dim3((unsigned)tdm_min_i64(g.units + g.a_units, s->sms)), THREADS, bytes, g);
     if (code != cudaSuccess) return tdm_cuda_check(code, err, "gemm_thin");
     return tdm_cuda_launched(err, "gemm_thin", g.rows, g.part[0].cols);
 }

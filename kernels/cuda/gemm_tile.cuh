@@ -31,34 +31,23 @@ template <bool CODES, int ROWS> TDM_DEVICE int place(int chunk, int row, int uni
     return (chunk * ROWS + row) * CHUNK * (CODES ? 1 : 2) + (CODES ? unit : unit ^ (row & 1)) * 16;
 }
 
-// CHUNKS * 64 columns from k0 on of ROWS rows, zeros around them; from(row) is where a row begins, NULL where there is
-// none. `other`: an address that copies of no bytes may name.
-template <bool CODES, int ROWS, int CHUNKS, int THREADS, class F>
-TDM_DEVICE void load_rows(char *tile, F from, const void *other, bool vector, int k0, int depth)
+// CHUNKS * 64 columns from k0 on of ROWS rows from `first` on, out of `rows`; zeros around them.
+template <bool CODES, int ROWS, int CHUNKS, int THREADS>
+TDM_DEVICE void load_tile(char *tile, const void *data, int64_t stride, bool vector, int64_t first, int64_t rows, int64_t k0,
+                          int64_t depth)
 {
     constexpr int BYTES = CODES ? 1 : 2, PER = 16 / BYTES, UNITS = CHUNK / PER, ALL = ROWS * CHUNKS * UNITS;
 #pragma unroll
     for (int base = 0; base < ALL; base += THREADS) {
         const int i = base + (int)threadIdx.x, row = i / (CHUNKS * UNITS), unit = i % (CHUNKS * UNITS);
         if (ALL % THREADS != 0 && i >= ALL) break;
-        const int k = k0 + unit * PER;
-        const char *begin = from(row);
-        const int valid = begin && k < depth ? min(depth - k, PER) : 0;
-        const char *at = valid ? begin + k * BYTES : (const char *)other;
+        const int k = (int)k0 + unit * PER;
+        const int valid = first + row < rows && k < (int)depth ? min((int)depth - k, PER) : 0;
+        const char *at = (const char *)data + (valid ? ((first + row) * stride + k) * BYTES : 0); // copies of no bytes name an address too
         char *to = tile + place<CODES, ROWS>(unit / UNITS, row, unit % UNITS);
         if (vector) tdm_cp_async(to, at, valid * BYTES);
         else *(uint4 *)to = tdm_load16<BYTES>(at, valid, false);
     }
-}
-// The same of rows from `first` on, out of `rows`.
-template <bool CODES, int ROWS, int CHUNKS, int THREADS>
-TDM_DEVICE void load_tile(char *tile, const void *data, int64_t stride, bool vector, int64_t first, int64_t rows, int64_t k0,
-                          int64_t depth)
-{
-    const auto from = [&](int row) -> const char * {
-        return first + row < rows ? (const char *)data + (first + row) * stride * (CODES ? 1 : 2) : NULL;
-    };
-    load_rows<CODES, ROWS, CHUNKS, THREADS>(tile, from, data, vector, (int)k0, (int)depth);
 }
 
 // 16 elements of a row as they lie in shared memory, read 16 bytes at a time.

@@ -18,30 +18,21 @@ TDM_DEVICE void tdm_let_next_begin()
 #endif
 }
 
-// The card takes launches of that kind, and clusters of blocks.
+// The card takes launches of that kind.
 static inline bool tdm_cuda_overlaps(const tdm_stream *s) { return s->path >= TDM_CUDA_SM90; }
 
-// cluster: blocks of the grid's x that run together and see each other's shared memory; 1: each alone.
 template <class... P, class... A>
-static cudaError_t tdm_cuda_launch(const tdm_stream *s, void (*kernel)(P...), dim3 grid, unsigned threads, size_t shared, unsigned cluster, A... args)
+static cudaError_t tdm_cuda_launch(const tdm_stream *s, void (*kernel)(P...), dim3 grid, unsigned threads, size_t shared, A... args)
 {
-    cudaLaunchAttribute attributes[2];
+    cudaLaunchAttribute attribute = {};
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared;
     config.stream = s->cuda;
-    config.attrs = attributes;
-    if (tdm_cuda_overlaps(s)) {
-        cudaLaunchAttribute *a = &attributes[config.numAttrs++];
-        a->id = cudaLaunchAttributeProgrammaticStreamSerialization;
-        a->val.programmaticStreamSerializationAllowed = 1;
-    }
-    if (cluster > 1) {
-        cudaLaunchAttribute *a = &attributes[config.numAttrs++];
-        a->id = cudaLaunchAttributeClusterDimension;
-        a->val.clusterDim.x = cluster;
-        a->val.clusterDim.y = a->val.clusterDim.z = 1;
-    }
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    config.attrs = &attribute;
+    config.numAttrs = tdm_cuda_overlaps(s) ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, P(args)...);
 }

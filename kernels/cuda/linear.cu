@@ -5,30 +5,6 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/linear_check.h"
 
-static void set_operands(tdm_gemm *g, tdm_cview x, tdm_cview w)
-{
-    g->rows = x.rows;
-    g->cols = w.rows;
-    g->depth = w.cols;
-    g->x = x.data;
-    g->w = w.data;
-    g->x_stride = x.stride;
-    g->w_stride = w.stride;
-    g->x_codes = x.dtype == TDM_DTYPE_E4M3;
-    g->w_codes = w.dtype == TDM_DTYPE_E4M3;
-    g->x_vector = tdm_gemm_vector(x.data, x.stride, g->x_codes ? 1 : 2);
-    g->w_vector = tdm_gemm_vector(w.data, w.stride, g->w_codes ? 1 : 2);
-    g->x_scale = 1.0f;
-}
-
-static void set_result(tdm_gemm *g, tdm_view y, bool accumulate)
-{
-    g->y = y.data;
-    g->y_stride = y.stride;
-    g->y_f32 = y.dtype == TDM_DTYPE_F32;
-    g->accumulate = accumulate;
-}
-
 static void set_scales(tdm_gemm *g, const tdm_linear *a)
 {
     const tdm_weight *w = a->w;
@@ -47,8 +23,8 @@ static void set_scales(tdm_gemm *g, const tdm_linear *a)
 static tdm_status run_adapter(tdm_stream *s, const tdm_linear *a, tdm_gemm *of, float *scratch, tdm_error *err)
 {
     tdm_gemm g = {};
-    set_operands(&g, a->lora_x.data ? a->lora_x : a->x, a->lora_a);
-    set_result(&g, a->lora_h, false);
+    tdm_gemm_operands(&g, a->lora_x.data ? a->lora_x : a->x, a->lora_a, true);
+    tdm_gemm_result(&g, a->lora_h, false);
     of->x2 = (const uint16_t *)a->lora_h.data;
     of->w2 = (const uint16_t *)a->lora_b.data;
     of->x2_stride = a->lora_h.stride;
@@ -69,8 +45,8 @@ static tdm_status run_own(tdm_stream *s, const tdm_linear *a, tdm_error *err)
     const size_t adapter = a->lora_a.data ? tdm_gemm_nt_scratch(t, a->lora_a.rows, w->codes.cols) : 0;
     float *scratch = (float *)tdm_cuda_scratch(s, own > adapter ? own : adapter);
     tdm_gemm g = {};
-    set_operands(&g, w->act == TDM_ACT_NONE ? a->x : a->xq, w->codes);
-    set_result(&g, a->y, a->accumulate);
+    tdm_gemm_operands(&g, w->act == TDM_ACT_NONE ? a->x : a->xq, w->codes, true);
+    tdm_gemm_result(&g, a->y, a->accumulate);
     set_scales(&g, a);
     g.bias = (const uint16_t *)w->bias.data;
     if (a->lora_a.data) TDM_TRY(st, run_adapter(s, a, &g, scratch, err), end);
@@ -134,7 +110,7 @@ static tdm_status run_thin(tdm_stream *s, const tdm_linear *list, int count, tdm
     const tdm_weight *w = list->w;
     tdm_thin g = {};
     tdm_gemm shared = {}; // x and its scales are told as for gemm_nt
-    set_operands(&shared, w->act == TDM_ACT_NONE ? list->x : list->xq, w->codes);
+    tdm_gemm_operands(&shared, w->act == TDM_ACT_NONE ? list->x : list->xq, w->codes, true);
     set_scales(&shared, list);
     const tdm_cview xa = adapter_x(list);
     g.rows = shared.rows;

@@ -3,29 +3,6 @@
 #include "kernels/cuda/gemm.cuh"
 #include "kernels/linear_check.h"
 
-static void set_first(tdm_gemm *g, tdm_cview x, tdm_cview w)
-{
-    g->rows = x.rows;
-    g->cols = w.cols;
-    g->depth = w.rows;
-    g->x = x.data;
-    g->w = w.data;
-    g->x_stride = x.stride;
-    g->w_stride = w.stride;
-    g->w_codes = w.dtype == TDM_DTYPE_E4M3;
-    g->x_vector = tdm_gemm_vector(x.data, x.stride, 2);
-    g->w_vector = tdm_gemm_vector(w.data, w.stride, g->w_codes ? 1 : 2);
-    g->x_scale = 1.0f;
-}
-
-static void set_result(tdm_gemm *g, tdm_view y, bool accumulate)
-{
-    g->y = y.data;
-    g->y_stride = y.stride;
-    g->y_f32 = y.dtype == TDM_DTYPE_F32;
-    g->accumulate = accumulate;
-}
-
 // Whether cuBLASLt may run a product of this call's rows.
 static bool fast(const tdm_stream *s, const tdm_linear_backward *a)
 {
@@ -60,8 +37,8 @@ static tdm_status run_product(tdm_stream *s, const tdm_linear_backward *a, tdm_v
         if (tdm_blas_ready(s, p)) return tdm_blas_run(s, p, err);
     }
     tdm_gemm g = {};
-    set_first(&g, x, w);
-    set_result(&g, y, accumulate);
+    tdm_gemm_operands(&g, x, w, false);
+    tdm_gemm_result(&g, y, accumulate);
     g.x_scale = alpha;
     return run_gemm(s, g, NULL, err);
 }
@@ -90,8 +67,8 @@ static tdm_status run_dx(tdm_stream *s, const tdm_linear_backward *a, tdm_error 
         return run_product(s, a, a->dx, true, tdm_view_const(a->lora_dh), a->lora_a, 1.0f, err);
     }
     tdm_gemm g = {};
-    set_first(&g, a->dy, w->codes);
-    set_result(&g, a->dx, a->accumulate);
+    tdm_gemm_operands(&g, a->dy, w->codes, false);
+    tdm_gemm_result(&g, a->dx, a->accumulate);
     g.scheme = w->scheme;
     g.ws = (const float *)w->scale.data;
     g.ws_stride = w->scale.stride;

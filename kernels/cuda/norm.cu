@@ -196,7 +196,7 @@ tdm_status tdm_cuda_rms_norm(tdm_stream *s, tdm_view y, tdm_view rstd, tdm_cview
     if (x.rows == 0) return TDM_OK;
     const bool aligned = rows_align(x.data, x.stride, 4) && rows_align(y.data, y.stride, 2) && weight_aligns(w);
     const tdm_quantize_fusion f = tdm_quantize_fuse(q, tdm_view_const(y));
-    tdm_status st = TDM_CUDA(tdm_cuda_launch(s, norm_rows, dim3((unsigned)x.rows), THREADS, f.bytes, 1, y, rstd, x, (const void *)w.data, is_half(w),
+    tdm_status st = TDM_CUDA(tdm_cuda_launch(s, norm_rows, dim3((unsigned)x.rows), THREADS, f.bytes, y, rstd, x, (const void *)w.data, is_half(w),
                                              eps, aligned, f.q, f.kind));
     if (st == TDM_OK) st = tdm_cuda_launched(err, "rms_norm", x.rows, x.cols);
     return st == TDM_OK && f.later ? tdm_cuda_quantize_act(s, q, err) : st;

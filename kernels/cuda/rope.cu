@@ -296,7 +296,7 @@ tdm_status tdm_cuda_rope_kv(tdm_stream *s, const tdm_rope_kv *a, tdm_error *err)
     r.v_scale = w->kv->v_scale;
     const dim3 grid((unsigned)batch->tokens, (unsigned)tdm_ceil_div(a->q.heads + 2 * a->k.heads, KV_WARPS));
     const auto kernel = w->kv->dtype == TDM_DTYPE_E4M3 ? rope_kv_kernel<true> : rope_kv_kernel<false>;
-    const tdm_status st = TDM_CUDA(tdm_cuda_launch(s, kernel, grid, 32 * KV_WARPS, 0, 1, r));
+    const tdm_status st = TDM_CUDA(tdm_cuda_launch(s, kernel, grid, 32 * KV_WARPS, 0, r));
     return st == TDM_OK ? tdm_cuda_launched(err, "rope_kv", batch->tokens, a->q.x.cols) : st;
 }
 

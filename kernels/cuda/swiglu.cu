@@ -109,10 +109,10 @@ tdm_status tdm_cuda_swiglu(tdm_stream *s, tdm_glu act, tdm_view y, tdm_cview gat
     tdm_status st;
     if (f.kind == TDM_QUANTIZE_PLAIN) {
         const dim3 grid = tiles(y.rows, y.cols);
-        st = TDM_CUDA(tdm_cuda_launch(s, swiglu_tiles, grid, THREADS, 0, 1, act, y, gate, up));
+        st = TDM_CUDA(tdm_cuda_launch(s, swiglu_tiles, grid, THREADS, 0, act, y, gate, up));
     } else {
         const bool vector = tdm_gemm_vector(y.data, y.stride, 2) && tdm_gemm_vector(gate.data, gate.stride, 2) && tdm_gemm_vector(up.data, up.stride, 2);
-        st = TDM_CUDA(tdm_cuda_launch(s, swiglu_rows, dim3((unsigned)y.rows), ROW_THREADS, f.bytes, 1, act, y, gate, up, vector, f.q, f.kind));
+        st = TDM_CUDA(tdm_cuda_launch(s, swiglu_rows, dim3((unsigned)y.rows), ROW_THREADS, f.bytes, act, y, gate, up, vector, f.q, f.kind));
     }
     if (st == TDM_OK) st = tdm_cuda_launched(err, "swiglu", y.rows, y.cols);
     return st == TDM_OK && f.later ? tdm_cuda_quantize_act(s, q, err) : st;

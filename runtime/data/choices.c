@@ -107,27 +107,21 @@ done:
     return st;
 }
 
-static tdm_status read_arc(const reader *r)
+/* The question stands in `column`, between two texts of the prompt. */
+static tdm_status read_question(const reader *r, const char *column, const char *before, const char *after)
 {
     tdm_status st = TDM_OK;
     const char *question;
-    TDM_TRY(st, text_of(r, "question", &question), done);
-    TDM_TRY(st, print(r, &r->c->context, "Question: %s\nAnswer:", question), done);
+    TDM_TRY(st, text_of(r, column, &question), done);
+    TDM_TRY(st, print(r, &r->c->context, "%s%s%s", before, question, after), done);
     TDM_TRY(st, read_labelled(r), done);
 done:
     return st;
 }
 
-static tdm_status read_openbookqa(const reader *r)
-{
-    tdm_status st = TDM_OK;
-    const char *stem;
-    TDM_TRY(st, text_of(r, "question_stem", &stem), done);
-    TDM_TRY(st, print(r, &r->c->context, "%s", stem), done);
-    TDM_TRY(st, read_labelled(r), done);
-done:
-    return st;
-}
+static tdm_status read_arc(const reader *r) { return read_question(r, "question", "Question: ", "\nAnswer:"); }
+
+static tdm_status read_openbookqa(const reader *r) { return read_question(r, "question_stem", "", ""); }
 
 static tdm_status read_piqa(const reader *r)
 {

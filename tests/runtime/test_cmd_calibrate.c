@@ -14,8 +14,8 @@
 #include "memory/fs.h"
 #include "memory/json_read.h"
 #include "runtime/cmd/commands.h"
+#include "testing/opened_weights.h"
 #include "testing/scratch.h"
-#include "testing/tiny_model.h"
 
 #define QWEN3 "tests/golden/data/models/qwen3"
 
@@ -103,28 +103,6 @@ static void every_module_has_a_magnitude(void **state)
     json_decref(said);
     json_decref(few);
     json_decref(two);
-}
-
-typedef struct opened {
-    tdm_model_file *file;
-    tdm_weights *weights;
-    void *region;
-} opened;
-
-static void open_weights(opened *o, const char *path, const tdm_weights_options *options)
-{
-    size_t bytes;
-    TINY_OK(tdm_model_file_open(&o->file, path, err));
-    TINY_OK(tdm_weights_bytes(o->file, options, &bytes, err));
-    o->region = aligned_alloc(64, tdm_align_up(bytes, 64));
-    TINY_OK(tdm_weights_open(&o->weights, o->file, options, &(tdm_region){o->region, bytes, NULL, NULL}, err));
-}
-
-static void close_weights(opened *o)
-{
-    tdm_weights_close(o->weights);
-    tdm_model_file_close(o->file);
-    free(o->region);
 }
 
 static void expect_scales(const tdm_weights *w, const json_t *said, bool pow2)

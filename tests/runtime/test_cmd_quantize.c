@@ -16,8 +16,8 @@
 #include "memory/json_read.h"
 #include "runtime/cmd/commands.h"
 #include "runtime/cmd/model_config_out.h"
+#include "testing/opened_weights.h"
 #include "testing/scratch.h"
-#include "testing/tiny_model.h"
 
 #define MODELS "tests/golden/data/models/"
 
@@ -31,29 +31,6 @@ static tdm_status quantize(tdm_error *err, const char *model, const char *output
     snprintf(text, sizeof text, "%s", more);
     for (char *word = strtok(text, " "); word; word = strtok(NULL, " ")) argv[argc++] = word;
     return tdm_cmd_quantize(argc, argv, err);
-}
-
-typedef struct opened {
-    tdm_model_file *file;
-    tdm_weights *weights;
-    void *region;
-} opened;
-
-static void open_weights(opened *o, const char *path, const tdm_weights_options *options)
-{
-    size_t bytes;
-    memset(o, 0, sizeof *o);
-    TINY_OK(tdm_model_file_open(&o->file, path, err));
-    TINY_OK(tdm_weights_bytes(o->file, options, &bytes, err));
-    o->region = aligned_alloc(64, tdm_align_up(bytes, 64));
-    TINY_OK(tdm_weights_open(&o->weights, o->file, options, &(tdm_region){o->region, bytes, NULL, NULL}, err));
-}
-
-static void close_weights(opened *o)
-{
-    tdm_weights_close(o->weights);
-    tdm_model_file_close(o->file);
-    free(o->region);
 }
 
 static json_t *read_json(const char *dir, const char *name)
